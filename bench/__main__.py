@@ -1,0 +1,58 @@
+"""`python -m bench [run] ...`: the command line. Wrong input becomes one sentence and an exit status here, nowhere else."""
+
+import sys
+import warnings
+from collections.abc import Callable
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
+
+from fptplus import InvalidInput
+
+from .config import SweepConfig
+from .report.terminal import make_console, print_tables
+from .sweep import Progress, run_sweep
+from .units import parse_bytes
+
+
+def run(arguments: list[str]) -> int:
+    """Predict, and measure where there is a GPU. Returns 1 if a cell failed."""
+    config = tyro.cli(SweepConfig, args=arguments, prog="python -m bench run")
+    records = _with_progress_bar(config)
+    memory_bytes = None if config.gpu_memory is None else parse_bytes("gpu-memory", config.gpu_memory)
+    print_tables(records, console := make_console(), memory_bytes)
+    console.print(f"{len(records)} records in {config.out}/records, table in {config.out}/results.csv", highlight=False)
+    return int(any(record.status == "failed" for record in records))
+
+
+def _with_progress_bar(config: SweepConfig):
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with ProgressBar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=len(config.cells()))
+        return run_sweep(
+            config,
+            Progress(
+                begin=lambda cell: bar.update(task, description=f"{cell.method} {cell.model} {cell.res} px"),
+                end=lambda record: bar.advance(task),
+            ),
+        )
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": run}
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command; `run` where none is named."""
+    warnings.filterwarnings("ignore", message=".*torch.jit.script. is deprecated.*")  # fvcore's import
+    name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in COMMANDS else ("run", arguments)
+    try:
+        return COMMANDS[name](rest)
+    except InvalidInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

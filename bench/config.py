@@ -1,0 +1,202 @@
+"""What is benchmarked: one cell, and a sweep over cells (the paper's setting is Sec. IV-B1)."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Literal, get_args
+
+import torch
+from tyro.conf import UseAppendAction
+
+from fptplus import InvalidInput
+from fptplus.training import OptimizerName, Precision
+from methods import METHODS, find_method
+from methods.backbone import AttentionMode, Checkpointing
+
+from .units import parse_bytes
+
+MeasuredOn = Literal["nothing", "cpu", "cuda"]
+ProfileName = Literal["paper", "fast"]
+
+PROFILES: dict[ProfileName, dict[str, str]] = {
+    "paper": {"precision": "fp32", "attention": "eager", "checkpointing": "none", "optimizer": "adamw"},
+    "fast": {"precision": "bf16", "attention": "sdpa", "checkpointing": "none", "optimizer": "adamw_fused"},
+}
+"""`paper` is what the paper's numbers were made with; `fast` is what one would use today."""
+
+_AXES = {
+    "precision": get_args(Precision),
+    "attention": get_args(AttentionMode),
+    "checkpointing": get_args(Checkpointing),
+    "optimizer": get_args(OptimizerName),
+    "device": get_args(MeasuredOn),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellConfig:
+    """One configuration to predict or measure."""
+
+    method: str
+    """A name of METHODS or VARIANTS."""
+
+    model: str
+    """vit_s, vit_b, vit_l or a timm name."""
+
+    res: int
+    """Image height and width in pixels."""
+
+    batch_size: int = 16
+    """Images a step."""
+
+    precision: Precision = "fp32"
+    """fp32, or autocast to bf16 or fp16 with fp32 weights."""
+
+    attention: AttentionMode = "eager"
+    """Explicit score matrices, or fused kernels: PyTorch's choice (sdpa) or one pinned."""
+
+    checkpointing: Checkpointing = "none"
+    """`block` recomputes each transformer block in the backward pass."""
+
+    optimizer: OptimizerName = "adamw"
+    """AdamW with foreach kernels, AdamW in one kernel, or SGD with momentum."""
+
+    num_classes: int = 5
+    """Outputs of the head; 5 as in Messidor-2 and DDR."""
+
+    device: MeasuredOn = "nothing"
+    """What the cell is measured on, beside being predicted."""
+
+    seed: int = 0
+    """Of weights and inputs."""
+
+    weights: str | None = None
+    """Checkpoint file or timm pretrained name to measure with; None for random weights."""
+
+    def __post_init__(self) -> None:
+        find_method(self.method)
+        for name in ("res", "batch_size", "num_classes"):
+            if (value := getattr(self, name)) < 1:
+                raise InvalidInput(f"{name.replace('_', '-')} must be at least 1, got {value}.")
+        for name, known in _AXES.items():
+            if (value := getattr(self, name)) not in known:
+                raise InvalidInput(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+        if self.attention == "flash" and self.precision == "fp32":
+            raise InvalidInput(
+                "attention 'flash' must be used with precision bf16 or fp16, got fp32; "
+                "the kernel has no fp32 form, 'efficient' has."
+            )
+        if self.precision == "fp16" and self.device == "cpu":
+            raise InvalidInput(
+                "precision fp16 must be measured on a CUDA device, got cpu; use bf16, or leave --device at auto to predict."
+            )
+
+    @property
+    def cell_id(self) -> str:
+        """Name of the cell's record: a hash of its configuration."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """Predict parameters, MACs and peak memory of fine-tuning methods; measure them where there is a GPU.
+
+    The defaults are the paper's setting: all ten methods, ViT-B, 512 px, batch 16, fp32, explicit attention, AdamW.
+    """
+
+    method: UseAppendAction[tuple[str, ...]] = ()
+    """Method to run; repeat for several. Default: the ten of the paper. Also: fpt_live, fptplus_live."""
+
+    model: UseAppendAction[tuple[str, ...]] = ()
+    """vit_s, vit_b, vit_l or any plain ViT of timm; repeat for several. Default: vit_b."""
+
+    res: UseAppendAction[tuple[int, ...]] = ()
+    """Image height and width in pixels; repeat for several. Default: 512."""
+
+    batch_size: int = 16
+    """Images a training step."""
+
+    profile: ProfileName = "paper"
+    """Sets the four axes below, where they are not given: paper is fp32, eager, none, adamw; fast is bf16, sdpa, none,
+    adamw_fused."""
+
+    precision: Precision | None = None
+    """fp32, or autocast to bf16 or fp16 with fp32 weights."""
+
+    attention: AttentionMode | None = None
+    """eager: explicit score matrices. sdpa: the fused kernel PyTorch chooses. flash, efficient: that fused kernel."""
+
+    checkpointing: Checkpointing | None = None
+    """block: recompute each transformer block in the backward pass."""
+
+    optimizer: OptimizerName | None = None
+    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum."""
+
+    num_classes: int = 5
+    """Outputs of the task head."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to measure. auto: on the CUDA device if there is one, else predict only. cpu: time steps on the CPU."""
+
+    cpu_budget_s: float = 30.0
+    """Seconds that timing one cell may take on a CPU; a cell that would take longer is not timed, and says so."""
+
+    gpu_memory: str | None = None
+    """Memory of the GPU to fit, such as 48GiB; adds a verdict to the table."""
+
+    weights: str | None = None
+    """Checkpoint file (timm or Hugging Face) or timm pretrained name to measure with. Default: random weights, which
+    change no number here."""
+
+    seed: int = 0
+    """Of weights and inputs."""
+
+    out: str = "results"
+    """Folder for results.csv and records/."""
+
+    def __post_init__(self) -> None:
+        if self.cpu_budget_s <= 0:
+            raise InvalidInput(f"cpu-budget-s must be above 0 seconds, got {self.cpu_budget_s:g}.")
+        if self.gpu_memory is not None:
+            parse_bytes("gpu-memory", self.gpu_memory)
+
+    def cells(self) -> list[CellConfig]:
+        """Every combination, each once; models outermost, methods innermost.
+
+        Raises:
+            InvalidInput: if any value is out of range, or the device asked for is not there.
+        """
+        axes = {name: getattr(self, name) or default for name, default in PROFILES[self.profile].items()}
+        combinations = product(self.model or ("vit_b",), self.res or (512,), self.method or tuple(METHODS))
+        return [
+            CellConfig(
+                method=method,
+                model=model,
+                res=res,
+                batch_size=self.batch_size,
+                num_classes=self.num_classes,
+                device=measured_on(self.device),
+                weights=self.weights,
+                seed=self.seed,
+                **axes,
+            )
+            for model, res, method in dict.fromkeys(combinations)
+        ]
+
+
+def measured_on(device: Literal["auto", "cpu", "cuda"]) -> MeasuredOn:
+    """What `auto` means on this machine.
+
+    Raises:
+        InvalidInput: if there is no CUDA device and one is asked for.
+    """
+    has_cuda = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if has_cuda else "nothing"
+    if device == "cuda" and not has_cuda:
+        raise InvalidInput(
+            "device must be auto or cpu on a machine without a CUDA device, got cuda; auto predicts instead."
+        )
+    return device

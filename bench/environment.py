@@ -1,0 +1,45 @@
+"""Where a record was made: versions, commit, processor."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+import psutil
+import torch
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def provenance() -> dict[str, str | bool | None]:
+    """torch_version, git_commit and git_dirty of this checkout; None outside a git checkout."""
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    return {
+        "torch_version": torch.__version__,
+        "git_commit": commit,
+        "git_dirty": None if changes is None else bool(changes),
+    }
+
+
+def device_facts(device: str) -> dict[str, str | int]:
+    """Name and memory of the processor that `cuda` or `cpu` stands for."""
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        return {"device": properties.name, "device_memory_bytes": properties.total_memory}
+    return {"device": _cpu_name(), "device_memory_bytes": psutil.virtual_memory().total}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        result = subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

@@ -1,0 +1,118 @@
+"""Measure one cell in this process: memory and time on a CUDA device, time within a budget on a CPU."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
+
+import psutil
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fptplus.training import TrainingStep, autocast, make_optimizer
+
+from .config import CellConfig
+from .meters.memory import MemoryMeter
+from .meters.throughput import time_steps
+from .predict import Prediction
+from .predict.predictor import build_on
+
+_PINNED_KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
+_WARMUP_STEPS = 3
+_CPU_STEPS_WANTED = 4
+"""One to warm up and three to time; a budget that does not hold them measures nothing."""
+
+Reading = dict[str, int | float | str | None]
+"""Columns of a record."""
+
+
+def measure(cell: CellConfig, prediction: Prediction, cpu_budget_s: float) -> Reading:
+    """Run the cell's training step and read the meters.
+
+    Out of memory and a kernel the device does not have are outcomes, returned as a status.
+
+    Args:
+        cell: with `device` cuda or cpu.
+        prediction: of the same cell; on a CPU it tells beforehand whether time and memory suffice.
+        cpu_budget_s: seconds that measuring may take on a CPU.
+    """
+    if cell.device == "cpu" and (reason := _why_not_on_cpu(cell, prediction, cpu_budget_s)):
+        return {"status_detail": reason}
+    try:
+        return _measure_on_cuda(cell) if cell.device == "cuda" else _measure_on_cpu(cell, cpu_budget_s)
+    except torch.cuda.OutOfMemoryError as error:
+        return {"status": "oom", "status_detail": str(error).partition(". GPU")[0]}
+    except RuntimeError as error:
+        if "No available kernel" not in str(error):
+            raise
+        return {"status": "unsupported", "status_detail": f"attention {cell.attention}: {error}"}
+
+
+def _training(cell: CellConfig) -> partial:
+    """The cell's training step on its device, with its batch."""
+    torch.manual_seed(cell.seed)
+    tuning, targets = build_on(cell.device, cell)
+    with torch.device(cell.device):
+        inputs = tuning.example_inputs(cell.batch_size)
+    step: TrainingStep = tuning.training_step(
+        make_optimizer(cell.optimizer, tuning.model.parameters()),
+        autocast=partial(autocast, cell.precision, cell.device),
+        scaler=torch.amp.GradScaler(cell.device) if cell.precision == "fp16" else None,
+    )
+    return partial(step, inputs, targets)
+
+
+def _measure_on_cuda(cell: CellConfig) -> Reading:
+    """Both meters over the same steps, after a warm-up that brings in the optimizer's state."""
+    try:
+        pinned = _PINNED_KERNELS.get(cell.attention)
+        with sdpa_kernel(pinned) if pinned else nullcontext():
+            take_step, memory = _training(cell), MemoryMeter()
+            for _ in range(_WARMUP_STEPS):
+                take_step()
+            memory.reset()
+            timing = time_steps(
+                take_step, batch_size=cell.batch_size, device="cuda", budget_s=10, min_steps=5, max_steps=50
+            )
+            return {**asdict(memory.read()), **asdict(timing)}
+    finally:
+        take_step = None
+        torch.cuda.empty_cache()
+
+
+def _measure_on_cpu(cell: CellConfig, budget_s: float) -> Reading:
+    take_step = _training(cell)
+    began = time.perf_counter()
+    take_step()
+    left_s = budget_s - (time.perf_counter() - began)
+    timing = time_steps(
+        take_step,
+        batch_size=cell.batch_size,
+        device="cpu",
+        budget_s=left_s,
+        min_steps=_CPU_STEPS_WANTED - 1,
+        max_steps=20,
+    )
+    return asdict(timing)
+
+
+def _why_not_on_cpu(cell: CellConfig, prediction: Prediction, budget_s: float) -> str | None:
+    """The reason why timing this cell would take too long or too much memory, or None."""
+    needed, free = prediction.peak.allocated_bytes, psutil.virtual_memory().available
+    if needed > 0.8 * free:
+        return f"not timed: needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of memory are free"
+    expected_s = _CPU_STEPS_WANTED * 2 * prediction.train_step_macs / _cpu_flops_per_s()
+    if expected_s > budget_s:
+        return f"not timed: {_CPU_STEPS_WANTED} steps would take about {expected_s:.0f} s, the CPU budget is {budget_s:g} s"
+    return None
+
+
+def _cpu_flops_per_s() -> float:
+    """Speed of a matrix product here; a training step never reaches more."""
+    size = 1024
+    matrix = torch.randn(size, size)
+    matrix @ matrix  # the first one starts the threads
+    start = time.perf_counter()
+    for _ in range(3):
+        matrix @ matrix
+    return 3 * 2 * size**3 / (time.perf_counter() - start)

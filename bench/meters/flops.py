@@ -1,0 +1,62 @@
+"""Multiply-accumulates of a forward pass: counted truly, and as fvcore counts them (FPT+, Table II).
+
+One MAC is one multiplication with its addition; PyTorch's counter says two flops where fvcore says one.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def forward_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    """MACs of model(*inputs): matrix products, convolutions and attention kernels, nothing element-wise.
+
+    Args:
+        model, inputs: on the meta device, where fused attention is counted; on a CPU it would count as 0.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(*inputs)
+    return counter.get_total_flops() // 2
+
+
+def fvcore_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int | None:
+    """What fvcore reports as flops of model(*inputs) on meta tensors, or None where it is not installed.
+
+    It counts 1 MAC as 1 flop, adds normalisations, and has no rule for fused attention, which it leaves out: compare it
+    with other numbers of the same kind only.
+    """
+    try:
+        from fvcore.nn import FlopCountAnalysis
+    except ImportError:
+        return None
+    with warnings.catch_warnings(), _patch_embeddings_as_products(model):
+        warnings.simplefilter("ignore")  # the tracer's remarks on shapes; a batch of one is traced as it is
+        analysis = FlopCountAnalysis(model, inputs)
+        return int(analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total())
+
+
+@contextmanager
+def _patch_embeddings_as_products(model: nn.Module) -> Iterator[None]:
+    """Let patch embeddings run as the matrix product they are: PyTorch cannot trace a convolution on meta tensors."""
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == m.stride]
+    for convolution in convolutions:
+        convolution.forward = partial(_embed_patches, convolution)
+    try:
+        yield
+    finally:
+        for convolution in convolutions:
+            del convolution.forward
+
+
+def _embed_patches(convolution: nn.Conv2d, images: Tensor) -> Tensor:
+    """The convolution of (B, C, H, W) images whose kernel is its stride, as patches times weights."""
+    (height, width), (rows, columns) = images.shape[-2:], convolution.kernel_size
+    patches = images.unflatten(3, (int(width) // columns, columns)).unflatten(2, (int(height) // rows, rows))
+    patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
+    return F.linear(patches, convolution.weight.flatten(1), convolution.bias).permute(0, 3, 1, 2)

@@ -1,0 +1,200 @@
+"""What a CUDA device does and a meta tensor does not: autocast, fused attention kernels, one-byte dropout masks.
+
+Meta tensors take the composite path of each operator. These modes put the CUDA path in its place, below the model and
+above autograd, so that the backward pass follows from it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Literal
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+
+AttentionKernel = Literal["math", "efficient", "flash"]
+
+LOWER_PRECISION: frozenset[Callable] = frozenset(
+    {
+        F.linear,
+        F.conv2d,
+        F.scaled_dot_product_attention,
+        torch.matmul,
+        torch.mm,
+        torch.bmm,
+        torch.addmm,
+        torch.baddbmm,
+        torch.einsum,
+        Tensor.matmul,
+        Tensor.__matmul__,
+        Tensor.__rmatmul__,
+        Tensor.mm,
+        Tensor.bmm,
+    }
+)
+"""Operators that autocast runs in half precision (PyTorch, `AT_FORALL_LOWER_PRECISION_FP`)."""
+
+FP32: frozenset[Callable] = frozenset(
+    {
+        F.layer_norm,
+        F.group_norm,
+        F.softmax,
+        F.log_softmax,
+        F.cross_entropy,
+        F.nll_loss,
+        torch.layer_norm,
+        torch.group_norm,
+        torch.softmax,
+        torch.log_softmax,
+        torch.exp,
+        torch.log,
+        torch.pow,
+        torch.rsqrt,
+        torch.sum,
+        torch.cumsum,
+        torch.prod,
+        torch.norm,
+        torch.linalg.vector_norm,
+        torch.linalg.matrix_norm,
+        Tensor.softmax,
+        Tensor.log_softmax,
+        Tensor.exp,
+        Tensor.log,
+        Tensor.pow,
+        Tensor.__pow__,
+        Tensor.rsqrt,
+        Tensor.sum,
+        Tensor.cumsum,
+        Tensor.prod,
+        Tensor.norm,
+    }
+)
+"""Operators that autocast runs in fp32 (`AT_FORALL_FP32`, `AT_FORALL_FP32_SET_OPT_DTYPE`)."""
+
+WIDEST: frozenset[Callable] = frozenset({torch.cat, torch.stack})
+"""Operators whose arguments autocast casts to the widest of their types (`AT_FORALL_PROMOTE`)."""
+
+
+class MetaAutocast(TorchFunctionMode):
+    """`torch.autocast("cuda", ...)` for meta tensors.
+
+    Like PyTorch, it keeps the half-precision copy of a weight that has a gradient until the context ends, and casts a
+    frozen weight anew at each use.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self._cast_weights: dict[int, Tensor] = {}
+
+    def __exit__(self, *exc_info) -> None:
+        self._cast_weights.clear()
+        super().__exit__(*exc_info)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in LOWER_PRECISION:
+            args, kwargs = tree_map(self._lower, (args, kwargs))
+        elif func in FP32:
+            args, kwargs = tree_map(lambda leaf: leaf.float() if _is_float(leaf) else leaf, (args, kwargs))
+        elif func in WIDEST:
+            dtypes = [leaf.dtype for leaf in tree_leaves(args) if _is_float(leaf)]
+            widest = torch.float32 if torch.float32 in dtypes else self.dtype
+            args = tree_map(lambda leaf: leaf.to(widest) if _is_float(leaf) else leaf, args)
+        return func(*args, **kwargs)
+
+    def _lower(self, leaf):
+        if not _is_float(leaf) or leaf.dtype == self.dtype:
+            return leaf
+        if not (leaf.requires_grad and leaf.is_leaf and leaf._base is None):
+            return leaf.to(self.dtype)
+        if id(leaf) not in self._cast_weights:
+            self._cast_weights[id(leaf)] = leaf.to(self.dtype)
+        return self._cast_weights[id(leaf)]
+
+
+def _is_float(leaf) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dtype != torch.float64
+
+
+class CudaKernels(TorchFunctionMode):
+    """Fused attention and dropout as a CUDA device runs them.
+
+    Args:
+        attention: `sdpa` to choose as PyTorch does, or the name of a kernel.
+    """
+
+    def __init__(self, attention: Literal["eager", "sdpa", "flash", "efficient"]) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return attention_kernel(self.attention, *args, **kwargs)
+        if func is F.dropout:
+            return _dropout(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def choose_attention_kernel(attention: str, dtype: torch.dtype, head_dim: int, has_mask: bool) -> AttentionKernel:
+    """The kernel that scaled_dot_product_attention picks: flash for half precision without a mask, else efficient.
+
+    Head widths that a kernel's alignment excludes fall back to `math` (flash pads, and so has no such limit).
+    """
+    half = dtype in (torch.bfloat16, torch.float16)
+    if attention == "flash" or (attention == "sdpa" and half and not has_mask and head_dim <= 256):
+        return "flash"
+    return "efficient" if head_dim % (8 if half else 4) == 0 else "math"
+
+
+def attention_kernel(
+    attention: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """scaled_dot_product_attention through the aten operator of the chosen kernel; shapes as there."""
+    kernel = choose_attention_kernel(attention, query.dtype, query.shape[-1], attn_mask is not None)
+    if kernel == "flash":
+        head_dim = query.shape[-1]
+        query, key, value = (F.pad(t, (0, -head_dim % 8)) if head_dim % 8 else t for t in (query, key, value))
+        scale = scale or head_dim**-0.5
+        out = torch.ops.aten._scaled_dot_product_flash_attention(
+            query, key, value, dropout_p, is_causal, False, scale=scale
+        )[0]
+        return out[..., :head_dim]
+    if kernel == "efficient":
+        keeps_log_sum_exp = any(t.requires_grad for t in (query, key, value))
+        return torch.ops.aten._scaled_dot_product_efficient_attention(
+            query, key, value, attn_mask, keeps_log_sum_exp, dropout_p, is_causal, scale=scale
+        )[0]
+    scores = (query * (scale or query.shape[-1] ** -0.5)) @ key.transpose(-2, -1)
+    if attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(dim=-1) @ value
+
+
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """CUDA keeps one byte a number for the backward pass, where the composite keeps a mask of the input's type."""
+    if not training or p == 0:
+        return input
+    return torch.ops.aten.native_dropout(input, p, True)[0]
+
+
+@contextmanager
+def fused_optimizers_on_meta() -> Iterator[None]:
+    """Let fused optimizers take meta tensors: their kernels have a meta form, but a list of devices keeps it out."""
+    module = import_module("torch.optim.optimizer")  # hidden from `torch.optim` by the class of that name
+    devices = [*module._get_fused_kernels_supported_devices(), "meta"]
+    with mock.patch.object(module, "_get_fused_kernels_supported_devices", lambda: devices):
+        yield

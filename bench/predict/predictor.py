@@ -1,0 +1,98 @@
+"""Predict one cell on any machine: build it on meta tensors, trace its training step, replay the trace."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.config import CellConfig
+from bench.meters.flops import forward_macs, fvcore_macs
+from fptplus.training import AUTOCAST_DTYPE, make_optimizer
+from methods import FineTuning, create_backbone, find_method
+
+from .kernels import CudaKernels, MetaAutocast, fused_optimizers_on_meta
+from .peak import Peak, allocated_peak
+from .trace import Trace, trace_training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What can be said of a cell without running it."""
+
+    learnable_params: int
+    total_params: int
+    forward_macs: int
+    """Of one image, through what a training step computes."""
+
+    train_step_macs: int
+    """Of a whole step on the whole batch, backward pass included."""
+
+    backbone_forward_macs: int | None
+    """Of one image through the frozen LPM, where features are preloaded; None otherwise."""
+
+    fvcore_forward_macs: int | None
+    """As forward_macs, by fvcore's convention, which does not see fused attention; None without fvcore."""
+
+    peak: Peak
+
+    @property
+    def params_pct(self) -> float:
+        """Learnable parameters in percent of all."""
+        return 100 * self.learnable_params / self.total_params
+
+
+def build_on(device: torch.device | str, cell: CellConfig) -> tuple[FineTuning, Tensor]:
+    """The cell's model and targets on a device; inputs come from `example_inputs` under the same default device."""
+    with torch.device(device):
+        vit = create_backbone(
+            cell.model,
+            cell.res,
+            cell.num_classes,
+            attention=cell.attention,
+            checkpointing=cell.checkpointing,
+            weights=cell.weights if torch.device(device).type != "meta" else None,
+        )
+        tuning = find_method(cell.method).build(vit, cell.res)
+        return tuning, torch.randint(cell.num_classes, (cell.batch_size,))
+
+
+def trace_cell(cell: CellConfig) -> Trace:
+    """Every allocation of two training steps of the cell, as a CUDA device would make them."""
+    tuning, targets = build_on("meta", cell)
+    return _trace(cell, tuning, targets)
+
+
+def _trace(cell: CellConfig, tuning: FineTuning, targets: Tensor) -> Trace:
+    def autocast():
+        return MetaAutocast(AUTOCAST_DTYPE[cell.precision]) if cell.precision != "fp32" else nullcontext()
+
+    with torch.device("meta"):
+        inputs = tuning.example_inputs(cell.batch_size)
+    with CudaKernels(cell.attention), fused_optimizers_on_meta(), torch.device("meta"):
+        optimizer = make_optimizer(cell.optimizer, tuning.model.parameters())
+        return trace_training(tuning.training_step(optimizer, autocast=autocast), inputs, targets)
+
+
+def predict(cell: CellConfig) -> Prediction:
+    """Parameters, MACs and peak memory of a cell.
+
+    Raises:
+        InvalidInput: if the method or model is unknown, or the method cannot drive the model at this resolution.
+    """
+    tuning, targets = build_on("meta", cell)
+    with torch.device("meta"):
+        image = torch.empty(1, 3, cell.res, cell.res)
+        inputs = tuning.example_inputs(1)
+    with CudaKernels(cell.attention):
+        one_image = forward_macs(tuning.model, inputs)
+        backbone = forward_macs(tuning.preloader, (image,)) if tuning.preloader else None
+    return Prediction(
+        learnable_params=sum(p.numel() for p in tuning.model.parameters() if p.requires_grad),
+        total_params=tuning.total_params,
+        forward_macs=one_image,
+        backbone_forward_macs=backbone,
+        fvcore_forward_macs=fvcore_macs(tuning.model, inputs),
+        train_step_macs=(trace := _trace(cell, tuning, targets)).train_step_macs,
+        peak=allocated_peak(trace),
+    )

@@ -1,0 +1,190 @@
+"""Trace every allocation of a training step without running it: `meta` tensors, one dispatch mode, weak references.
+
+    model, batch (meta) ─ TrainingStep ×2 ─ StorageTracer ─ events: (+bytes | free, phase, role, module) in order
+
+Two steps are traced: the optimizer's state appears in the first, so the second is what every further step looks like.
+"""
+
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from fptplus.training import Phase, TrainingStep
+
+Kind = Literal["weights", "gradients", "optimizer", "activations", "inputs", "temporary"]
+KINDS: tuple[Kind, ...] = ("weights", "gradients", "optimizer", "activations", "inputs", "temporary")
+
+
+@dataclass(eq=False)
+class Allocation:
+    """One block of device memory from its allocation to its release."""
+
+    num_bytes: int
+    """As requested: the size of the tensor's storage."""
+
+    step: int
+    """The training step it was made in, from 0; -1 for what was there before."""
+
+    phase: Phase | Literal["before"]
+    kind: Kind | None = None
+    """What it is for; None until the trace can tell."""
+
+    recomputed: bool = False
+    """Made in the backward pass by running a checkpointed forward again."""
+
+    op: str = ""
+    """The operator that made it, or the parameter's name."""
+
+    alive: bool = True
+
+
+@dataclass(frozen=True)
+class Event:
+    """An allocation (`is_free` False) or its release, in program order."""
+
+    allocation: Allocation
+    is_free: bool
+
+
+@dataclass
+class Trace:
+    """All that the predictor needs to know of a training step."""
+
+    events: list[Event] = field(default_factory=list)
+    step_starts: list[int] = field(default_factory=list)
+    """Index of the first event of each traced step."""
+
+    train_step_macs: int = 0
+    """Multiply-accumulates of one whole step (the last), all images of the batch."""
+
+
+class StorageTracer(TorchDispatchMode):
+    """Records each meta storage as it comes to life and dies, and counts the MACs of the operators.
+
+    It holds weak references only, so that nothing lives longer than it would without the tracer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self.step, self.phase = -1, "before"
+        self._live: dict[int, tuple[weakref.ref, Allocation]] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if (count := flop_registry.get(func._overloadpacket)) is not None:
+            self.trace.train_step_macs += count(*args, **kwargs, out_val=out) // 2
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor) and leaf.is_meta:
+                self.note(leaf, op=func._overloadpacket.__name__)
+        return out
+
+    def note(self, tensor: Tensor, *, op: str, kind: Kind | None = None) -> None:
+        """Record the tensor's storage if it is new."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._live:
+            return
+        allocation = Allocation(
+            num_bytes=storage.nbytes(),
+            step=self.step,
+            phase=self.phase,
+            kind=kind,
+            recomputed=self.phase == "backward" and torch.is_grad_enabled(),
+            op=op,
+        )
+        self.trace.events.append(Event(allocation, is_free=False))
+        self._live[key] = weakref.ref(storage, partial(self._died, key)), allocation
+
+    def _died(self, key: int, _reference: weakref.ref) -> None:
+        _, allocation = self._live.pop(key)
+        allocation.alive = False
+        self.trace.events.append(Event(allocation, is_free=True))
+
+    def begin_step(self) -> None:
+        """The next operators belong to a new training step."""
+        self.step += 1
+        self.trace.step_starts.append(len(self.trace.events))
+        self.trace.train_step_macs = 0
+
+    def begin_phase(self, phase: Phase) -> None:
+        """The next operators belong to a phase of the step; what outlives the forward pass was kept for the backward."""
+        if phase == "backward":
+            for allocation in self.live():
+                if allocation.phase in ("forward", "loss") and allocation.kind is None:
+                    allocation.kind = "activations"
+        self.phase = phase
+
+    def mark(self, tensors: Iterable[Tensor], kind: Kind) -> None:
+        """State what the storages of these tensors are for."""
+        for tensor in tensors:
+            if entry := self._live.get(tensor.untyped_storage()._cdata):
+                entry[1].kind = kind
+
+    def live(self) -> Iterator[Allocation]:
+        """Allocations that have not been released."""
+        return (allocation for _, allocation in self._live.values())
+
+
+@contextmanager
+def _gradients_marked(tracer: StorageTracer, parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Mark each gradient as it is accumulated, so that one freed later is known as what it was."""
+
+    def mark(parameter: Tensor) -> None:
+        tracer.mark([parameter.grad], "gradients")
+
+    hooks = [p.register_post_accumulate_grad_hook(mark) for p in parameters if p.requires_grad]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def trace_training(
+    step: TrainingStep, inputs: tuple[Tensor, ...], targets: Tensor, *, frozen: nn.Module | None = None, steps: int = 2
+) -> Trace:
+    """Trace a training step on meta tensors.
+
+    Args:
+        step: over a model whose parameters are on the meta device.
+        inputs, targets: a batch on the meta device.
+        frozen: a further module whose weights lie on the device during training.
+        steps: how many to trace; at least 2, for the optimizer's state.
+
+    Returns:
+        The events from the weights' allocation to the end of the last step.
+    """
+    tracer = StorageTracer()
+    modules = [module for module in (step.model, frozen) if module is not None]
+    for module in modules:
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            tracer.note(tensor, op=name, kind="weights")
+    for index, tensor in enumerate([*inputs, targets]):
+        tracer.note(tensor, op=f"input {index}", kind="inputs")
+    with _gradients_marked(tracer, list(step.model.parameters())), tracer:
+        for _ in range(steps):
+            tracer.begin_step()
+            step(inputs, targets, tracer.begin_phase)
+            _settle_kinds(tracer)
+    return tracer.trace
+
+
+def _settle_kinds(tracer: StorageTracer) -> None:
+    """At the end of a step: what the update left behind is state of the optimizer, the rest was temporary."""
+    for allocation in tracer.live():
+        if allocation.kind is None and allocation.phase == "optimizer":
+            allocation.kind = "optimizer"
+    for event in tracer.trace.events:
+        if event.allocation.kind is None:
+            event.allocation.kind = "activations" if event.allocation.recomputed else "temporary"

@@ -1,0 +1,116 @@
+"""The record of one cell: what results.csv has a column for, and nothing else reads results from anywhere else."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from fptplus import InvalidInput
+
+from .config import CellConfig
+
+Status = Literal["ok", "oom", "unsupported", "failed"]
+STATUSES: tuple[Status, ...] = ("ok", "oom", "unsupported", "failed")
+
+
+@dataclass(kw_only=True)
+class Record:
+    """One cell's outcome. None is "not measured" and an empty CSV field, never 0."""
+
+    method: str
+    model: str
+    res: int
+    batch_size: int
+    precision: str
+    attention: str
+    checkpointing: str
+    optimizer: str
+
+    status: Status = "ok"
+    """What became of the measurement; where nothing was measured, of the prediction."""
+
+    status_detail: str | None = None
+    """Why it is not ok, or why something was left unmeasured."""
+
+    learnable_params: int | None = None
+    total_params: int | None = None
+    """Learnable and frozen; a frozen LPM that only makes features counts as published (methods/backbone.py)."""
+
+    params_pct: float | None = None
+    """Learnable in percent of all."""
+
+    forward_macs: int | None = None
+    """A forward pass of one image through what a training step computes."""
+
+    train_step_macs: int | None = None
+    """A whole training step on the whole batch, backward pass included."""
+
+    backbone_forward_macs: int | None = None
+    """Preloading one image, for methods that read preloaded features."""
+
+    predicted_peak_allocated_bytes: int | None = None
+    predicted_peak_reserved_bytes: int | None = None
+    predicted_process_bytes: int | None = None
+
+    predicted_weights_bytes: int | None = None
+    predicted_gradients_bytes: int | None = None
+    predicted_optimizer_bytes: int | None = None
+    predicted_activations_bytes: int | None = None
+    predicted_temporary_bytes: int | None = None
+    predicted_inputs_bytes: int | None = None
+    """The six are the split at the moment of the allocated peak and add up to it."""
+
+    measured_peak_allocated_bytes: int | None = None
+    measured_peak_reserved_bytes: int | None = None
+    measured_process_bytes: int | None = None
+    measured_device_bytes: int | None = None
+
+    step_time_s: float | None = None
+    """Median over the measured steps."""
+
+    step_time_p10_s: float | None = None
+    step_time_p90_s: float | None = None
+    throughput_img_s: float | None = None
+
+    mean_power_w: float | None = None
+    peak_power_w: float | None = None
+    idle_power_w: float | None = None
+    energy_j_per_img: float | None = None
+    power_source: str | None = None
+
+    device: str | None = None
+    """Name of the processor measured on; None where the cell was only predicted."""
+
+    device_memory_bytes: int | None = None
+    torch_version: str | None = None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    started_at: str | None = None
+    """ISO 8601, UTC."""
+
+    # beyond the columns every suite should have
+    num_classes: int | None = None
+    seed: int | None = None
+    fvcore_forward_macs: int | None = None
+    """As forward_macs by fvcore's convention: adds normalisations, does not see fused attention."""
+
+    cell_id: str | None = None
+    """Name of the record's file."""
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise InvalidInput(f"status must be one of {', '.join(STATUSES)}, got {self.status!r}.")
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a device has been asked, whatever it answered; such a record is never replaced."""
+        return self.device is not None
+
+
+COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Record))
+"""Columns of results.csv, in order."""
+
+
+def new_record(cell: CellConfig) -> Record:
+    """A record of a cell with its configuration and nothing else."""
+    shared = ("method", "model", "res", "batch_size", "precision", "attention", "checkpointing", "optimizer")
+    configured = {name: getattr(cell, name) for name in (*shared, "num_classes", "seed", "cell_id")}
+    return Record(**configured)

@@ -1,0 +1,94 @@
+"""Where records live: one JSON file a cell, written atomically, and one CSV rebuilt from all of them."""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock
+
+from fptplus import InvalidInput
+
+from .record import COLUMNS, Record
+
+
+class ResultsStore:
+    """Records under one folder: `records/<cell_id>.json` and `results.csv`.
+
+    Args:
+        folder: made where it is missing.
+
+    Raises:
+        InvalidInput: if nothing can be written there.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.records_folder = self.folder / "records"
+        self.csv_path = self.folder / "results.csv"
+        try:
+            self.records_folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.records_folder):
+                pass
+        except OSError as error:
+            raise InvalidInput(
+                f"out must be a folder that can be written, got {str(folder)!r} ({error.strerror}); name another with --out."
+            ) from error
+        self._lock = FileLock(self.folder / "records" / ".lock")
+
+    def find(self, cell_id: str) -> Record | None:
+        """The record of a cell, or None."""
+        path = self.records_folder / f"{cell_id}.json"
+        return _read(path) if path.exists() else None
+
+    def write(self, record: Record) -> None:
+        """Keep a record; a measured one already there stays, and only a measurement takes a prediction's place.
+
+        Raises:
+            InvalidInput: if the cell has been measured before.
+        """
+        path = self.records_folder / f"{record.cell_id}.json"
+        with self._lock:
+            if (earlier := self.find(record.cell_id)) is not None and earlier.is_measured:
+                raise InvalidInput(
+                    f"cell {record.cell_id} must not be measured twice into one folder, {str(path)!r} holds it; "
+                    "name another folder with --out."
+                )
+            _write_atomically(path, json.dumps(asdict(record), indent=1) + "\n")
+
+    def records(self) -> list[Record]:
+        """All records, in the order of their configurations."""
+        found = [_read(path) for path in self.records_folder.glob("*.json")]
+        return sorted(found, key=lambda record: (record.model, record.res, record.method, record.cell_id))
+
+    def write_csv(self) -> None:
+        """Rebuild results.csv from the records."""
+        with self._lock:
+            table = pd.DataFrame([asdict(record) for record in self.records()], columns=list(COLUMNS), dtype=object)
+            _write_atomically(self.csv_path, table.to_csv(index=False))
+
+
+def _read(path: Path) -> Record:
+    try:
+        return Record(**json.loads(path.read_text()))
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise InvalidInput(
+            f"record {str(path)!r} must be a JSON object of the columns of results.csv, it is damaged ({error}); move it away."
+        ) from error
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    """Write beside the target and rename, so that a reader sees the old file or the new one and never half of one."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,55 @@
+"""Run the cells of a sweep one after another, each record on disk before the next cell begins."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from methods import create_backbone
+
+from .config import CellConfig, SweepConfig
+from .harness import run_cell
+from .record import Record
+from .results_store import ResultsStore
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a sweep tells as it goes."""
+
+    begin: Callable[[CellConfig], None]
+    end: Callable[[Record], None]
+
+
+def run_sweep(config: SweepConfig, progress: Progress) -> list[Record]:
+    """Run every cell, or take its record where it has been measured into this folder before.
+
+    Returns:
+        The records in the order of the cells.
+
+    Raises:
+        InvalidInput: before anything is written, if a cell cannot be what it asks for.
+    """
+    cells = config.cells()
+    check_models(cells)
+    store = ResultsStore(config.out)
+    records = []
+    try:
+        for cell in cells:
+            progress.begin(cell)
+            record = store.find(cell.cell_id)
+            if record is None or not record.is_measured:
+                record = run_cell(cell, cpu_budget_s=config.cpu_budget_s)
+                store.write(record)
+            records.append(record)
+            progress.end(record)
+    finally:
+        store.write_csv()
+    return records
+
+
+def check_models(cells: list[CellConfig]) -> None:
+    """Build each model once on meta tensors, so that a wrong name, resolution or checkpoint ends a sweep before it begins."""
+    for model, res, weights in dict.fromkeys((cell.model, cell.res, cell.weights) for cell in cells):
+        with torch.device("meta"):
+            create_backbone(model, res, cells[0].num_classes, weights=weights)

@@ -1,0 +1,35 @@
+"""Bytes inside, MiB and GiB (powers of two) at the edges."""
+
+import re
+
+from fptplus import InvalidInput
+
+MIB = 2**20
+GIB = 2**30
+
+_FACTORS = {"MiB": MIB, "GiB": GIB, "MB": 10**6, "GB": 10**9}
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
+
+
+def parse_bytes(name: str, text: str) -> int:
+    """Bytes of an amount such as 48GiB.
+
+    Args:
+        name: of the option, for the message.
+        text: a number with MiB, GiB (powers of two), MB or GB (powers of ten).
+
+    Raises:
+        InvalidInput: if it is no such amount, or not above 0.
+    """
+    match = _AMOUNT.fullmatch(text.strip())
+    factor = {unit.lower(): factor for unit, factor in _FACTORS.items()}.get(match[2].lower()) if match else None
+    if factor is None or float(match[1]) <= 0:
+        raise InvalidInput(
+            f"{name} must be an amount above 0 with its unit ({', '.join(_FACTORS)}), got {text!r}; try 48GiB."
+        )
+    return round(float(match[1]) * factor)
+
+
+def mib(num_bytes: int | None) -> str:
+    """Whole MiB with thousands separated, or nothing where there is no number."""
+    return "" if num_bytes is None else f"{num_bytes / MIB:,.0f}"

@@ -1,0 +1,79 @@
+"""FPT and FPT+ as one model: fusion modules feeding a side network (FPT+, Fig. 3, Eq. 6)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .backbone import FrozenBackbone
+from .config import FPTConfig
+from .fusion import FineGrainedFusion, ProjectedFusion
+from .side_network import SideNetwork
+
+
+class FineGrainedPromptTuning(nn.Module):
+    """All that FPT or FPT+ trains; the LPM's features are inputs (Sec. III-F, preloading)."""
+
+    def __init__(self, side: SideNetwork, fusion: FineGrainedFusion | ProjectedFusion) -> None:
+        super().__init__()
+        self.side, self.fusion = side, fusion
+
+    def forward(self, side_images: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Classify.
+
+        Args:
+            side_images: (B, 3, side_res, side_res).
+            keys, values: (layers, B, heads, n, head_dim), the important tokens of the tapped LPM layers.
+
+        Returns:
+            Logits (B, classes).
+        """
+        queries = self.fusion.queries()
+        tokens = self.side.embed(side_images)
+        for layer in range(len(self.side.blocks)):
+            prompts = self.fusion(layer, queries[layer], keys[layer], values[layer])
+            tokens = self.side.layer(layer, tokens, prompts)
+        return self.side.classify(tokens)
+
+
+class LiveFineGrainedPromptTuning(nn.Module):
+    """The same with the frozen LPM run at every step, instead of features preloaded once."""
+
+    def __init__(self, backbone: FrozenBackbone, trained: FineGrainedPromptTuning) -> None:
+        super().__init__()
+        self.backbone, self.trained = backbone, trained
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) from images (B, 3, H, W) at the LPM's resolution."""
+        keys, values = self.backbone(images)
+        res = self.trained.side.res
+        side_images = F.interpolate(images, size=(res, res), mode="bilinear", antialias=True)
+        return self.trained(side_images, keys, values)
+
+
+def build_fpt(
+    config: FPTConfig,
+    *,
+    lpm_dim: int,
+    lpm_heads: int,
+    lpm_depth: int,
+    num_classes: int,
+    fused_attention: bool = True,
+) -> FineGrainedPromptTuning:
+    """The trainable part of FPT or FPT+ for an LPM of the given width, heads and depth, with random weights.
+
+    Raises:
+        InvalidInput: if the reduction factor does not suit the LPM.
+    """
+    side_dim = config.side_dim(lpm_dim, lpm_heads)
+    num_layers = len(config.tapped_layers(lpm_depth))
+    fusion_type = {"fpt": ProjectedFusion, "fptplus": FineGrainedFusion}[config.variant]
+    fusion = fusion_type(num_layers, config.num_prompts, lpm_dim, lpm_heads, side_dim, fused_attention=fused_attention)
+    side = SideNetwork(
+        side_dim,
+        lpm_heads,
+        num_layers,
+        config.side_res,
+        config.side_patch_size,
+        num_classes,
+        fused_attention=fused_attention,
+    )
+    return FineGrainedPromptTuning(side, fusion)

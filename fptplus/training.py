@@ -1,0 +1,129 @@
+"""THE training step: forward, loss, backward, clip, optimizer (FPT+, Sec. IV-B1; official training loop).
+
+Real training, timing, metering and memory prediction all call this one class, so a benchmark is always of the step that
+people train with.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import InvalidInput
+
+Precision = Literal["fp32", "bf16", "fp16"]
+OptimizerName = Literal["adamw", "adamw_fused", "sgd"]
+Phase = Literal["forward", "loss", "backward", "optimizer"]
+
+AUTOCAST_DTYPE: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+MAX_GRAD_NORM = 1.0
+"""Norm at which gradients are clipped (official code)."""
+
+
+def autocast(precision: Precision, device_type: str) -> AbstractContextManager:
+    """The mixed-precision context of a precision: nothing for fp32, autocast with fp32 weights for bf16 and fp16."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device_type, AUTOCAST_DTYPE[precision])
+
+
+def make_optimizer(
+    name: OptimizerName, parameters: Iterable[nn.Parameter], *, lr: float = 1e-3, weight_decay: float = 0.1
+) -> torch.optim.Optimizer:
+    """The optimizer over the parameters that have a gradient.
+
+    Args:
+        name: `adamw` (foreach: temporaries as large as the parameters), `adamw_fused` (one kernel, none), or `sgd`
+            (momentum 0.9).
+        parameters: of the model; frozen ones are left out.
+        lr: learning rate; the schedule scales it.
+        weight_decay: decoupled for AdamW (official code: 0.1).
+    """
+    learnable = [parameter for parameter in parameters if parameter.requires_grad]
+    match name:
+        case "adamw":
+            return torch.optim.AdamW(learnable, lr=lr, weight_decay=weight_decay, foreach=True)
+        case "adamw_fused":
+            return torch.optim.AdamW(learnable, lr=lr, weight_decay=weight_decay, fused=True)
+        case "sgd":
+            return torch.optim.SGD(learnable, lr=lr, weight_decay=weight_decay, momentum=0.9, foreach=True)
+    raise InvalidInput(f"optimizer must be one of {', '.join(get_args(OptimizerName))}, got {name!r}.")
+
+
+class TrainingStep:
+    """One optimization step of any model on one batch.
+
+    Args:
+        model: gives logits (B, classes) from the tensors of a batch.
+        optimizer: over the model's learnable parameters.
+        autocast: makes the context that forward and loss run in.
+        scaler: scales the loss of an fp16 step; None otherwise.
+        regularizer: a further loss term of the method (AdaLoRA's orthogonality), or None.
+        after_step: called with the number of steps done, gradients still there (AdaLoRA's rank allocation), or None.
+        max_grad_norm: norm at which gradients are clipped.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+        scaler: torch.amp.GradScaler | None = None,
+        regularizer: Callable[[], Tensor] | None = None,
+        after_step: Callable[[int], None] | None = None,
+        max_grad_norm: float = MAX_GRAD_NORM,
+    ) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.autocast, self.scaler = autocast, scaler
+        self.regularizer, self.after_step = regularizer, after_step
+        self.max_grad_norm = max_grad_norm
+        self.steps_done = 0
+        self._learnable = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def __call__(
+        self, inputs: tuple[Tensor, ...], targets: Tensor, on_phase: Callable[[Phase], None] = lambda phase: None
+    ) -> Tensor:
+        """Take one step.
+
+        Args:
+            inputs: what the model is called with, on its device.
+            targets: (B,) class indices.
+            on_phase: told the name of each phase as it begins.
+
+        Returns:
+            The loss, a detached scalar still on the device, so that nothing waits for it.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            on_phase("forward")
+            logits = self.model(*inputs)
+            on_phase("loss")
+            loss = F.cross_entropy(logits, targets)
+            if self.regularizer is not None:
+                loss = loss + self.regularizer()
+        del logits  # autograd keeps what it needs of it
+        on_phase("backward")
+        if self.scaler is None:
+            loss.backward()
+        else:
+            self.scaler.scale(loss).backward()
+        on_phase("optimizer")
+        self._update()
+        return loss.detach()
+
+    def _update(self) -> None:
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self._learnable, self.max_grad_norm)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.steps_done += 1
+        if self.after_step is not None:
+            self.after_step(self.steps_done)

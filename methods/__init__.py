@@ -1,0 +1,55 @@
+"""Fine-tuning methods over one shared ViT; METHODS names the ten of the paper, VARIANTS others of the same."""
+
+from dataclasses import replace
+from difflib import get_close_matches
+
+from fptplus import FPT, FPTPLUS, InvalidInput
+
+from .adalora import AdaLoRA
+from .adapter import AdapterTuning
+from .attention import AttentionTuning
+from .backbone import MODELS as MODELS
+from .backbone import create_backbone as create_backbone
+from .bitfit import BitFit
+from .fpt import FineGrainedPrompts
+from .full import Full
+from .linear import Linear
+from .lora import LoRA
+from .method import FineTuning as FineTuning
+from .method import Method as Method
+from .vpt import VPT
+
+METHODS: dict[str, Method] = {
+    "full": Full(),
+    "linear": Linear(),
+    "vpt": VPT(),
+    "attention": AttentionTuning(),
+    "adapter": AdapterTuning(),
+    "bitfit": BitFit(),
+    "lora": LoRA(),
+    "adalora": AdaLoRA(),
+    "fpt": FineGrainedPrompts(FPT, "FPT", "Huang et al., MICCAI 2024, arXiv 2403.07576"),
+    "fptplus": FineGrainedPrompts(FPTPLUS, "FPT+", "Huang et al., FPT+"),
+}
+"""The ten methods of the paper's Table I, in its order."""
+
+VARIANTS: dict[str, Method] = {
+    "fpt_live": replace(METHODS["fpt"], title="FPT, live LPM", live=True),
+    "fptplus_live": replace(METHODS["fptplus"], title="FPT+, live LPM", live=True),
+}
+"""FPT and FPT+ with the frozen LPM run in every step; not in the default selection."""
+
+
+def find_method(name: str) -> Method:
+    """The method of a name of METHODS or VARIANTS.
+
+    Raises:
+        InvalidInput: if there is none, with the known names.
+    """
+    known = METHODS | VARIANTS
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        raise InvalidInput(
+            f"method must be one of {', '.join(known)}, got {name!r}" + (f"; did you mean {near[0]}?" if near else ".")
+        )
+    return known[name]

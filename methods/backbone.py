@@ -1,0 +1,136 @@
+"""The shared backbone: the one place that makes a timm ViT, at any resolution the patch size divides."""
+
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import timm
+import torch
+from timm.layers import Attention, PatchEmbed
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import fptplus
+from fptplus import InvalidInput
+
+MODELS: dict[str, str] = {
+    "vit_s": "vit_small_patch16_384",
+    "vit_b": "vit_base_patch16_384",
+    "vit_l": "vit_large_patch16_384",
+}
+"""Short names; ViT/16 as published with 384-px position embeddings, which the paper's parameter counts imply."""
+
+AttentionMode = Literal["eager", "sdpa", "flash", "efficient"]
+Checkpointing = Literal["none", "block"]
+
+
+def create_backbone(
+    model: str,
+    res: int,
+    num_classes: int,
+    *,
+    attention: AttentionMode = "eager",
+    checkpointing: Checkpointing = "none",
+    weights: str | None = None,
+) -> VisionTransformer:
+    """A timm ViT for one task, on the current default device, in training mode.
+
+    Args:
+        model: short name of MODELS or any name that timm knows.
+        res: image height and width in pixels; position embeddings get that grid.
+        num_classes: outputs of the new head.
+        attention: `eager` for explicit score matrices, anything else for fused kernels.
+        checkpointing: `block` to recompute every block in the backward pass.
+        weights: a checkpoint file (timm or Hugging Face) or a timm pretrained name; on the meta device only checked.
+            None for random weights.
+
+    Raises:
+        InvalidInput: if the name is unknown, the model is no plain ViT, its patch size does not divide `res`, or the
+            weights are unreadable or of another shape.
+    """
+    vit = _create(model, img_size=res, num_classes=num_classes)
+    if weights is not None:
+        fptplus.load_vit(vit, _read_weights(weights))
+    for block in vit.blocks:
+        block.attn.fused_attn = attention != "eager"
+        if checkpointing == "block":
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    return vit.train()
+
+
+def _create(model: str, **options) -> VisionTransformer:
+    name = MODELS.get(model, model)
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models("vit_*") + list(MODELS), n=3)
+        raise InvalidInput(
+            f"model must be one of {', '.join(MODELS)} or a ViT that timm knows, got {model!r}"
+            + (f"; did you mean {' or '.join(near)}?" if near else "; timm.list_models('vit_*') lists them.")
+        )
+    entry = timm.model_entrypoint(name)
+    if "vision_transformer" not in entry.__module__:
+        raise _not_driven(model, f"it comes from {entry.__module__}")
+    _check_resolution(model, name, options["img_size"])
+    vit = timm.create_model(name, **options)
+    if type(vit) is not VisionTransformer:
+        raise _not_driven(model, f"it is a {type(vit).__name__}")
+    if type(vit.patch_embed) is not PatchEmbed:
+        raise _not_driven(model, f"its patch embedding is a {type(vit.patch_embed).__name__}")
+    for block in vit.blocks:
+        if type(block) is not Block or type(block.attn) is not Attention:
+            raise _not_driven(model, f"its blocks are {type(block).__name__} with {type(block.attn).__name__}")
+    return vit
+
+
+def _read_weights(weights: str) -> dict[str, Tensor]:
+    """Tensors of a checkpoint file, or of a model that timm downloads."""
+    if not Path(weights).exists() and timm.models.is_model_pretrained(weights):
+        with torch.device("cpu"):
+            return timm.create_model(weights, pretrained=True).state_dict()
+    return fptplus.read_checkpoint(weights)
+
+
+def _check_resolution(model: str, name: str, res: int) -> None:
+    """Refuse a resolution before timm asserts on it; the patch size is the number after `patch` in timm's names."""
+    digits = name.partition("patch")[2].partition("_")[0]
+    patch_size = int(digits) if digits.isdigit() else 1
+    if res < 1 or res % patch_size:
+        below = max(patch_size, res - res % patch_size)
+        raise InvalidInput(
+            f"res must be a positive multiple of {model}'s patch size {patch_size}, got {res}; "
+            f"try {below} or {below + patch_size}."
+        )
+
+
+def _not_driven(model: str, reason: str) -> InvalidInput:
+    return InvalidInput(
+        f"model must be a plain timm VisionTransformer, got {model!r}: {reason}; the methods change blocks of one kind only."
+    )
+
+
+def uses_fused_attention(vit: VisionTransformer) -> bool:
+    """Whether the blocks call fused attention kernels."""
+    return vit.blocks[0].attn.fused_attn
+
+
+def token_count(vit: VisionTransformer) -> int:
+    """N, tokens in each block: patches, class token and registers."""
+    return vit.patch_embed.num_patches + vit.num_prefix_tokens
+
+
+def published_params(vit: VisionTransformer) -> int:
+    """Parameters of the LPM as published: its own resolution's position embeddings and its own head.
+
+    That is how the paper counts a frozen LPM: FPT+'s 1.03 % has ViT-B/16's 1000-way ImageNet head and 384-px position
+    embeddings in the denominator.
+    """
+    config = vit.pretrained_cfg or {}
+    total = sum(parameter.numel() for parameter in vit.parameters())
+    if (classes := config.get("num_classes")) is not None and vit.num_classes:
+        own_head = sum(parameter.numel() for parameter in vit.head.parameters())
+        total += own_head // vit.num_classes * (classes - vit.num_classes)
+    if (input_size := config.get("input_size")) is not None and vit.pos_embed is not None:
+        patches = (input_size[-1] // vit.patch_embed.patch_size[0]) ** 2
+        total += (patches - vit.patch_embed.num_patches) * vit.embed_dim
+    return total

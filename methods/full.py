@@ -1,0 +1,16 @@
+"""Full fine-tuning: every parameter moves."""
+
+from dataclasses import dataclass
+
+from timm.models.vision_transformer import VisionTransformer
+
+from .method import FineTuning, image_fine_tuning
+
+
+@dataclass(frozen=True)
+class Full:
+    title = "Full fine-tuning"
+    source = "the usual way to transfer a pre-trained model (FPT+, Sec. IV-C)"
+
+    def build(self, vit: VisionTransformer, res: int) -> FineTuning:
+        return image_fine_tuning(vit.requires_grad_(True), res)

@@ -1,0 +1,18 @@
+"""Linear probing: only a new head moves, and nothing flows back into the backbone."""
+
+from dataclasses import dataclass
+
+from timm.models.vision_transformer import VisionTransformer
+
+from .freezing import train_only
+from .method import FineTuning, image_fine_tuning
+
+
+@dataclass(frozen=True)
+class Linear:
+    title = "Linear probing"
+    source = "FPT+, Sec. IV-C"
+
+    def build(self, vit: VisionTransformer, res: int) -> FineTuning:
+        train_only(vit, lambda name: False)
+        return image_fine_tuning(vit, res)

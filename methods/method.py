@@ -1,0 +1,69 @@
+"""What a fine-tuning method is: it turns a ViT into something to train."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from fptplus.training import TrainingStep
+
+ExampleInputs = Callable[[int], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """A model that one method made ready to train, with all that a training step needs to know of it."""
+
+    model: nn.Module
+    """Gives logits (B, classes). Parameters that move have `requires_grad`, and no others."""
+
+    example_inputs: ExampleInputs
+    """Random inputs of the right shapes for a batch size, on the current default device."""
+
+    total_params: int
+    """Learnable and frozen parameters, those of an LPM that only makes features included."""
+
+    regularizer: Callable[[], Tensor] | None = None
+    """A further loss term, or None."""
+
+    after_step: Callable[[int], None] | None = None
+    """Called with the number of steps done after each, or None."""
+
+    preloader: nn.Module | None = None
+    """The frozen pass that makes the inputs once, from images (B, 3, H, W), where inputs are preloaded features."""
+
+    def training_step(self, optimizer: torch.optim.Optimizer, **options) -> TrainingStep:
+        """The training step of this model; options as of TrainingStep."""
+        return TrainingStep(self.model, optimizer, regularizer=self.regularizer, after_step=self.after_step, **options)
+
+
+class Method(Protocol):
+    """A fine-tuning method with its hyperparameters; METHODS gives it its name."""
+
+    title: str
+    """As the paper's tables print it."""
+
+    source: str
+    """The publication that introduced it."""
+
+    def build(self, vit: VisionTransformer, res: int) -> FineTuning:
+        """Make a ViT ready to train.
+
+        Args:
+            vit: a ViT for images of height and width `res`, its head sized for the task. It is changed in place.
+            res: pixels.
+        """
+        ...
+
+
+def image_fine_tuning(model: nn.Module, res: int, **fields) -> FineTuning:
+    """A FineTuning whose input is one batch of images, and whose parameters are all in the model."""
+    return FineTuning(
+        model=model,
+        example_inputs=lambda batch_size: (torch.randn(batch_size, 3, res, res),),
+        total_params=sum(parameter.numel() for parameter in model.parameters()),
+        **fields,
+    )

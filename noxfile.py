@@ -1,0 +1,47 @@
+"""Sessions of the project; `nox -l` lists them. All share one environment, since PyTorch alone is several GB."""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["tests"]
+nox.options.reuse_existing_virtualenvs = True
+
+ROOT = Path(__file__).parent
+ENVIRONMENT = ROOT / ".nox" / "environment"
+PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+@nox.session(default=False)
+def environment(session: nox.Session) -> None:
+    """Install the project and all that it needs; nothing happens where that is done already, or with --no-venv."""
+    if session.venv_backend == "none":
+        return
+    stamp = ENVIRONMENT / "installed"
+    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        session.install("--editable", ".[test]")
+        stamp.write_text(wanted)
+
+
+def _run(session: nox.Session, *arguments: str) -> None:
+    """Run Python in the shared environment, or in this one where there is none (nox --no-venv)."""
+    python = str(PYTHON) if PYTHON.exists() else sys.executable
+    session.run(python, *arguments, external=True)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def tests(session: nox.Session) -> None:
+    """Run the test suite and the linter; arguments go to pytest."""
+    _run(session, "-m", "ruff", "check", ".")
+    _run(session, "-m", "ruff", "format", "--check", ".")
+    _run(session, "-m", "pytest", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def bench(session: nox.Session) -> None:
+    """Predict, and measure where there is a GPU: nox -s bench -- --model vit_l --res 640."""
+    _run(session, "-m", "bench", *session.posargs)
