@@ -1,4 +1,4 @@
-"""`python -m bench [run] ...`: the command line. Wrong input becomes one sentence and an exit status here, nowhere else."""
+"""`python -m bench [run] ...`: the command line; wrong input becomes one sentence and a status here, nowhere else."""
 
 import sys
 import warnings

@@ -89,7 +89,7 @@ class CellConfig:
             )
         if self.precision == "fp16" and self.device == "cpu":
             raise InvalidInput(
-                "precision fp16 must be measured on a CUDA device, got cpu; use bf16, or leave --device at auto to predict."
+                "precision fp16 must be measured on a CUDA device, got cpu; use bf16, or --device auto to predict."
             )
 
     @property

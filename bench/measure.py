@@ -36,7 +36,7 @@ def measure(cell: CellConfig, prediction: Prediction, cpu_budget_s: float) -> Re
         prediction: of the same cell; on a CPU it tells beforehand whether time and memory suffice.
         cpu_budget_s: seconds that measuring may take on a CPU.
     """
-    if cell.device == "cpu" and (reason := _why_not_on_cpu(cell, prediction, cpu_budget_s)):
+    if cell.device == "cpu" and (reason := _why_not_on_cpu(prediction, cpu_budget_s)):
         return {"status_detail": reason}
     try:
         return _measure_on_cuda(cell) if cell.device == "cuda" else _measure_on_cpu(cell, cpu_budget_s)
@@ -96,14 +96,15 @@ def _measure_on_cpu(cell: CellConfig, budget_s: float) -> Reading:
     return asdict(timing)
 
 
-def _why_not_on_cpu(cell: CellConfig, prediction: Prediction, budget_s: float) -> str | None:
+def _why_not_on_cpu(prediction: Prediction, budget_s: float) -> str | None:
     """The reason why timing this cell would take too long or too much memory, or None."""
     needed, free = prediction.peak.allocated_bytes, psutil.virtual_memory().available
     if needed > 0.8 * free:
         return f"not timed: needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of memory are free"
     expected_s = _CPU_STEPS_WANTED * 2 * prediction.train_step_macs / _cpu_flops_per_s()
     if expected_s > budget_s:
-        return f"not timed: {_CPU_STEPS_WANTED} steps would take about {expected_s:.0f} s, the CPU budget is {budget_s:g} s"
+        steps = f"{_CPU_STEPS_WANTED} steps would take about {expected_s:.0f} s"
+        return f"not timed: {steps}, the CPU budget is {budget_s:g} s"
     return None
 
 

@@ -34,7 +34,7 @@ class ResultsStore:
                 pass
         except OSError as error:
             raise InvalidInput(
-                f"out must be a folder that can be written, got {str(folder)!r} ({error.strerror}); name another with --out."
+                f"out must be a folder that can be written, got {str(folder)!r} ({error.strerror}); name another."
             ) from error
         self._lock = FileLock(self.folder / "records" / ".lock")
 
@@ -75,20 +75,22 @@ def _read(path: Path) -> Record:
         return Record(**json.loads(path.read_text()))
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise InvalidInput(
-            f"record {str(path)!r} must be a JSON object of the columns of results.csv, it is damaged ({error}); move it away."
+            f"record {str(path)!r} must be a JSON object of results.csv's columns, it is damaged ({error}); "
+            "move it away."
         ) from error
 
 
 def _write_atomically(path: Path, text: str) -> None:
     """Write beside the target and rename, so that a reader sees the old file or the new one and never half of one."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink()
         raise

@@ -49,7 +49,7 @@ def run_sweep(config: SweepConfig, progress: Progress) -> list[Record]:
 
 
 def check_models(cells: list[CellConfig]) -> None:
-    """Build each model once on meta tensors, so that a wrong name, resolution or checkpoint ends a sweep before it begins."""
+    """Build each model on meta tensors, so that a wrong name, resolution or checkpoint ends a sweep at once."""
     for model, res, weights in dict.fromkeys((cell.model, cell.res, cell.weights) for cell in cells):
         with torch.device("meta"):
             create_backbone(model, res, cells[0].num_classes, weights=weights)

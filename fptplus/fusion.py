@@ -1,7 +1,10 @@
 """Fine-grained prompts and fusion modules (FPT+, Sec. III-D, Eq. 7-8): prompts summarise the LPM's tokens.
 
-    FPT+   p (D) ── LayerNorm ──── query ─┐                    FPT   p (D/k) ── prompt_proj ── query (D) ─┐
-                      keys, values (LPM) ─┴─ CA ─ + p ─ out_proj          keys, values (LPM) ─────────────┴─ CA ─ out_proj ─ + p
+    FPT+   p (D) ── LayerNorm ────────── query (D) ─┐
+                                keys, values (LPM) ─┴─ CA ─ + p ─ out_proj ─ fused prompts (D/k)
+
+    FPT    p (D/k) ── prompt_proj ────── query (D) ─┐
+                                keys, values (LPM) ─┴─ CA ─ out_proj ─ + p ─ fused prompts (D/k)
 
 Eq. 7 reads f_out(CA) + p; p has the LPM's width D and f_out(CA) the side network's D/k, so FPT+ adds p before the
 projection, as the official code does. LayerNorm, prompt_proj and out_proj are shared by all layers. The queries do not
@@ -71,7 +74,7 @@ class FineGrainedFusion(nn.Module):
         return split_heads(self.norm(self.prompts), self.num_heads)
 
     def forward(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Fused prompts (B, P, D/k) of one layer from its queries (heads, P, head_dim) and the LPM's keys and values."""
+        """Fused prompts (B, P, D/k) of one layer from its queries (heads, P, head_dim) and the LPM's tokens."""
         attended = cross_attention(queries, keys, values, self.fused_attention)
         return self.dropout(self.out_proj(attended + self.prompts[layer]))
 
@@ -102,7 +105,7 @@ class ProjectedFusion(nn.Module):
         return split_heads(self.prompt_proj(self.prompts), self.num_heads)
 
     def forward(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Fused prompts (B, P, D/k) of one layer from its queries (heads, P, head_dim) and the LPM's keys and values."""
+        """Fused prompts (B, P, D/k) of one layer from its queries (heads, P, head_dim) and the LPM's tokens."""
         attended = cross_attention(queries, keys, values, self.fused_attention)
         return self.dropout(self.out_proj(attended) + self.prompts[layer])
 

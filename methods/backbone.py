@@ -68,11 +68,11 @@ def _create(model: str, **options) -> VisionTransformer:
             f"model must be one of {', '.join(MODELS)} or a ViT that timm knows, got {model!r}"
             + (f"; did you mean {' or '.join(near)}?" if near else "; timm.list_models('vit_*') lists them.")
         )
-    entry = timm.model_entrypoint(name)
-    if "vision_transformer" not in entry.__module__:
-        raise _not_driven(model, f"it comes from {entry.__module__}")
     _check_resolution(model, name, options["img_size"])
-    vit = timm.create_model(name, **options)
+    try:
+        vit = timm.create_model(name, **options)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise _not_driven(model, f"timm does not make it at {options['img_size']} px ({error})") from error
     if type(vit) is not VisionTransformer:
         raise _not_driven(model, f"it is a {type(vit).__name__}")
     if type(vit.patch_embed) is not PatchEmbed:
@@ -105,7 +105,7 @@ def _check_resolution(model: str, name: str, res: int) -> None:
 
 def _not_driven(model: str, reason: str) -> InvalidInput:
     return InvalidInput(
-        f"model must be a plain timm VisionTransformer, got {model!r}: {reason}; the methods change blocks of one kind only."
+        f"model must be a plain timm VisionTransformer, got {model!r}: {reason}; the methods drive no other kind."
     )
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-
 AttentionKernel = Literal["math", "efficient", "flash"]
 
 LOWER_PRECISION: frozenset[Callable] = frozenset(

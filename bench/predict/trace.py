@@ -20,6 +20,8 @@ from torch.utils.flop_counter import flop_registry
 
 from fptplus.training import Phase, TrainingStep
 
+from .accumulation import holders_of_a_sole_gradient, sum_in_place
+
 Kind = Literal["weights", "gradients", "optimizer", "activations", "inputs", "temporary"]
 KINDS: tuple[Kind, ...] = ("weights", "gradients", "optimizer", "activations", "inputs", "temporary")
 
@@ -77,10 +79,13 @@ class StorageTracer(TorchDispatchMode):
         super().__init__()
         self.trace = Trace()
         self.step, self.phase = -1, "before"
+        self._sole_holders = holders_of_a_sole_gradient()
         self._live: dict[int, tuple[weakref.ref, Allocation]] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if self.phase == "backward" and (total := sum_in_place(func, args, self._sole_holders)) is not None:
+            return total
         out = func(*args, **kwargs)
         if (count := flop_registry.get(func._overloadpacket)) is not None:
             self.trace.train_step_macs += count(*args, **kwargs, out_val=out) // 2
@@ -118,7 +123,7 @@ class StorageTracer(TorchDispatchMode):
         self.trace.train_step_macs = 0
 
     def begin_phase(self, phase: Phase) -> None:
-        """The next operators belong to a phase of the step; what outlives the forward pass was kept for the backward."""
+        """The next operators belong to a phase; what outlives the forward pass is kept for the backward."""
         if phase == "backward":
             for allocation in self.live():
                 if allocation.phase in ("forward", "loss") and allocation.kind is None:

@@ -35,8 +35,8 @@ def make_console(**options) -> Console:
 
 def _setting(record: Record) -> str:
     return (
-        f"{record.model}, {record.res} px, batch {record.batch_size}, {record.precision}, {record.attention} attention, "
-        f"checkpointing {record.checkpointing}, {record.optimizer}"
+        f"{record.model}, {record.res} px, batch {record.batch_size}, {record.precision}, "
+        f"{record.attention} attention, checkpointing {record.checkpointing}, {record.optimizer}"
     )
 
 

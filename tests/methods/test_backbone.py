@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from fptplus import InvalidInput
+from methods import create_backbone
+from methods.backbone import published_params
+
+RES = 224
+
+
+def test_an_unknown_model_is_answered_with_names_near_it():
+    with pytest.raises(InvalidInput, match=r"model must be one of vit_s, vit_b, vit_l .*got 'vit_bse'.*did you mean"):
+        create_backbone("vit_bse", RES, 5)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("swin_tiny_patch4_window7_224", "SwinTransformer"),
+        ("vit_base_r50_s16_224", "HybridEmbed"),
+        ("vit_relpos_base_patch16_224", "VisionTransformerRelPos"),
+        ("resnet18", "unexpected keyword argument 'img_size'"),
+        ("deit_base_distilled_patch16_224", "VisionTransformerDistilled"),
+    ],
+)
+def test_what_no_method_can_drive_is_refused_with_the_reason(model, reason):
+    with pytest.raises(InvalidInput, match=rf"plain timm VisionTransformer, got '{model}'.*{reason}"):
+        create_backbone(model, RES, 5)
+
+
+@pytest.mark.parametrize(
+    ("model", "res", "cure"), [("vit_b", 500, "496 or 512"), ("vit_base_patch14_dinov2", 512, "504 or 518")]
+)
+def test_a_resolution_the_patch_size_does_not_divide_is_answered_with_two_that_it_does(model, res, cure):
+    with pytest.raises(InvalidInput, match=f"got {res}; try {cure}"):
+        create_backbone(model, res, 5)
+
+
+def test_position_embeddings_have_the_grid_of_the_resolution():
+    with torch.device("meta"):
+        assert create_backbone("vit_l", 640, 5).pos_embed.shape == (1, 40 * 40 + 1, 1024)
+
+
+def test_published_params_are_those_of_the_published_model_at_any_resolution():
+    """ViT-B/16 with 384-px position embeddings and a 1000-way head has 86,859,496 parameters."""
+    with torch.device("meta"):
+        assert {published_params(create_backbone("vit_b", res, 5)) for res in (128, 384, 512)} == {86_859_496}
