@@ -2,7 +2,8 @@
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import tyro
 from rich.console import Console
@@ -13,30 +14,31 @@ from fptplus import InvalidInput
 
 from .config import SweepConfig
 from .report.terminal import make_console, print_tables
-from .sweep import Progress, run_sweep
-from .units import parse_bytes
+from .results_store import ResultsStore
+from .sweep import Progress, checked_cells, run_sweep
 
 
 def run(arguments: list[str]) -> int:
     """Predict, and measure where there is a GPU. Returns 1 if a cell failed."""
     config = tyro.cli(SweepConfig, args=arguments, prog="python -m bench run")
-    records = _with_progress_bar(config)
-    memory_bytes = None if config.gpu_memory is None else parse_bytes("gpu-memory", config.gpu_memory)
-    print_tables(records, console := make_console(), memory_bytes)
+    cells, gpu_memory_bytes = checked_cells(config), config.gpu_memory_bytes
+    store = ResultsStore(config.out)
+    with _progress_bar(len(cells)) as progress:
+        records = run_sweep(cells, store, progress, cpu_budget_s=config.cpu_budget_s)
+    print_tables(records, console := make_console(), gpu_memory_bytes)
     console.print(f"{len(records)} records in {config.out}/records, table in {config.out}/results.csv", highlight=False)
     return int(any(record.status == "failed" for record in records))
 
 
-def _with_progress_bar(config: SweepConfig):
+@contextmanager
+def _progress_bar(num_cells: int) -> Iterator[Progress]:
+    """A bar on the error stream while cells run."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with ProgressBar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=len(config.cells()))
-        return run_sweep(
-            config,
-            Progress(
-                begin=lambda cell: bar.update(task, description=f"{cell.method} {cell.model} {cell.res} px"),
-                end=lambda record: bar.advance(task),
-            ),
+        task = bar.add_task("", total=num_cells)
+        yield Progress(
+            begin=lambda cell: bar.update(task, description=f"{cell.method} {cell.model} {cell.res} px"),
+            end=lambda _: bar.advance(task),
         )
 
 

@@ -156,11 +156,14 @@ class SweepConfig:
     out: str = "results"
     """Folder for results.csv and records/."""
 
-    def __post_init__(self) -> None:
-        if self.cpu_budget_s <= 0:
-            raise InvalidInput(f"cpu-budget-s must be above 0 seconds, got {self.cpu_budget_s:g}.")
-        if self.gpu_memory is not None:
-            parse_bytes("gpu-memory", self.gpu_memory)
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """The memory to fit, or None.
+
+        Raises:
+            InvalidInput: if it is no amount of memory.
+        """
+        return None if self.gpu_memory is None else parse_bytes("gpu-memory", self.gpu_memory)
 
     def cells(self) -> list[CellConfig]:
         """Every combination, each once; models outermost, methods innermost.
@@ -168,6 +171,8 @@ class SweepConfig:
         Raises:
             InvalidInput: if any value is out of range, or the device asked for is not there.
         """
+        if self.cpu_budget_s <= 0:
+            raise InvalidInput(f"cpu-budget-s must be above 0 seconds, got {self.cpu_budget_s:g}.")
         axes = {name: getattr(self, name) or default for name, default in PROFILES[self.profile].items()}
         combinations = product(self.model or ("vit_b",), self.res or (512,), self.method or tuple(METHODS))
         return [

@@ -48,7 +48,7 @@ def measure(cell: CellConfig, prediction: Prediction, cpu_budget_s: float) -> Re
         return {"status": "unsupported", "status_detail": f"attention {cell.attention}: {error}"}
 
 
-def _training(cell: CellConfig) -> partial:
+def training_on_device(cell: CellConfig) -> partial:
     """The cell's training step on its device, with its batch."""
     torch.manual_seed(cell.seed)
     tuning, targets = build_on(cell.device, cell)
@@ -67,7 +67,7 @@ def _measure_on_cuda(cell: CellConfig) -> Reading:
     try:
         pinned = _PINNED_KERNELS.get(cell.attention)
         with sdpa_kernel(pinned) if pinned else nullcontext():
-            take_step, memory = _training(cell), MemoryMeter()
+            take_step, memory = training_on_device(cell), MemoryMeter()
             for _ in range(_WARMUP_STEPS):
                 take_step()
             memory.reset()
@@ -81,7 +81,7 @@ def _measure_on_cuda(cell: CellConfig) -> Reading:
 
 
 def _measure_on_cpu(cell: CellConfig, budget_s: float) -> Reading:
-    take_step = _training(cell)
+    take_step = training_on_device(cell)
     began = time.perf_counter()
     take_step()
     left_s = budget_s - (time.perf_counter() - began)

@@ -21,25 +21,19 @@ class Progress:
     end: Callable[[Record], None]
 
 
-def run_sweep(config: SweepConfig, progress: Progress) -> list[Record]:
+def run_sweep(cells: list[CellConfig], store: ResultsStore, progress: Progress, *, cpu_budget_s: float) -> list[Record]:
     """Run every cell, or take its record where it has been measured into this folder before.
 
     Returns:
         The records in the order of the cells.
-
-    Raises:
-        InvalidInput: before anything is written, if a cell cannot be what it asks for.
     """
-    cells = config.cells()
-    check_models(cells)
-    store = ResultsStore(config.out)
     records = []
     try:
         for cell in cells:
             progress.begin(cell)
             record = store.find(cell.cell_id)
             if record is None or not record.is_measured:
-                record = run_cell(cell, cpu_budget_s=config.cpu_budget_s)
+                record = run_cell(cell, cpu_budget_s=cpu_budget_s)
                 store.write(record)
             records.append(record)
             progress.end(record)
@@ -48,8 +42,14 @@ def run_sweep(config: SweepConfig, progress: Progress) -> list[Record]:
     return records
 
 
-def check_models(cells: list[CellConfig]) -> None:
-    """Build each model on meta tensors, so that a wrong name, resolution or checkpoint ends a sweep at once."""
+def checked_cells(config: SweepConfig) -> list[CellConfig]:
+    """The cells of a sweep, each model once built on meta tensors.
+
+    Raises:
+        InvalidInput: if a value is out of range, or a model, its resolution or its checkpoint is not what it must be.
+    """
+    cells = config.cells()
     for model, res, weights in dict.fromkeys((cell.model, cell.res, cell.weights) for cell in cells):
         with torch.device("meta"):
-            create_backbone(model, res, cells[0].num_classes, weights=weights)
+            create_backbone(model, res, config.num_classes, weights=weights)
+    return cells

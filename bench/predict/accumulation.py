@@ -1,8 +1,8 @@
 """Where gradients of one tensor meet: autograd adds in place on a device, but never under a dispatch mode.
 
-PyTorch's `InputBuffer::accumulate` reuses the first gradient's memory for the sum if nothing else holds it, and switches
-that off while any TorchDispatchMode is active. A tracer would therefore see one allocation too many for every residual
-connection. This restores the choice, by the same rule.
+PyTorch's `InputBuffer::accumulate` reuses the first gradient's memory for the sum if nothing else holds it, and
+switches that off while any TorchDispatchMode is active. A tracer would therefore see one allocation too many for every
+residual connection. This restores the choice, by the same rule.
 """
 
 from functools import cache

@@ -5,7 +5,7 @@ above autograd, so that the backward pass follows from it.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Literal
 from unittest import mock
@@ -84,11 +84,15 @@ class MetaAutocast(TorchFunctionMode):
 
     Like PyTorch, it keeps the half-precision copy of a weight that has a gradient until the context ends, and casts a
     frozen weight anew at each use.
+
+    Args:
+        dtype: bfloat16 or float16.
+        keep_weights: False to keep no copies.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, *, keep_weights: bool = True) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.keep_weights = dtype, keep_weights
         self._cast_weights: dict[int, Tensor] = {}
 
     def __exit__(self, *exc_info) -> None:
@@ -110,7 +114,7 @@ class MetaAutocast(TorchFunctionMode):
     def _lower(self, leaf):
         if not _is_float(leaf) or leaf.dtype == self.dtype:
             return leaf
-        if not (leaf.requires_grad and leaf.is_leaf and leaf._base is None):
+        if not (self.keep_weights and leaf.requires_grad and leaf.is_leaf and leaf._base is None):
             return leaf.to(self.dtype)
         if id(leaf) not in self._cast_weights:
             self._cast_weights[id(leaf)] = leaf.to(self.dtype)
@@ -122,15 +126,20 @@ def _is_float(leaf) -> bool:
 
 
 class CudaKernels(TorchFunctionMode):
-    """Fused attention and dropout as a CUDA device runs them.
+    """Fused attention and dropout as a CUDA device runs them, in the forward pass and where it is run again.
 
     Args:
         attention: `sdpa` to choose as PyTorch does, or the name of a kernel.
+        autocast_dtype: what a checkpointed forward is recomputed in; None for fp32.
     """
 
-    def __init__(self, attention: Literal["eager", "sdpa", "flash", "efficient"]) -> None:
+    def __init__(
+        self,
+        attention: Literal["eager", "sdpa", "flash", "efficient"],
+        autocast_dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        self.attention = attention
+        self.attention, self.autocast_dtype = attention, autocast_dtype
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -138,7 +147,22 @@ class CudaKernels(TorchFunctionMode):
             return attention_kernel(self.attention, *args, **kwargs)
         if func is F.dropout:
             return _dropout(*args, **kwargs)
+        if func is Tensor.backward:
+            return self._backward(args[0])
         return func(*args, **kwargs)
+
+    def _backward(self, loss: Tensor) -> None:
+        """PyTorch lifts function modes while it runs a function; a recomputed forward needs them back.
+
+        `torch.autograd.backward` is such a function itself, hence the engine is called as it does. A block's
+        recomputation has an autocast context of its own, in which each weight is used once: nothing to keep.
+        """
+        dtype = self.autocast_dtype
+        with self, MetaAutocast(dtype, keep_weights=False) if dtype else nullcontext():
+            engine = torch.autograd.Variable._execution_engine
+            engine.run_backward(
+                (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+            )
 
 
 def choose_attention_kernel(attention: str, dtype: torch.dtype, head_dim: int, has_mask: bool) -> AttentionKernel:

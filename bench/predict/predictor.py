@@ -64,12 +64,14 @@ def trace_cell(cell: CellConfig) -> Trace:
 
 
 def _trace(cell: CellConfig, tuning: FineTuning, targets: Tensor) -> Trace:
+    dtype = AUTOCAST_DTYPE.get(cell.precision)
+
     def autocast():
-        return MetaAutocast(AUTOCAST_DTYPE[cell.precision]) if cell.precision != "fp32" else nullcontext()
+        return MetaAutocast(dtype) if dtype else nullcontext()
 
     with torch.device("meta"):
         inputs = tuning.example_inputs(cell.batch_size)
-    with CudaKernels(cell.attention), fused_optimizers_on_meta(), torch.device("meta"):
+    with CudaKernels(cell.attention, dtype), fused_optimizers_on_meta():
         optimizer = make_optimizer(cell.optimizer, tuning.model.parameters())
         return trace_training(tuning.training_step(optimizer, autocast=autocast), inputs, targets)
 

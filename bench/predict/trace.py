@@ -136,6 +136,11 @@ class StorageTracer(TorchDispatchMode):
             if entry := self._live.get(tensor.untyped_storage()._cdata):
                 entry[1].kind = kind
 
+    def stop(self) -> Trace:
+        """The finished trace; what dies from now on is no part of it."""
+        self._live.clear()
+        return self.trace
+
     def live(self) -> Iterator[Allocation]:
         """Allocations that have not been released."""
         return (allocation for _, allocation in self._live.values())
@@ -182,7 +187,7 @@ def trace_training(
             tracer.begin_step()
             step(inputs, targets, tracer.begin_phase)
             _settle_kinds(tracer)
-    return tracer.trace
+        return tracer.stop()
 
 
 def _settle_kinds(tracer: StorageTracer) -> None:

@@ -34,6 +34,7 @@ def make_console(**options) -> Console:
 
 
 def _setting(record: Record) -> str:
+    """What the cells of one table share."""
     return (
         f"{record.model}, {record.res} px, batch {record.batch_size}, {record.precision}, "
         f"{record.attention} attention, checkpointing {record.checkpointing}, {record.optimizer}"
@@ -54,7 +55,7 @@ def _table(title: str, records: list[Record], gpu_memory_bytes: int | None) -> T
     ):
         table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
     if gpu_memory_bytes is not None:
-        table.add_column(f"Fits {mib(gpu_memory_bytes)} MiB", justify="right")
+        table.add_column("Fits", justify="right")
     if measured:
         table.add_column("Measured MiB", justify="right")
         table.add_column("img/s", justify="right")

@@ -1,0 +1,194 @@
+"""The command line, as a user meets it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bench.__main__ import main
+from methods import METHODS, create_backbone
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--model", "test_vit", "--res", "64"]
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def bench(out, capsys):
+    """Run the command; gives its exit status, output and errors."""
+
+    def run(*arguments):
+        try:
+            status = main([*arguments, "--out", str(out)])
+        except SystemExit as stop:
+            status = stop.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def test_one_command_predicts_all_ten_methods(bench, out):
+    status, printed, _ = bench(*SMALL)
+    assert status == 0
+    assert all(method.title in printed for method in METHODS.values())
+    table = pd.read_csv(out / "results.csv")
+    assert sorted(table.method) == sorted(METHODS)
+    assert len(list((out / "records").glob("*.json"))) == 10
+    assert set(table.status) == {"ok"}
+    kinds = ("weights", "gradients", "optimizer", "activations", "temporary", "inputs")
+    assert (sum(table[f"predicted_{kind}_bytes"] for kind in kinds) == table.predicted_peak_allocated_bytes).all()
+
+
+def test_options_may_be_repeated(bench, out):
+    bench("--method", "full", "--method", "lora", "--model", "test_vit", "--res", "64", "--res", "96")
+    assert len(pd.read_csv(out / "results.csv")) == 4
+
+
+def test_runs_into_one_folder_add_up(bench, out):
+    bench(*SMALL, "--method", "full")
+    bench(*SMALL, "--method", "lora")
+    assert sorted(pd.read_csv(out / "results.csv").method) == ["full", "lora"]
+
+
+def test_the_verdict_on_a_gpu_s_memory(bench):
+    _, printed, _ = bench(*SMALL, "--method", "full", "--gpu-memory", "1MiB")
+    assert "no" in printed.split("Full fine-tuning")[1]
+    _, printed, _ = bench(*SMALL, "--method", "full", "--gpu-memory", "48GiB")
+    assert "yes" in printed.split("Full fine-tuning")[1]
+
+
+def test_steps_are_timed_on_a_cpu_that_is_asked_for(bench, out):
+    status, _, _ = bench(*SMALL, "--method", "fptplus", "--device", "cpu", "--batch-size", "2")
+    row = pd.read_csv(out / "results.csv").iloc[0]
+    assert status == 0
+    assert row.step_time_p10_s <= row.step_time_s <= row.step_time_p90_s
+    assert row.throughput_img_s == pytest.approx(2 / row.step_time_s)
+    assert isinstance(row.device, str)
+
+
+def test_what_was_measured_is_kept_when_the_command_runs_again(bench, out):
+    arguments = (*SMALL, "--method", "linear", "--device", "cpu")
+    bench(*arguments)
+    first = (out / "results.csv").read_text()
+    assert bench(*arguments)[0] == 0
+    assert (out / "results.csv").read_text() == first
+
+
+def test_a_cell_over_the_cpu_budget_is_not_timed_and_says_so(bench, out):
+    status, printed, _ = bench(
+        "--model", "vit_l", "--res", "384", "--method", "full", "--device", "cpu", "--cpu-budget-s", "0.001"
+    )
+    row = pd.read_csv(out / "results.csv").iloc[0]
+    assert status == 0
+    assert pd.isna(row.throughput_img_s)
+    assert "not timed" in row.status_detail and "not timed" in printed
+
+
+def test_a_cell_that_breaks_is_recorded_and_the_others_run(bench, out, monkeypatch):
+    class Broken:
+        title, source = "Broken", "a test"
+
+        def build(self, vit, res):
+            raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setitem(METHODS, "linear", Broken())
+    with pytest.warns(UserWarning, match="on purpose"):
+        status, _, _ = bench(*SMALL, "--method", "full", "--method", "linear", "--method", "lora")
+    table = pd.read_csv(out / "results.csv").set_index("method")
+    assert status == 1
+    assert dict(table.status) == {"full": "ok", "linear": "failed", "lora": "ok"}
+    assert table.status_detail["linear"] == "ZeroDivisionError: on purpose"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--method", "prompt"], "method must be one of full, linear, vpt"),
+        (["--model", "vit_x"], "model must be one of vit_s, vit_b, vit_l"),
+        (["--model", "resnet18"], "model must be a plain timm VisionTransformer"),
+        (["--res", "500"], "res must be a positive multiple of vit_b's patch size 16, got 500; try 496 or 512"),
+        (["--res", "0"], "res must be at least 1, got 0"),
+        (["--batch-size", "-1"], "batch-size must be at least 1, got -1"),
+        (["--num-classes", "0"], "num-classes must be at least 1, got 0"),
+        (["--attention", "flash"], "attention 'flash' must be used with precision bf16 or fp16"),
+        (["--precision", "fp16", "--device", "cpu"], "precision fp16 must be measured on a CUDA device"),
+        (["--gpu-memory", "48"], "gpu-memory must be an amount above 0 with its unit"),
+        (["--cpu-budget-s", "0"], "cpu-budget-s must be above 0"),
+        (["--weights", "nowhere.pt"], "weights must name a checkpoint file, got 'nowhere.pt', which does not exist"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(bench, out, arguments, sentence):
+    status, printed, errors = bench(*arguments)
+    assert status == 2
+    assert errors.startswith("error: ") and sentence in errors
+    assert errors.count("\n") == 1
+    assert printed == ""
+    assert not out.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_cuda_device_that_is_not_there_is_refused(bench, out):
+    status, _, errors = bench("--device", "cuda")
+    assert status == 2
+    assert "device must be auto or cpu on a machine without a CUDA device, got cuda" in errors
+    assert not out.exists()
+
+
+def test_a_truncated_or_wrong_checkpoint_is_refused_before_anything_is_written(bench, out, tmp_path):
+    weights = tmp_path / "vit.safetensors"
+    save_file(create_backbone("test_vit", 64, 5).state_dict(), weights)
+    assert bench(*SMALL, "--method", "linear", "--weights", str(weights))[0] == 0
+    fresh = out.with_name("fresh")
+    for model, sentence in (("vit_s", "the checkpoint"), ("test_vit", "truncated or damaged")):
+        if model == "test_vit":
+            weights.write_bytes(weights.read_bytes()[:-100])
+        status, _, errors = bench("--model", model, "--res", "64", "--weights", str(weights), "--out", str(fresh))
+        assert status == 2 and sentence in errors
+        assert not fresh.exists()
+
+
+def test_an_unwritable_folder_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([*SMALL, "--method", "linear", "--out", str(tmp_path / "file" / "results")]) == 2
+    assert "out must be a folder that can be written" in capsys.readouterr().err
+
+
+def test_help_explains_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    for option in (
+        "--method",
+        "--model",
+        "--res",
+        "--batch-size",
+        "--profile",
+        "--precision",
+        "--attention",
+        "--checkpointing",
+        "--optimizer",
+        "--num-classes",
+        "--device",
+        "--gpu-memory",
+        "--weights",
+        "--out",
+    ):
+        assert option in printed
+
+
+def test_runs_as_a_module_from_a_shell(tmp_path):
+    command = [sys.executable, "-m", "bench", *SMALL, "--method", "fptplus", "--out", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "FPT+" in result.stdout
+    assert "Warning" not in result.stderr

@@ -1,0 +1,95 @@
+"""Each promise of the README: the commands exist, the tree is the tree, the example works, the table is what is printed."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from bench.__main__ import COMMANDS, main
+from bench.config import CellConfig, SweepConfig
+from bench.predict import predict
+from methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+COMMAND_LINES = [line.partition("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+
+
+def nox_sessions():
+    spec = importlib.util.spec_from_file_location("noxfile", ROOT / "noxfile.py")
+    source = Path(spec.origin).read_text()
+    return set(re.findall(r"^def ([a-z]\w*)\(session", source, re.M))
+
+
+@pytest.mark.parametrize("line", [line for line in COMMAND_LINES if line.startswith("nox")])
+def test_every_nox_command_is_a_session_with_options_that_parse(line):
+    words = shlex.split(line)
+    session, arguments = words[2], words[4:]
+    assert session in nox_sessions()
+    if session == "bench" and "--help" not in arguments:
+        assert arguments[:1] != ["run"] or arguments[0] in COMMANDS
+        tyro.cli(SweepConfig, args=arguments).cells()
+
+
+@pytest.mark.parametrize("line", [line for line in COMMAND_LINES if line.startswith("python -m bench")])
+def test_every_module_command_has_options_that_parse(line):
+    assert tyro.cli(SweepConfig, args=shlex.split(line)[3:]).cells()
+
+
+def test_the_file_tree_is_the_file_tree():
+    (tree,) = [block for block in blocks("text") if "noxfile.py" in block]
+    folder = ""
+    for line in tree.splitlines():
+        name = line.split()[0]
+        folder = folder if line.startswith(" ") else (name if name.endswith("/") else "")
+        path = f"{folder}{name}" if line.startswith(" ") else name
+        assert list(ROOT.glob(path)), f"{path} is in the README and not in the tree"
+    for package in ("fptplus", "bench"):
+        section = tree.split(f"{package}/")[1]
+        for path in (ROOT / package).glob("*.py"):
+            if path.stem not in ("__init__", "__main__", "conftest") and not path.stem.startswith("bench_"):
+                assert path.name in section, f"{path.name} is missing from the README's tree"
+
+
+def test_the_example_of_a_method_is_short_and_is_predicted(tmp_path, monkeypatch):
+    (example,) = [block for block in blocks("python") if "NormTuning" in block]
+    assert len(example.splitlines()) < 30
+    namespace = {"__name__": "example"}
+    exec(compile(example, "README.md", "exec"), namespace)
+    monkeypatch.setitem(METHODS, "norm", namespace["NormTuning"]())
+    assert main(["--method", "norm", "--model", "test_vit", "--res", "64", "--out", str(tmp_path)]) == 0
+
+
+def test_the_python_example_runs(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    (example,) = [block for block in blocks("python") if "load_official_checkpoint" in block]
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out == "32 2\n"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_result_table_is_what_the_command_prints(method):
+    prediction = predict(CellConfig(method=method, model="vit_b", res=512))
+    (row,) = [
+        line for line in README.splitlines() if line.strip().startswith(f"{METHODS[method].title} ") and "yes" in line
+    ]
+    numbers = [float(word.replace(",", "")) for word in row.removeprefix(" " + METHODS[method].title).split()[:-1]]
+    split = ("weights", "gradients", "optimizer", "activations", "temporary", "inputs")
+    expected = [
+        prediction.learnable_params,
+        prediction.params_pct,
+        prediction.forward_macs / 1e9,
+        prediction.train_step_macs / 1e9,
+        prediction.peak.allocated_bytes / 2**20,
+        *(prediction.peak.by_kind[kind] / 2**20 for kind in split),
+    ]
+    assert numbers == pytest.approx(expected, abs=0.51, rel=1e-4)
