@@ -1,4 +1,4 @@
-"""Each promise of the README: the commands exist, the tree is the tree, the example works, the table is what is printed."""
+"""Each promise of the README: commands exist, the tree is the tree, examples work, the table is what is printed."""
 
 import importlib.util
 import re
