@@ -21,11 +21,11 @@ from .sweep import Progress, checked_cells, run_sweep
 def run(arguments: list[str]) -> int:
     """Predict, and measure where there is a GPU. Returns 1 if a cell failed."""
     config = tyro.cli(SweepConfig, args=arguments, prog="python -m bench run")
-    cells, gpu_memory_bytes = checked_cells(config), config.gpu_memory_bytes
+    cells, gpu = checked_cells(config), config.gpu_to_predict
     store = ResultsStore(config.out)
     with _progress_bar(len(cells)) as progress:
         records = run_sweep(cells, store, progress, cpu_budget_s=config.cpu_budget_s)
-    print_tables(records, console := make_console(), gpu_memory_bytes)
+    print_tables(records, console := make_console(), gpu)
     console.print(f"{len(records)} records in {config.out}/records, table in {config.out}/results.csv", highlight=False)
     return int(any(record.status == "failed" for record in records))
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Literal, get_args
 
@@ -14,6 +14,7 @@ from fptplus.training import OptimizerName, Precision
 from methods import METHODS, find_method
 from methods.backbone import AttentionMode, Checkpointing
 
+from .predict.devices import Gpu, default_gpu, find_gpu
 from .units import parse_bytes
 
 MeasuredOn = Literal["nothing", "cpu", "cuda"]
@@ -67,6 +68,9 @@ class CellConfig:
 
     device: MeasuredOn = "nothing"
     """What the cell is measured on, beside being predicted."""
+
+    gpu: str = "a6000"
+    """Name of the GPU that memory is predicted for; the paper's by default."""
 
     seed: int = 0
     """Of weights and inputs."""
@@ -143,8 +147,12 @@ class SweepConfig:
     cpu_budget_s: float = 30.0
     """Seconds that timing one cell may take on a CPU; a cell that would take longer is not timed, and says so."""
 
+    gpu: str | None = None
+    """GPU to predict for: t4, rtx3060, rtx3090, rtx4090, a6000, a100-40gb, a100-80gb, l40s, h100, h200 or b200.
+    Default: the one present, else the paper's a6000."""
+
     gpu_memory: str | None = None
-    """Memory of the GPU to fit, such as 48GiB; adds a verdict to the table."""
+    """Memory that must do, such as 11GiB. Default: all that the GPU has."""
 
     weights: str | None = None
     """Checkpoint file (timm or Hugging Face) or timm pretrained name to measure with. Default: random weights, which
@@ -157,13 +165,14 @@ class SweepConfig:
     """Folder for results.csv and records/."""
 
     @property
-    def gpu_memory_bytes(self) -> int | None:
-        """The memory to fit, or None.
+    def gpu_to_predict(self) -> Gpu:
+        """The GPU to predict for, with the memory that it may use.
 
         Raises:
-            InvalidInput: if it is no amount of memory.
+            InvalidInput: if there is no such GPU, or its memory is no amount.
         """
-        return None if self.gpu_memory is None else parse_bytes("gpu-memory", self.gpu_memory)
+        gpu = default_gpu() if self.gpu is None else find_gpu(self.gpu)
+        return gpu if self.gpu_memory is None else replace(gpu, memory_bytes=parse_bytes("gpu-memory", self.gpu_memory))
 
     def cells(self) -> list[CellConfig]:
         """Every combination, each once; models outermost, methods innermost.
@@ -183,6 +192,7 @@ class SweepConfig:
                 batch_size=self.batch_size,
                 num_classes=self.num_classes,
                 device=measured_on(self.device),
+                gpu=self.gpu_to_predict.name,
                 weights=self.weights,
                 seed=self.seed,
                 **axes,

@@ -8,7 +8,7 @@ from fptplus import InvalidInput
 from .config import CellConfig
 from .environment import device_facts, provenance
 from .measure import measure
-from .predict import Prediction, predict
+from .predict.predictor import Prediction, predict
 from .record import Record, new_record
 
 
@@ -53,5 +53,7 @@ def _columns_of(prediction: Prediction) -> dict[str, int | float | None]:
     return {
         **{name: getattr(prediction, name) for name in shared},
         "predicted_peak_allocated_bytes": prediction.peak.allocated_bytes,
+        "predicted_peak_reserved_bytes": prediction.peak.reserved_bytes,
+        "predicted_process_bytes": prediction.process_bytes,
         **split,
     }

@@ -14,8 +14,7 @@ from fptplus.training import TrainingStep, autocast, make_optimizer
 from .config import CellConfig
 from .meters.memory import MemoryMeter
 from .meters.throughput import time_steps
-from .predict import Prediction
-from .predict.predictor import build_on
+from .predict.predictor import Prediction, build_on
 
 _PINNED_KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
 _WARMUP_STEPS = 3

@@ -49,6 +49,7 @@ class Record:
     predicted_peak_allocated_bytes: int | None = None
     predicted_peak_reserved_bytes: int | None = None
     predicted_process_bytes: int | None = None
+    """Blocks in use, segments, and segments with the CUDA context: comparable with the measured ones below."""
 
     predicted_weights_bytes: int | None = None
     predicted_gradients_bytes: int | None = None
@@ -86,7 +87,10 @@ class Record:
     started_at: str | None = None
     """ISO 8601, UTC."""
 
-    # beyond the columns every suite should have
+    # beyond the columns that every reader may count on
+    gpu: str | None = None
+    """The GPU that memory is predicted for."""
+
     num_classes: int | None = None
     seed: int | None = None
     fvcore_forward_macs: int | None = None
@@ -112,5 +116,5 @@ COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Record))
 def new_record(cell: CellConfig) -> Record:
     """A record of a cell with its configuration and nothing else."""
     shared = ("method", "model", "res", "batch_size", "precision", "attention", "checkpointing", "optimizer")
-    configured = {name: getattr(cell, name) for name in (*shared, "num_classes", "seed", "cell_id")}
+    configured = {name: getattr(cell, name) for name in (*shared, "gpu", "num_classes", "seed", "cell_id")}
     return Record(**configured)

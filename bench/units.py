@@ -28,8 +28,3 @@ def parse_bytes(name: str, text: str) -> int:
             f"{name} must be an amount above 0 with its unit ({', '.join(_FACTORS)}), got {text!r}; try 48GiB."
         )
     return round(float(match[1]) * factor)
-
-
-def mib(num_bytes: int | None) -> str:
-    """Whole MiB with thousands separated, or nothing where there is no number."""
-    return "" if num_bytes is None else f"{num_bytes / MIB:,.0f}"

@@ -10,7 +10,7 @@ import tyro
 
 from bench.__main__ import COMMANDS, main
 from bench.config import CellConfig, SweepConfig
-from bench.predict import predict
+from bench.predict.predictor import predict
 from methods import METHODS
 
 ROOT = Path(__file__).parents[1]

@@ -1,5 +1,6 @@
 """Predict one cell on any machine: build it on meta tensors, trace its training step, replay the trace."""
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -11,8 +12,10 @@ from bench.meters.flops import forward_macs, fvcore_macs
 from fptplus.training import AUTOCAST_DTYPE, make_optimizer
 from methods import FineTuning, create_backbone, find_method
 
+from .devices import Gpu, find_gpu
 from .kernels import CudaKernels, MetaAutocast, fused_optimizers_on_meta
-from .peak import Peak, allocated_peak
+from .replay import Peak, replay
+from .rules import RULES, Rule, Target
 from .trace import Trace, trace_training
 
 
@@ -35,6 +38,13 @@ class Prediction:
     """As forward_macs, by fvcore's convention, which does not see fused attention; None without fvcore."""
 
     peak: Peak
+    context_bytes: int
+    """What a process holds on the GPU beyond PyTorch's segments."""
+
+    @property
+    def process_bytes(self) -> int:
+        """What NVML would say the process uses."""
+        return self.peak.reserved_bytes + self.context_bytes
 
     @property
     def params_pct(self) -> float:
@@ -57,13 +67,24 @@ def build_on(device: torch.device | str, cell: CellConfig) -> tuple[FineTuning, 
         return tuning, torch.randint(cell.num_classes, (cell.batch_size,))
 
 
-def trace_cell(cell: CellConfig) -> Trace:
-    """Every allocation of two training steps of the cell, as a CUDA device would make them."""
+def trace_cell(cell: CellConfig, rules: Iterable[Rule] = tuple(RULES.values())) -> Trace:
+    """Every allocation of two training steps of the cell, as the cell's GPU would make them.
+
+    Args:
+        cell: what to trace.
+        rules: of the memory that operators take beside their results; leave some out to see what they contribute.
+    """
     tuning, targets = build_on("meta", cell)
-    return _trace(cell, tuning, targets)
+    return _trace(cell, tuning, targets, rules)
 
 
-def _trace(cell: CellConfig, tuning: FineTuning, targets: Tensor) -> Trace:
+def target_of(gpu: Gpu) -> Target:
+    """The GPU with the PyTorch that is installed here."""
+    major, minor, *_ = torch.__version__.split(".")
+    return Target(gpu, (int(major), int(minor)))
+
+
+def _trace(cell: CellConfig, tuning: FineTuning, targets: Tensor, rules: Iterable[Rule]) -> Trace:
     dtype = AUTOCAST_DTYPE.get(cell.precision)
 
     def autocast():
@@ -73,7 +94,8 @@ def _trace(cell: CellConfig, tuning: FineTuning, targets: Tensor) -> Trace:
         inputs = tuning.example_inputs(cell.batch_size)
     with CudaKernels(cell.attention, dtype), fused_optimizers_on_meta():
         optimizer = make_optimizer(cell.optimizer, tuning.model.parameters())
-        return trace_training(tuning.training_step(optimizer, autocast=autocast), inputs, targets)
+        step = tuning.training_step(optimizer, autocast=autocast)
+        return trace_training(step, inputs, targets, target=target_of(find_gpu(cell.gpu)), rules=rules)
 
 
 def predict(cell: CellConfig) -> Prediction:
@@ -89,12 +111,14 @@ def predict(cell: CellConfig) -> Prediction:
     with CudaKernels(cell.attention):
         one_image = forward_macs(tuning.model, inputs)
         backbone = forward_macs(tuning.preloader, (image,)) if tuning.preloader else None
+    trace = _trace(cell, tuning, targets, RULES.values())
     return Prediction(
         learnable_params=sum(p.numel() for p in tuning.model.parameters() if p.requires_grad),
         total_params=tuning.total_params,
         forward_macs=one_image,
         backbone_forward_macs=backbone,
         fvcore_forward_macs=fvcore_macs(tuning.model, inputs),
-        train_step_macs=(trace := _trace(cell, tuning, targets)).train_step_macs,
-        peak=allocated_peak(trace),
+        train_step_macs=trace.train_step_macs,
+        peak=replay(trace),
+        context_bytes=find_gpu(cell.gpu).context_bytes,
     )

@@ -1,6 +1,7 @@
 """Trace every allocation of a training step without running it: `meta` tensors, one dispatch mode, weak references.
 
-    model, batch (meta) ─ TrainingStep ×2 ─ StorageTracer ─ events: (+bytes | free, phase, role, module) in order
+    model, batch (meta) ─ TrainingStep ×2 ─ StorageTracer ─ events: (+bytes | free, phase, kind, module) in order
+                                                 └ rules: what CUDA operators take beside their results
 
 Two steps are traced: the optimizer's state appears in the first, so the second is what every further step looks like.
 """
@@ -14,6 +15,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -21,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 from fptplus.training import Phase, TrainingStep
 
 from .accumulation import holders_of_a_sole_gradient, sum_in_place
+from .rules import Rule, Scratch, Target
 
 Kind = Literal["weights", "gradients", "optimizer", "activations", "inputs", "temporary"]
 KINDS: tuple[Kind, ...] = ("weights", "gradients", "optimizer", "activations", "inputs", "temporary")
@@ -46,7 +49,8 @@ class Allocation:
     op: str = ""
     """The operator that made it, or the parameter's name."""
 
-    alive: bool = True
+    module: str = ""
+    """The module in whose forward pass it was made; empty elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,13 @@ class StorageTracer(TorchDispatchMode):
     It holds weak references only, so that nothing lives longer than it would without the tracer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target | None = None, rules: Iterable[Rule] = ()) -> None:
         super().__init__()
         self.trace = Trace()
         self.step, self.phase = -1, "before"
+        self.target, self.rules = target, tuple(rules)
+        self._kept_scratch: set[str] = set()
+        self._modules: list[str] = []
         self._sole_holders = holders_of_a_sole_gradient()
         self._live: dict[int, tuple[weakref.ref, Allocation]] = {}
 
@@ -89,10 +96,24 @@ class StorageTracer(TorchDispatchMode):
         out = func(*args, **kwargs)
         if (count := flop_registry.get(func._overloadpacket)) is not None:
             self.trace.train_step_macs += count(*args, **kwargs, out_val=out) // 2
-        for leaf in tree_leaves(out):
+        for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(leaf, Tensor) and leaf.is_meta:
                 self.note(leaf, op=func._overloadpacket.__name__)
+        for rule in self.rules:
+            for scratch in rule(func, args, out, self.target):
+                self._note_scratch(scratch, rule.__name__)
         return out
+
+    def _note_scratch(self, scratch: Scratch, rule: str) -> None:
+        """Record memory that an operator takes beside its results, and its release at the operator's end."""
+        if scratch.kept_as in self._kept_scratch:
+            return
+        allocation = self._allocation(scratch.num_bytes, "temporary", rule)
+        self.trace.events.append(Event(allocation, is_free=False))
+        if scratch.kept_as is None:
+            self.trace.events.append(Event(allocation, is_free=True))
+        else:
+            self._kept_scratch.add(scratch.kept_as)
 
     def note(self, tensor: Tensor, *, op: str, kind: Kind | None = None) -> None:
         """Record the tensor's storage if it is new."""
@@ -100,20 +121,23 @@ class StorageTracer(TorchDispatchMode):
         key = storage._cdata
         if key in self._live:
             return
-        allocation = Allocation(
-            num_bytes=storage.nbytes(),
+        allocation = self._allocation(storage.nbytes(), kind, op)
+        self.trace.events.append(Event(allocation, is_free=False))
+        self._live[key] = weakref.ref(storage, partial(self._died, key)), allocation
+
+    def _allocation(self, num_bytes: int, kind: Kind | None, op: str) -> Allocation:
+        return Allocation(
+            num_bytes=num_bytes,
             step=self.step,
             phase=self.phase,
             kind=kind,
             recomputed=self.phase == "backward" and torch.is_grad_enabled(),
             op=op,
+            module=self._modules[-1] if self._modules else "",
         )
-        self.trace.events.append(Event(allocation, is_free=False))
-        self._live[key] = weakref.ref(storage, partial(self._died, key)), allocation
 
     def _died(self, key: int, _reference: weakref.ref) -> None:
         _, allocation = self._live.pop(key)
-        allocation.alive = False
         self.trace.events.append(Event(allocation, is_free=True))
 
     def begin_step(self) -> None:
@@ -145,6 +169,27 @@ class StorageTracer(TorchDispatchMode):
         """Allocations that have not been released."""
         return (allocation for _, allocation in self._live.values())
 
+    @contextmanager
+    def naming_modules(self, model: nn.Module) -> Iterator[None]:
+        """Note in each allocation the module of the model whose forward pass makes it."""
+        names = {module: name for name, module in model.named_modules()}
+
+        def enter(module: nn.Module, _inputs: tuple) -> None:
+            self._modules.append(names.get(module, ""))
+
+        def leave(_module: nn.Module, _inputs: tuple, _output: object) -> None:
+            self._modules.pop()
+
+        hooks = [
+            register_module_forward_pre_hook(enter),
+            register_module_forward_hook(leave, always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
 
 @contextmanager
 def _gradients_marked(tracer: StorageTracer, parameters: list[nn.Parameter]) -> Iterator[None]:
@@ -162,32 +207,45 @@ def _gradients_marked(tracer: StorageTracer, parameters: list[nn.Parameter]) -> 
 
 
 def trace_training(
-    step: TrainingStep, inputs: tuple[Tensor, ...], targets: Tensor, *, frozen: nn.Module | None = None, steps: int = 2
+    step: TrainingStep,
+    inputs: tuple[Tensor, ...],
+    targets: Tensor,
+    *,
+    target: Target | None = None,
+    rules: Iterable[Rule] = (),
+    steps: int = 2,
 ) -> Trace:
     """Trace a training step on meta tensors.
 
     Args:
         step: over a model whose parameters are on the meta device.
         inputs, targets: a batch on the meta device.
-        frozen: a further module whose weights lie on the device during training.
+        target: what the rules predict for; needed where there are any.
+        rules: of the memory that operators take beside their results.
         steps: how many to trace; at least 2, for the optimizer's state.
 
     Returns:
         The events from the weights' allocation to the end of the last step.
     """
-    tracer = StorageTracer()
-    modules = [module for module in (step.model, frozen) if module is not None]
-    for module in modules:
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            tracer.note(tensor, op=name, kind="weights")
+    tracer = StorageTracer(target, rules)
+    for name, tensor in _in_order_of_moving(step.model):
+        tracer.note(tensor, op=name, kind="weights")
     for index, tensor in enumerate([*inputs, targets]):
         tracer.note(tensor, op=f"input {index}", kind="inputs")
-    with _gradients_marked(tracer, list(step.model.parameters())), tracer:
+    with _gradients_marked(tracer, list(step.model.parameters())), tracer.naming_modules(step.model), tracer:
         for _ in range(steps):
             tracer.begin_step()
             step(inputs, targets, tracer.begin_phase)
             _settle_kinds(tracer)
         return tracer.stop()
+
+
+def _in_order_of_moving(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers with their names, in the order in which `module.to(device)` allocates them."""
+    for name, child in module.named_children():
+        yield from _in_order_of_moving(child, f"{prefix}{name}.")
+    for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        yield f"{prefix}{name}", tensor
 
 
 def _settle_kinds(tracer: StorageTracer) -> None:

@@ -7,8 +7,7 @@ import torch
 
 from bench.config import CellConfig
 from bench.meters.flops import fvcore_macs
-from bench.predict import predict
-from bench.predict.predictor import build_on
+from bench.predict.predictor import build_on, predict
 from methods import METHODS
 
 MODEL, RES, BATCH, CLASSES = "vit_s", 224, 2, 5

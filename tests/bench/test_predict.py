@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
 from bench.config import CellConfig
-from bench.predict import predict, trace_cell
-from bench.predict.peak import allocated_peak
-from bench.predict.predictor import build_on
+from bench.predict.predictor import build_on, predict, trace_cell
+from bench.predict.replay import replay
 from bench.predict.trace import KINDS, trace_training
 from fptplus.training import make_optimizer
 from methods import METHODS, VARIANTS
@@ -58,7 +57,7 @@ def test_the_traced_allocations_are_those_the_cpu_profiler_reports(method):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_split_adds_up_to_the_peak(method, attention, checkpointing, precision):
     cell = CellConfig(method=method, attention=attention, checkpointing=checkpointing, precision=precision, **SMALL)
-    peak = allocated_peak(trace_cell(cell))
+    peak = replay(trace_cell(cell))
     assert tuple(peak.by_kind) == KINDS
     assert sum(peak.by_kind.values()) == peak.allocated_bytes
     assert all(size >= 0 for size in peak.by_kind.values())
