@@ -12,11 +12,13 @@ from bench.meters.flops import forward_macs, fvcore_macs
 from fptplus.training import AUTOCAST_DTYPE, make_optimizer
 from methods import FineTuning, create_backbone, find_method
 
-from .devices import Gpu, find_gpu
+from .devices import find_gpu
 from .kernels import CudaKernels, MetaAutocast, fused_optimizers_on_meta
 from .replay import Peak, replay
 from .rules import RULES, Rule, Target
 from .trace import Trace, trace_training
+
+INSTALLED_TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,24 +69,30 @@ def build_on(device: torch.device | str, cell: CellConfig) -> tuple[FineTuning, 
         return tuning, torch.randint(cell.num_classes, (cell.batch_size,))
 
 
-def trace_cell(cell: CellConfig, rules: Iterable[Rule] = tuple(RULES.values())) -> Trace:
+def trace_cell(
+    cell: CellConfig,
+    *,
+    rules: Iterable[Rule] = tuple(RULES.values()),
+    torch_version: tuple[int, int] = INSTALLED_TORCH,
+) -> Trace:
     """Every allocation of two training steps of the cell, as the cell's GPU would make them.
 
     Args:
         cell: what to trace.
         rules: of the memory that operators take beside their results; leave some out to see what they contribute.
+        torch_version: whose rules to apply; the installed PyTorch's by default, the paper used 2.0.
     """
     tuning, targets = build_on("meta", cell)
-    return _trace(cell, tuning, targets, rules)
+    return _trace(cell, tuning, targets, rules, torch_version)
 
 
-def target_of(gpu: Gpu) -> Target:
-    """The GPU with the PyTorch that is installed here."""
-    major, minor, *_ = torch.__version__.split(".")
-    return Target(gpu, (int(major), int(minor)))
-
-
-def _trace(cell: CellConfig, tuning: FineTuning, targets: Tensor, rules: Iterable[Rule]) -> Trace:
+def _trace(
+    cell: CellConfig,
+    tuning: FineTuning,
+    targets: Tensor,
+    rules: Iterable[Rule] = tuple(RULES.values()),
+    torch_version: tuple[int, int] = INSTALLED_TORCH,
+) -> Trace:
     dtype = AUTOCAST_DTYPE.get(cell.precision)
 
     def autocast():
@@ -95,7 +103,7 @@ def _trace(cell: CellConfig, tuning: FineTuning, targets: Tensor, rules: Iterabl
     with CudaKernels(cell.attention, dtype), fused_optimizers_on_meta():
         optimizer = make_optimizer(cell.optimizer, tuning.model.parameters())
         step = tuning.training_step(optimizer, autocast=autocast)
-        return trace_training(step, inputs, targets, target=target_of(find_gpu(cell.gpu)), rules=rules)
+        return trace_training(step, inputs, targets, target=Target(find_gpu(cell.gpu), torch_version), rules=rules)
 
 
 def predict(cell: CellConfig) -> Prediction:
@@ -111,7 +119,7 @@ def predict(cell: CellConfig) -> Prediction:
     with CudaKernels(cell.attention):
         one_image = forward_macs(tuning.model, inputs)
         backbone = forward_macs(tuning.preloader, (image,)) if tuning.preloader else None
-    trace = _trace(cell, tuning, targets, RULES.values())
+    trace = _trace(cell, tuning, targets)
     return Prediction(
         learnable_params=sum(p.numel() for p in tuning.model.parameters() if p.requires_grad),
         total_params=tuning.total_params,

@@ -33,11 +33,11 @@ class Scratch:
 
     num_bytes: int
     kept_as: str | None = None
-    """Name under which it stays for the rest of the process; None if the operator gives it back."""
+    """Name under which the calling thread keeps it for good; None if the operator gives it back."""
 
 
 Rule = Callable[[object, tuple, object, Target], Iterator[Scratch]]
-"""Called with the operator, its positional arguments, its result and the target."""
+"""Called with the operator, its positional arguments, its result and the target; all it yields is held at once."""
 
 _GEMMS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default}
 _REDUCTIONS = {aten.sum.dim_IntList}
@@ -46,7 +46,8 @@ _REDUCTIONS = {aten.sum.dim_IntList}
 def cublas_workspace(op, args, out, target: Target) -> Iterator[Scratch]:
     """cuBLAS: 32 MiB from compute capability 9 on, else 8,519,680 B (aten/src/ATen/cuda/CublasHandlePool.cpp).
 
-    Up to PyTorch 2.14 the first matrix product allocates it for good; from 2.15 on each takes it and gives it back.
+    Up to PyTorch 2.14 a thread's first matrix product allocates it for good, and autograd's thread has one of its own;
+    from 2.15 on each product takes it and gives it back.
     """
     if op in _GEMMS:
         size = 32 * MIB if target.gpu.compute_capability >= (9, 0) else 8_519_680
@@ -98,6 +99,15 @@ def reduction_scratch(op, args, out, target: Target) -> Iterator[Scratch]:
             yield Scratch(4 * columns * blocks * partials)
 
 
+def adamw_second_denominator(op, args, out, target: Target) -> Iterator[Scratch]:
+    """AdamW (foreach) before PyTorch 2.1 made a second copy of the denominators, where later versions add in place.
+
+    Source: torch/optim/adamw.py, `_multi_tensor_adamw`, of 2.0 and 2.1.
+    """
+    if op is aten._foreach_addcdiv_.ScalarList and target.torch_version < (2, 1):
+        yield from (Scratch(tensor.nbytes) for tensor in args[2])
+
+
 RULES: dict[str, Rule] = {
     rule.__name__: rule
     for rule in (
@@ -106,6 +116,7 @@ RULES: dict[str, Rule] = {
         efficient_attention_backward,
         flash_attention_backward,
         reduction_scratch,
+        adamw_second_denominator,
     )
 }
 

@@ -84,7 +84,7 @@ class StorageTracer(TorchDispatchMode):
         self.trace = Trace()
         self.step, self.phase = -1, "before"
         self.target, self.rules = target, tuple(rules)
-        self._kept_scratch: set[str] = set()
+        self._kept_scratch: set[tuple[str, bool]] = set()
         self._modules: list[str] = []
         self._sole_holders = holders_of_a_sole_gradient()
         self._live: dict[int, tuple[weakref.ref, Allocation]] = {}
@@ -100,20 +100,23 @@ class StorageTracer(TorchDispatchMode):
             if isinstance(leaf, Tensor) and leaf.is_meta:
                 self.note(leaf, op=func._overloadpacket.__name__)
         for rule in self.rules:
-            for scratch in rule(func, args, out, self.target):
-                self._note_scratch(scratch, rule.__name__)
+            self._note_scratch(rule.__name__, list(rule(func, args, out, self.target)))
         return out
 
-    def _note_scratch(self, scratch: Scratch, rule: str) -> None:
-        """Record memory that an operator takes beside its results, and its release at the operator's end."""
-        if scratch.kept_as in self._kept_scratch:
-            return
-        allocation = self._allocation(scratch.num_bytes, "temporary", rule)
-        self.trace.events.append(Event(allocation, is_free=False))
-        if scratch.kept_as is None:
-            self.trace.events.append(Event(allocation, is_free=True))
-        else:
-            self._kept_scratch.add(scratch.kept_as)
+    def _note_scratch(self, rule: str, scratches: list[Scratch]) -> None:
+        """Record memory that an operator takes beside its results, and the release of what it does not keep."""
+        released = []
+        for scratch in scratches:
+            kept_as = scratch.kept_as and (scratch.kept_as, self.phase == "backward")  # autograd has its own thread
+            if kept_as in self._kept_scratch:
+                continue
+            allocation = self._allocation(scratch.num_bytes, "temporary", rule)
+            self.trace.events.append(Event(allocation, is_free=False))
+            if kept_as is None:
+                released.append(Event(allocation, is_free=True))
+            else:
+                self._kept_scratch.add(kept_as)
+        self.trace.events.extend(released)
 
     def note(self, tensor: Tensor, *, op: str, kind: Kind | None = None) -> None:
         """Record the tensor's storage if it is new."""
