@@ -45,3 +45,21 @@ def tests(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Predict, and measure where there is a GPU: nox -s bench -- --model vit_l --res 640."""
     _run(session, "-m", "bench", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def advise(session: nox.Session) -> None:
+    """Which methods fit a GPU, and how large they could go: nox -s advise -- --gpu rtx3090 --res 1024."""
+    _run(session, "-m", "bench", "advise", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def why(session: nox.Session) -> None:
+    """Draw where the memory goes: nox -s why -- --method full --method lora."""
+    _run(session, "-m", "bench", "why", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def validate(session: nox.Session) -> None:
+    """Hold predictions against measurements on this machine's GPU."""
+    _run(session, "-m", "bench", "validate", *session.posargs)

@@ -104,10 +104,10 @@ class CellConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepConfig:
-    """Predict parameters, MACs and peak memory of fine-tuning methods; measure them where there is a GPU.
+class Setting:
+    """What is asked about: methods, models, resolutions, and the axes that they share.
 
-    The defaults are the paper's setting: all ten methods, ViT-B, 512 px, batch 16, fp32, explicit attention, AdamW.
+    The defaults are the paper's: all ten methods, ViT-B, 512 px, batch 16, fp32, explicit attention, AdamW, RTX A6000.
     """
 
     method: UseAppendAction[tuple[str, ...]] = ()
@@ -141,28 +141,12 @@ class SweepConfig:
     num_classes: int = 5
     """Outputs of the task head."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to measure. auto: on the CUDA device if there is one, else predict only. cpu: time steps on the CPU."""
-
-    cpu_budget_s: float = 30.0
-    """Seconds that timing one cell may take on a CPU; a cell that would take longer is not timed, and says so."""
-
     gpu: str | None = None
     """GPU to predict for: t4, rtx3060, rtx3090, rtx4090, a6000, a100-40gb, a100-80gb, l40s, h100, h200 or b200.
     Default: the one present, else the paper's a6000."""
 
     gpu_memory: str | None = None
     """Memory that must do, such as 11GiB. Default: all that the GPU has."""
-
-    weights: str | None = None
-    """Checkpoint file (timm or Hugging Face) or timm pretrained name to measure with. Default: random weights, which
-    change no number here."""
-
-    seed: int = 0
-    """Of weights and inputs."""
-
-    out: str = "results"
-    """Folder for results.csv and records/."""
 
     @property
     def gpu_to_predict(self) -> Gpu:
@@ -174,14 +158,15 @@ class SweepConfig:
         gpu = default_gpu() if self.gpu is None else find_gpu(self.gpu)
         return gpu if self.gpu_memory is None else replace(gpu, memory_bytes=parse_bytes("gpu-memory", self.gpu_memory))
 
-    def cells(self) -> list[CellConfig]:
+    def cells(self, **measurement) -> list[CellConfig]:
         """Every combination, each once; models outermost, methods innermost.
 
+        Args:
+            measurement: further fields of each cell.
+
         Raises:
-            InvalidInput: if any value is out of range, or the device asked for is not there.
+            InvalidInput: if any value is out of range.
         """
-        if self.cpu_budget_s <= 0:
-            raise InvalidInput(f"cpu-budget-s must be above 0 seconds, got {self.cpu_budget_s:g}.")
         axes = {name: getattr(self, name) or default for name, default in PROFILES[self.profile].items()}
         combinations = product(self.model or ("vit_b",), self.res or (512,), self.method or tuple(METHODS))
         return [
@@ -191,14 +176,46 @@ class SweepConfig:
                 res=res,
                 batch_size=self.batch_size,
                 num_classes=self.num_classes,
-                device=measured_on(self.device),
                 gpu=self.gpu_to_predict.name,
-                weights=self.weights,
-                seed=self.seed,
                 **axes,
+                **measurement,
             )
             for model, res, method in dict.fromkeys(combinations)
         ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(Setting):
+    """Predict parameters, MACs and peak memory of fine-tuning methods; measure them where there is a GPU.
+
+    The defaults are the paper's: all ten methods, ViT-B, 512 px, batch 16, fp32, explicit attention, AdamW, RTX A6000.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to measure. auto: on the CUDA device if there is one, else predict only. cpu: time steps on the CPU."""
+
+    cpu_budget_s: float = 30.0
+    """Seconds that timing one cell may take on a CPU; a cell that would take longer is not timed, and says so."""
+
+    weights: str | None = None
+    """Checkpoint file (timm or Hugging Face) or timm pretrained name to measure with. Default: random weights, which
+    change no number here."""
+
+    seed: int = 0
+    """Of weights and inputs."""
+
+    out: str = "results"
+    """Folder for results.csv and records/."""
+
+    def cells(self) -> list[CellConfig]:
+        """Every combination, each once, to be measured on this machine's device.
+
+        Raises:
+            InvalidInput: if any value is out of range, or the device asked for is not there.
+        """
+        if self.cpu_budget_s <= 0:
+            raise InvalidInput(f"cpu-budget-s must be above 0 seconds, got {self.cpu_budget_s:g}.")
+        return super().cells(device=measured_on(self.device), weights=self.weights, seed=self.seed)
 
 
 def measured_on(device: Literal["auto", "cpu", "cuda"]) -> MeasuredOn:

@@ -7,12 +7,12 @@ from fptplus import InvalidInput
 
 from .config import CellConfig
 from .environment import device_facts, provenance
-from .measure import measure
+from .measure import TimingBudget, measure
 from .predict.predictor import Prediction, predict
 from .record import Record, new_record
 
 
-def run_cell(cell: CellConfig, *, cpu_budget_s: float = 30.0) -> Record:
+def run_cell(cell: CellConfig, budget: TimingBudget) -> Record:
     """Predict and, where the cell names a device, measure; whatever goes wrong with one cell is in its record."""
     record = new_record(cell)
     record.started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -24,7 +24,7 @@ def run_cell(cell: CellConfig, *, cpu_budget_s: float = 30.0) -> Record:
             record.status_detail = "predicted only: no device was asked"
         else:
             _fill(record, device_facts(cell.device))
-            _fill(record, measure(cell, prediction, cpu_budget_s))
+            _fill(record, measure(cell, prediction, budget))
     except InvalidInput as error:
         record.status, record.status_detail = "unsupported", str(error)
     except Exception as error:  # one broken cell must not end a sweep; the record says what broke

@@ -1,8 +1,9 @@
 """Measure one cell in this process: memory and time on a CUDA device, time within a budget on a CPU."""
 
+import gc
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import psutil
@@ -25,7 +26,18 @@ Reading = dict[str, int | float | str | None]
 """Columns of a record."""
 
 
-def measure(cell: CellConfig, prediction: Prediction, cpu_budget_s: float) -> Reading:
+@dataclass(frozen=True, kw_only=True)
+class TimingBudget:
+    """Seconds that timing the steps of one cell may take."""
+
+    cpu_s: float = 30.0
+    """A cell that would take longer is not timed."""
+
+    cuda_s: float = 10.0
+    """No further step begins after it, once three are timed."""
+
+
+def measure(cell: CellConfig, prediction: Prediction, budget: TimingBudget) -> Reading:
     """Run the cell's training step and read the meters.
 
     Out of memory and a kernel the device does not have are outcomes, returned as a status.
@@ -33,12 +45,13 @@ def measure(cell: CellConfig, prediction: Prediction, cpu_budget_s: float) -> Re
     Args:
         cell: with `device` cuda or cpu.
         prediction: of the same cell; on a CPU it tells beforehand whether time and memory suffice.
-        cpu_budget_s: seconds that measuring may take on a CPU.
+        budget: for timing.
     """
-    if cell.device == "cpu" and (reason := _why_not_on_cpu(prediction, cpu_budget_s)):
+    if cell.device == "cpu" and (reason := _why_not_on_cpu(prediction, budget.cpu_s)):
         return {"status_detail": reason}
     try:
-        return _measure_on_cuda(cell) if cell.device == "cuda" else _measure_on_cpu(cell, cpu_budget_s)
+        on_cuda = cell.device == "cuda"
+        return _measure_on_cuda(cell, budget.cuda_s) if on_cuda else _measure_on_cpu(cell, budget.cpu_s)
     except torch.cuda.OutOfMemoryError as error:
         return {"status": "oom", "status_detail": str(error).partition(". GPU")[0]}
     except RuntimeError as error:
@@ -48,35 +61,36 @@ def measure(cell: CellConfig, prediction: Prediction, cpu_budget_s: float) -> Re
 
 
 def training_on_device(cell: CellConfig) -> partial:
-    """The cell's training step on its device, with its batch."""
+    """The cell's training step on its device, with its batch.
+
+    Built on the CPU and moved, so that nothing but the model and the batch has ever been allocated on the device.
+    """
     torch.manual_seed(cell.seed)
-    tuning, targets = build_on(cell.device, cell)
-    with torch.device(cell.device):
-        inputs = tuning.example_inputs(cell.batch_size)
+    tuning, targets = build_on("cpu", cell)
+    inputs = tuple(tensor.to(cell.device) for tensor in tuning.example_inputs(cell.batch_size))
+    model = tuning.model.to(cell.device)
     step: TrainingStep = tuning.training_step(
-        make_optimizer(cell.optimizer, tuning.model.parameters()),
+        make_optimizer(cell.optimizer, model.parameters()),
         autocast=partial(autocast, cell.precision, cell.device),
         scaler=torch.amp.GradScaler(cell.device) if cell.precision == "fp16" else None,
     )
-    return partial(step, inputs, targets)
+    return partial(step, inputs, targets.to(cell.device))
 
 
-def _measure_on_cuda(cell: CellConfig) -> Reading:
+def _measure_on_cuda(cell: CellConfig, budget_s: float) -> Reading:
     """Both meters over the same steps, after a warm-up that brings in the optimizer's state."""
-    try:
-        pinned = _PINNED_KERNELS.get(cell.attention)
-        with sdpa_kernel(pinned) if pinned else nullcontext():
-            take_step, memory = training_on_device(cell), MemoryMeter()
-            for _ in range(_WARMUP_STEPS):
-                take_step()
-            memory.reset()
-            timing = time_steps(
-                take_step, batch_size=cell.batch_size, device="cuda", budget_s=10, min_steps=5, max_steps=50
-            )
-            return {**asdict(memory.read()), **asdict(timing)}
-    finally:
-        take_step = None
-        torch.cuda.empty_cache()
+    gc.collect()
+    torch.cuda.empty_cache()  # what an earlier cell in this process has left
+    pinned = _PINNED_KERNELS.get(cell.attention)
+    with sdpa_kernel(pinned) if pinned else nullcontext():
+        take_step, memory = training_on_device(cell), MemoryMeter()
+        for _ in range(_WARMUP_STEPS):
+            take_step()
+        memory.reset()
+        timing = time_steps(
+            take_step, batch_size=cell.batch_size, device="cuda", budget_s=budget_s, min_steps=3, max_steps=50
+        )
+        return {**asdict(memory.read()), **asdict(timing)}
 
 
 def _measure_on_cpu(cell: CellConfig, budget_s: float) -> Reading:

@@ -7,8 +7,9 @@ import torch
 
 from methods import create_backbone
 
-from .config import CellConfig, SweepConfig
+from .config import CellConfig, Setting
 from .harness import run_cell
+from .measure import TimingBudget
 from .record import Record
 from .results_store import ResultsStore
 
@@ -21,7 +22,7 @@ class Progress:
     end: Callable[[Record], None]
 
 
-def run_sweep(cells: list[CellConfig], store: ResultsStore, progress: Progress, *, cpu_budget_s: float) -> list[Record]:
+def run_sweep(cells: list[CellConfig], store: ResultsStore, progress: Progress, budget: TimingBudget) -> list[Record]:
     """Run every cell, or take its record where it has been measured into this folder before.
 
     Returns:
@@ -33,7 +34,7 @@ def run_sweep(cells: list[CellConfig], store: ResultsStore, progress: Progress, 
             progress.begin(cell)
             record = store.find(cell.cell_id)
             if record is None or not record.is_measured:
-                record = run_cell(cell, cpu_budget_s=cpu_budget_s)
+                record = run_cell(cell, budget)
                 store.write(record)
             records.append(record)
             progress.end(record)
@@ -42,8 +43,8 @@ def run_sweep(cells: list[CellConfig], store: ResultsStore, progress: Progress, 
     return records
 
 
-def checked_cells(config: SweepConfig) -> list[CellConfig]:
-    """The cells of a sweep, each model once built on meta tensors.
+def checked_cells(config: Setting) -> list[CellConfig]:
+    """The cells that are asked about, each model once built on meta tensors.
 
     Raises:
         InvalidInput: if a value is out of range, or a model, its resolution or its checkpoint is not what it must be.

@@ -10,6 +10,7 @@ from .adapter import AdapterTuning
 from .attention import AttentionTuning
 from .backbone import MODELS as MODELS
 from .backbone import create_backbone as create_backbone
+from .backbone import patch_size_of as patch_size_of
 from .bitfit import BitFit
 from .fpt import FineGrainedPrompts
 from .full import Full

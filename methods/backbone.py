@@ -68,7 +68,7 @@ def _create(model: str, **options) -> VisionTransformer:
             f"model must be one of {', '.join(MODELS)} or a ViT that timm knows, got {model!r}"
             + (f"; did you mean {' or '.join(near)}?" if near else "; timm.list_models('vit_*') lists them.")
         )
-    _check_resolution(model, name, options["img_size"])
+    _check_resolution(model, options["img_size"])
     try:
         vit = timm.create_model(name, **options)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -91,10 +91,15 @@ def _read_weights(weights: str) -> dict[str, Tensor]:
     return fptplus.read_checkpoint(weights)
 
 
-def _check_resolution(model: str, name: str, res: int) -> None:
-    """Refuse a resolution before timm asserts on it; the patch size is the number after `patch` in timm's names."""
-    digits = name.partition("patch")[2].partition("_")[0]
-    patch_size = int(digits) if digits.isdigit() else 1
+def patch_size_of(model: str) -> int:
+    """Patch height and width in pixels: the number after `patch` in timm's names; 1 where the name has none."""
+    digits = MODELS.get(model, model).partition("patch")[2].partition("_")[0]
+    return int(digits) if digits.isdigit() else 1
+
+
+def _check_resolution(model: str, res: int) -> None:
+    """Refuse a resolution before timm asserts on it."""
+    patch_size = patch_size_of(model)
     if res < 1 or res % patch_size:
         below = max(patch_size, res - res % patch_size)
         raise InvalidInput(

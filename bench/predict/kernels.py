@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-AttentionKernel = Literal["math", "efficient", "flash"]
+AttentionKernel = Literal["math", "efficient", "flash", "cudnn"]
 
 LOWER_PRECISION: frozenset[Callable] = frozenset(
     {
@@ -130,26 +130,47 @@ class CudaKernels(TorchFunctionMode):
 
     Args:
         attention: `sdpa` to choose as PyTorch does, or the name of a kernel.
+        compute_capability: of the device; it decides on cuDNN's kernel.
         autocast_dtype: what a checkpointed forward is recomputed in; None for fp32.
     """
 
     def __init__(
         self,
         attention: Literal["eager", "sdpa", "flash", "efficient"],
+        compute_capability: tuple[int, int] = (8, 6),
         autocast_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.attention, self.autocast_dtype = attention, autocast_dtype
+        self.compute_capability = compute_capability
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            return attention_kernel(self.attention, *args, **kwargs)
+            return self._attention(*args, **kwargs)
         if func is F.dropout:
             return _dropout(*args, **kwargs)
         if func is Tensor.backward:
             return self._backward(args[0])
         return func(*args, **kwargs)
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+    ) -> Tensor:
+        """F.scaled_dot_product_attention by the kernel that the device would use."""
+        head_dim = query.shape[-1]
+        kernel = choose_attention_kernel(
+            self.attention, query.dtype, head_dim, attn_mask is not None, self.compute_capability
+        )
+        scale = scale or head_dim**-0.5
+        return run_attention_kernel(kernel, query, key, value, attn_mask, dropout_p, is_causal, scale)
 
     def _backward(self, loss: Tensor) -> None:
         """PyTorch lifts function modes while it runs a function; a recomputed forward needs them back.
@@ -165,43 +186,51 @@ class CudaKernels(TorchFunctionMode):
             )
 
 
-def choose_attention_kernel(attention: str, dtype: torch.dtype, head_dim: int, has_mask: bool) -> AttentionKernel:
-    """The kernel that scaled_dot_product_attention picks: flash for half precision without a mask, else efficient.
+def choose_attention_kernel(
+    attention: str, dtype: torch.dtype, head_dim: int, has_mask: bool, compute_capability: tuple[int, int]
+) -> AttentionKernel:
+    """The kernel that scaled_dot_product_attention picks.
 
-    Head widths that a kernel's alignment excludes fall back to `math` (flash pads, and so has no such limit).
+    Half precision without a mask goes to cuDNN from compute capability 9 on (head widths of 8, 16, ... 128) and to
+    flash from 8 on; all else to the efficient kernel. Head widths that its alignment excludes fall back to `math`, but
+    flash pads them.
     """
     half = dtype in (torch.bfloat16, torch.float16)
-    if attention == "flash" or (attention == "sdpa" and half and not has_mask and head_dim <= 256):
+    if attention == "sdpa" and half and not has_mask:
+        if compute_capability >= (9, 0) and head_dim % 8 == 0 and head_dim <= 128:
+            return "cudnn"
+        if compute_capability >= (8, 0) and head_dim <= 256:
+            return "flash"
+    if attention == "flash":
         return "flash"
     return "efficient" if head_dim % (8 if half else 4) == 0 else "math"
 
 
-def attention_kernel(
-    attention: str,
+def run_attention_kernel(
+    kernel: AttentionKernel,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
+    attn_mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float,
 ) -> Tensor:
-    """scaled_dot_product_attention through the aten operator of the chosen kernel; shapes as there."""
-    kernel = choose_attention_kernel(attention, query.dtype, query.shape[-1], attn_mask is not None)
-    if kernel == "flash":
-        head_dim = query.shape[-1]
-        query, key, value = (F.pad(t, (0, -head_dim % 8)) if head_dim % 8 else t for t in (query, key, value))
-        scale = scale or head_dim**-0.5
-        out = torch.ops.aten._scaled_dot_product_flash_attention(
-            query, key, value, dropout_p, is_causal, False, scale=scale
-        )[0]
-        return out[..., :head_dim]
-    if kernel == "efficient":
-        keeps_log_sum_exp = any(t.requires_grad for t in (query, key, value))
-        return torch.ops.aten._scaled_dot_product_efficient_attention(
-            query, key, value, attn_mask, keeps_log_sum_exp, dropout_p, is_causal, scale=scale
-        )[0]
-    scores = (query * (scale or query.shape[-1] ** -0.5)) @ key.transpose(-2, -1)
+    """scaled_dot_product_attention through the aten operator of one kernel; shapes as there."""
+    keeps_log_sum_exp = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
+    match kernel:
+        case "flash":
+            head_dim = query.shape[-1]
+            query, key, value = (F.pad(t, (0, -head_dim % 8)) if head_dim % 8 else t for t in (query, key, value))
+            flash = torch.ops.aten._scaled_dot_product_flash_attention
+            return flash(query, key, value, dropout_p, is_causal, False, scale=scale)[0][..., :head_dim]
+        case "cudnn":
+            cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention
+            return cudnn(query, key, value, None, keeps_log_sum_exp, dropout_p, is_causal, False, scale=scale)[0]
+        case "efficient":
+            efficient = torch.ops.aten._scaled_dot_product_efficient_attention
+            return efficient(query, key, value, attn_mask, keeps_log_sum_exp, dropout_p, is_causal, scale=scale)[0]
+    scores = (query * scale) @ key.transpose(-2, -1)
     if attn_mask is not None:
         scores = scores + attn_mask
     return scores.softmax(dim=-1) @ value

@@ -100,10 +100,11 @@ def _trace(
 
     with torch.device("meta"):
         inputs = tuning.example_inputs(cell.batch_size)
-    with CudaKernels(cell.attention, dtype), fused_optimizers_on_meta():
+    gpu = find_gpu(cell.gpu)
+    with CudaKernels(cell.attention, gpu.compute_capability, dtype), fused_optimizers_on_meta():
         optimizer = make_optimizer(cell.optimizer, tuning.model.parameters())
         step = tuning.training_step(optimizer, autocast=autocast)
-        return trace_training(step, inputs, targets, target=Target(find_gpu(cell.gpu), torch_version), rules=rules)
+        return trace_training(step, inputs, targets, target=Target(gpu, torch_version), rules=rules)
 
 
 def predict(cell: CellConfig) -> Prediction:

@@ -1,4 +1,4 @@
-"""The table of a sweep on the terminal."""
+"""Tables on the terminal."""
 
 from dataclasses import dataclass
 from itertools import groupby
@@ -7,9 +7,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.advise import LARGEST_BATCH, LARGEST_RES, Advice
+from bench.config import CellConfig
 from bench.predict.devices import Gpu
+from bench.predict.replay import Peak
+from bench.predict.trace import Allocation
 from bench.record import Record
 from bench.units import GIB, MIB
+from bench.validate import ErrorSummary
+from bench.why import Contribution, TensorGroup, place
 from methods import find_method
 
 PLAIN_WIDTH = 180
@@ -45,14 +51,7 @@ def _table(setting: str, records: list[Record], gpu: Gpu) -> Table:
     """The predictions in MiB, and what was measured beside them."""
     fits = f"Fits {gpu.memory_bytes / GIB:.3g} GiB"
     measured = [column for column in _MEASURED if any(getattr(r, column.field) is not None for r in records)]
-    table = Table(
-        title=f"{setting}; MiB predicted on {gpu.name}",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    table = _plain_table(f"{setting}; MiB predicted on {gpu.name}")
     for heading in ("Method", *(column.heading for column in (*_PREDICTED, *measured)), fits):
         table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
     for record in records:
@@ -102,3 +101,74 @@ def _verdict(record: Record, gpu: Gpu) -> str:
     if (needed := record.predicted_process_bytes) is None:
         return ""
     return "yes" if needed <= gpu.memory_bytes else "[red]no[/]"
+
+
+def advice_table(asked: CellConfig, gpu: Gpu, advice: list[Advice]) -> Table:
+    """What each method can do on a GPU."""
+    setting = f"{asked.model}, {asked.res} px, batch {asked.batch_size}, {asked.precision}, {asked.attention} attention"
+    table = _plain_table(f"{setting}; predicted on {gpu.name} with {gpu.memory_bytes / GIB:.2f} GiB")
+    for heading in ("Method", "Fits", "Needs MiB", "Headroom MiB", f"Batch at {asked.res} px"):
+        table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
+    table.add_column(f"Pixels at batch {asked.batch_size}", justify="right", no_wrap=True)
+    table.add_column("Would fit with")
+    for one in advice:
+        remedies = " or ".join(" + ".join(f"{axis} {value}" for axis, value in r.items()) for r in one.remedies)
+        table.add_row(
+            find_method(one.method).title,
+            "yes" if one.fits else "[red]no[/]",
+            f"{one.process_bytes / MIB:,.0f}",
+            f"{one.headroom_bytes / MIB:,.0f}",
+            _at_most(one.largest_batch, LARGEST_BATCH),
+            _at_most(one.largest_res, LARGEST_RES),
+            "" if one.fits else remedies or "none of these",
+        )
+    return table
+
+
+def tensors_table(title: str, peak: Peak, largest: list[Allocation], groups: list[TensorGroup]) -> Table:
+    """The largest tensors at a method's peak, and the largest places over all blocks."""
+    table = _plain_table(f"{title}: {peak.allocated_bytes / MIB:,.0f} MiB allocated at the peak")
+    table.add_column("Largest tensors", no_wrap=True)
+    table.add_column("For", no_wrap=True)
+    table.add_column("MiB", justify="right")
+    for allocation in largest:
+        table.add_row(place(allocation), allocation.kind, f"{allocation.num_bytes / MIB:,.1f}")
+    table.add_section()
+    table.add_row("[bold]Largest places, all blocks together[/]")
+    for group in groups:
+        table.add_row(f"{group.where} ({group.count}x)", group.kind, f"{group.num_bytes / MIB:,.1f}")
+    return table
+
+
+def rules_table(title: str, added: list[Contribution]) -> Table:
+    """What each rule adds to the predicted memory of a method."""
+    table = _plain_table(f"{title}: what each rule adds, MiB")
+    for heading in ("Rule", "Allocated", "Reserved"):
+        table.add_column(heading, justify="left" if heading == "Rule" else "right", no_wrap=True)
+    for one in added:
+        table.add_row(one.rule, f"{one.allocated_bytes / MIB:,.1f}", f"{one.reserved_bytes / MIB:,.1f}")
+    return table
+
+
+def errors_table(summaries: list[ErrorSummary], num_measured: int, num_cells: int) -> Table:
+    """How far predictions are from measurements."""
+    table = _plain_table(f"Predicted against measured: {num_measured} of {num_cells} cells measured")
+    for heading in ("Counter", "Cells", "Median error %", "Worst error %", "Worst cell"):
+        table.add_column(heading, justify="left" if heading in ("Counter", "Worst cell") else "right", no_wrap=True)
+    for one in summaries:
+        numbers = (str(one.num_cells), f"{one.median_pct:.2f}", f"{one.worst_pct:.2f}")
+        table.add_row(one.counter, *numbers, one.worst_cell)
+    return table
+
+
+def _plain_table(title: str) -> Table:
+    return Table(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+    )
+
+
+def _at_most(found: int | None, limit: int) -> str:
+    """A result of a search that ends at a limit."""
+    if found is None:
+        return "none"
+    return f"{limit} or more" if found >= limit else str(found)

@@ -77,26 +77,33 @@ def test_a_weight_with_a_gradient_is_cast_once_and_a_frozen_one_at_each_use():
 
 
 @pytest.mark.parametrize(
-    ("attention", "dtype", "head_dim", "mask", "kernel"),
+    ("attention", "dtype", "head_dim", "mask", "capability", "kernel"),
     [
-        ("sdpa", torch.float32, 64, False, "efficient"),
-        ("sdpa", torch.bfloat16, 64, False, "flash"),
-        ("sdpa", torch.float16, 64, True, "efficient"),
-        ("efficient", torch.bfloat16, 64, False, "efficient"),
-        ("flash", torch.bfloat16, 64, False, "flash"),
-        ("sdpa", torch.float32, 6, False, "math"),
+        ("sdpa", torch.float32, 64, False, (9, 0), "efficient"),
+        ("sdpa", torch.bfloat16, 64, False, (8, 6), "flash"),
+        ("sdpa", torch.bfloat16, 64, False, (9, 0), "cudnn"),
+        ("sdpa", torch.bfloat16, 6, False, (9, 0), "flash"),
+        ("sdpa", torch.float16, 64, False, (7, 5), "efficient"),
+        ("sdpa", torch.float16, 64, True, (9, 0), "efficient"),
+        ("efficient", torch.bfloat16, 64, False, (9, 0), "efficient"),
+        ("flash", torch.bfloat16, 64, False, (9, 0), "flash"),
+        ("sdpa", torch.float32, 6, False, (8, 6), "math"),
     ],
 )
-def test_the_attention_kernel_is_the_one_pytorch_picks(attention, dtype, head_dim, mask, kernel):
-    assert choose_attention_kernel(attention, dtype, head_dim, mask) == kernel
+def test_the_attention_kernel_is_the_one_pytorch_picks(attention, dtype, head_dim, mask, capability, kernel):
+    assert choose_attention_kernel(attention, dtype, head_dim, mask, capability) == kernel
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("head_dim", [4, 8, 64])
-def test_fused_attention_keeps_no_score_matrix_and_gives_every_gradient(dtype, head_dim):
+@pytest.mark.parametrize("capability", [(8, 6), (9, 0)])
+def test_fused_attention_keeps_no_score_matrix_and_gives_every_gradient(dtype, head_dim, capability):
     q, k, v = (torch.empty(2, 3, 50, head_dim, device="meta", dtype=dtype, requires_grad=True) for _ in range(3))
     saved = []
-    with CudaKernels("sdpa"), torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+    with (
+        CudaKernels("sdpa", capability),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t),
+    ):
         out = F.scaled_dot_product_attention(q, k, v)
     assert out.shape == q.shape
     out.sum().backward()
