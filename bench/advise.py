@@ -136,13 +136,18 @@ class _Search:
         return fits(trace, self._capacity_bytes)
 
     def _decide(self, guess: int, lowest: int, limit: int, unit: int, axis: str) -> int | None:
-        """Correct a guess by true traces: up while the next one fits, down while it does not."""
-        truly_fits = lambda number: self._fits(self.trace(**{axis: number * unit}))  # noqa: E731
-        while guess > lowest and not truly_fits(guess):
-            guess -= 1
-        while guess < limit and (guess + 1) * unit <= limit * unit and truly_fits(guess + 1):
-            guess += 1
-        return guess * unit or None
+        """Correct a guess by true traces, in ever larger steps away from it, then between the last two."""
+
+        def truly_fits(number: int) -> bool:
+            return number <= lowest or self._fits(self.trace(**{axis: number * unit}))
+
+        low, high, stride = guess, min(guess, limit) + 1, 1
+        while not truly_fits(low):
+            low, high, stride = max(lowest, low - stride), low, 2 * stride
+        stride = 1
+        while low == guess and high <= limit and truly_fits(high):
+            low, high, guess, stride = high, min(high + stride, limit + 1), high, 2 * stride
+        return _last(truly_fits, low, high - 1) * unit or None
 
 
 def _last(holds: Callable[[int], bool], lowest: int, limit: int) -> int:

@@ -17,12 +17,13 @@ from .advise import advise_all
 from .config import Setting, SweepConfig
 from .measure import TimingBudget
 from .predict.devices import present_gpu
-from .predict.predictor import trace_cell
+from .predict.predictor import trace_cell, trace_preloading
 from .predict.replay import replay
 from .report.figures import draw_breakdown, draw_timeline
 from .report.terminal import advice_table, errors_table, make_console, print_tables, rules_table, tensors_table
 from .results_store import ResultsStore
 from .sweep import Progress, checked_cells, run_sweep
+from .units import MIB
 from .validate import measure_cells, validation_cells, write_validation
 from .why import contributions, largest_groups, largest_tensors
 
@@ -60,6 +61,10 @@ def advise(arguments: list[str]) -> int:
                 advice.append(one)
                 progress.end(one)
         console.print(advice_table(asked[0], gpu, advice))
+        for cell in asked:
+            if (trace := trace_preloading(cell)) is not None:
+                needs = (replay(trace).reserved_bytes + gpu.context_bytes) / MIB
+                console.print(f"{cell.method}: preloading its features takes {needs:,.0f} MiB, one image at a time")
     return 0
 
 

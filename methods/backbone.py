@@ -92,9 +92,14 @@ def _read_weights(weights: str) -> dict[str, Tensor]:
 
 
 def patch_size_of(model: str) -> int:
-    """Patch height and width in pixels: the number after `patch` in timm's names; 1 where the name has none."""
-    digits = MODELS.get(model, model).partition("patch")[2].partition("_")[0]
-    return int(digits) if digits.isdigit() else 1
+    """Patch height and width in pixels of a model that timm knows."""
+    name = MODELS.get(model, model)
+    digits = name.partition("patch")[2].partition("_")[0]
+    if digits.isdigit():
+        return int(digits)  # timm names nearly all of its ViTs by it
+    with torch.device("meta"):
+        patch_embed = getattr(timm.create_model(name), "patch_embed", None)
+    return getattr(patch_embed, "patch_size", (1,))[0]
 
 
 def _check_resolution(model: str, res: int) -> None:

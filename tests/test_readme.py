@@ -9,6 +9,7 @@ import pytest
 import tyro
 
 from bench.__main__ import COMMANDS, main
+from bench.commands import AdviseConfig, ValidateConfig, WhyConfig
 from bench.config import CellConfig, SweepConfig
 from bench.predict.predictor import predict
 from methods import METHODS
@@ -30,19 +31,23 @@ def nox_sessions():
     return set(re.findall(r"^def ([a-z]\w*)\(session", source, re.M))
 
 
+OPTIONS = {"bench": SweepConfig, "advise": AdviseConfig, "why": WhyConfig, "validate": ValidateConfig}
+
+
 @pytest.mark.parametrize("line", [line for line in COMMAND_LINES if line.startswith("nox")])
 def test_every_nox_command_is_a_session_with_options_that_parse(line):
     words = shlex.split(line)
     session, arguments = words[2], words[4:]
     assert session in nox_sessions()
-    if session == "bench" and "--help" not in arguments:
-        assert arguments[:1] != ["run"] or arguments[0] in COMMANDS
-        tyro.cli(SweepConfig, args=arguments).cells()
+    if session in OPTIONS and "--help" not in arguments:
+        assert tyro.cli(OPTIONS[session], args=arguments)
 
 
 @pytest.mark.parametrize("line", [line for line in COMMAND_LINES if line.startswith("python -m bench")])
 def test_every_module_command_has_options_that_parse(line):
-    assert tyro.cli(SweepConfig, args=shlex.split(line)[3:]).cells()
+    words = shlex.split(line)[3:]
+    command = words.pop(0) if words[0] in COMMANDS else "bench"
+    assert tyro.cli(OPTIONS[command], args=words).cells()
 
 
 def test_the_file_tree_is_the_file_tree():
@@ -89,6 +94,8 @@ def test_the_result_table_is_what_the_command_prints(method):
         prediction.params_pct,
         prediction.forward_macs / 1e9,
         prediction.train_step_macs / 1e9,
+        prediction.process_bytes / 2**20,
+        prediction.peak.reserved_bytes / 2**20,
         prediction.peak.allocated_bytes / 2**20,
         *(prediction.peak.by_kind[kind] / 2**20 for kind in split),
     ]

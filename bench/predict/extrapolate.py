@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .rules import RULES
+from .rules import reduction_scratch
 from .trace import Event, Trace
 
 
@@ -28,7 +28,7 @@ class TraceFamily:
     """
 
     def __init__(self, points: Sequence[int], traces: Sequence[Trace]) -> None:
-        traces = [_without_passing_scratch(trace) for trace in traces]
+        traces = [_without_reductions(trace) for trace in traces]
         if any(_sequence(one) != _sequence(other) for one, other in pairwise(traces)):
             raise ValueError("traces along one axis must be the same sequence of events")
         self._points = [Fraction(point) for point in points]
@@ -58,10 +58,8 @@ def _sequence(trace: Trace) -> list[tuple[bool, str]]:
     return [(event.is_free, event.allocation.op) for event in trace.events]
 
 
-def _without_passing_scratch(trace: Trace) -> Trace:
-    """The trace without what operators take and give back: whether they take it can depend on the size."""
-    given_back = {event.allocation for event in trace.events if event.is_free}
-    passing = {allocation for allocation in given_back if allocation.op in RULES}
+def _without_reductions(trace: Trace) -> Trace:
+    """The trace without the scratch of reductions, which come and go with the size."""
     start = trace.events[trace.step_starts[-1]]
-    events = [event for event in trace.events if event.allocation not in passing]
+    events = [event for event in trace.events if event.allocation.op != reduction_scratch.__name__]
     return Trace(events=events, step_starts=[events.index(start)])

@@ -16,7 +16,7 @@ from .devices import find_gpu
 from .kernels import CudaKernels, MetaAutocast, fused_optimizers_on_meta
 from .replay import Peak, replay
 from .rules import RULES, Rule, Target
-from .trace import Trace, trace_training
+from .trace import Trace, trace_inference, trace_training
 
 INSTALLED_TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
 
@@ -105,6 +105,19 @@ def _trace(
         optimizer = make_optimizer(cell.optimizer, tuning.model.parameters())
         step = tuning.training_step(optimizer, autocast=autocast)
         return trace_training(step, inputs, targets, target=Target(gpu, torch_version), rules=rules)
+
+
+def trace_preloading(cell: CellConfig) -> Trace | None:
+    """Every allocation of the frozen pass that makes one image's features; None for methods that preload nothing."""
+    tuning, _ = build_on("meta", cell)
+    if tuning.preloader is None:
+        return None
+    gpu = find_gpu(cell.gpu)
+    with torch.device("meta"):
+        image = torch.empty(1, 3, cell.res, cell.res)
+    dtype = AUTOCAST_DTYPE.get(cell.precision)
+    with CudaKernels(cell.attention, gpu.compute_capability), MetaAutocast(dtype) if dtype else nullcontext():
+        return trace_inference(tuning.preloader, (image,), Target(gpu, INSTALLED_TORCH), RULES.values())
 
 
 def predict(cell: CellConfig) -> Prediction:

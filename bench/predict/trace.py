@@ -243,6 +243,22 @@ def trace_training(
         return tracer.stop()
 
 
+def trace_inference(model: nn.Module, inputs: tuple[Tensor, ...], target: Target, rules: Iterable[Rule]) -> Trace:
+    """Trace one forward pass without gradients on meta tensors; arguments as of trace_training."""
+    tracer = StorageTracer(target, rules)
+    for name, tensor in _in_order_of_moving(model):
+        tracer.note(tensor, op=name, kind="weights")
+    for index, tensor in enumerate(inputs):
+        tracer.note(tensor, op=f"input {index}", kind="inputs")
+    with tracer.naming_modules(model), tracer, torch.no_grad():
+        tracer.begin_step()
+        tracer.begin_phase("forward")
+        results = model(*inputs)
+    _settle_kinds(tracer)
+    del results
+    return tracer.stop()
+
+
 def _in_order_of_moving(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Parameters and buffers with their names, in the order in which `module.to(device)` allocates them."""
     for name, child in module.named_children():

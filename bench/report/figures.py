@@ -90,7 +90,7 @@ def draw_breakdown(path: Path, title: str, peaks: dict[str, Peak], context_bytes
         peaks: by the method's printed name.
         context_bytes: of the GPU.
     """
-    with figure(path, width=9, height=0.9 + 0.42 * len(peaks)) as axes:
+    with figure(path, width=9, height=max(2.8, 0.9 + 0.42 * len(peaks))) as axes:
         names = list(peaks)
         left = [0.0] * len(names)
         for part in (*BOTTOM_UP, "cached", "context"):

@@ -43,6 +43,7 @@ def test_every_field_of_a_cell_changes_its_id(field):
         "optimizer": "sgd",
         "num_classes": 2,
         "device": "cpu",
+        "gpu": "h200",
         "seed": 1,
         "weights": "some.pt",
     }

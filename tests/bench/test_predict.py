@@ -122,7 +122,7 @@ def test_adamw_keeps_two_numbers_a_learnable_parameter_and_sgd_one():
     learnable = predict(CellConfig(method="full", model="vit_s", res=224)).learnable_params
     for optimizer, numbers in (("adamw", 2), ("adamw_fused", 2), ("sgd", 1)):
         kept = peak_of("full", optimizer=optimizer).by_kind["optimizer"]
-        assert kept == pytest.approx(4 * numbers * learnable, rel=0.01)
+        assert kept == pytest.approx(4 * numbers * learnable, rel=0.03)  # in whole blocks
 
 
 def test_lora_saves_gradients_and_optimizer_state_but_hardly_any_activations():

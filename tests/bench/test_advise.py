@@ -1,0 +1,120 @@
+"""The search is held against trying every size."""
+
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+import torch
+
+from bench.advise import advise
+from bench.config import CellConfig
+from bench.predict.devices import GPUS, default_gpu, find_gpu, present_gpu
+from bench.predict.extrapolate import TraceFamily
+from bench.predict.predictor import trace_cell
+from bench.predict.replay import fits, replay
+from bench.units import MIB
+from fptplus import InvalidInput
+
+CELL = CellConfig(method="lora", model="test_vit", res=128, batch_size=4)
+PATCH = 16
+
+
+def gpu_with(mebibytes):
+    gpu = GPUS["a6000"]
+    return replace(gpu, memory_bytes=gpu.context_bytes + mebibytes * MIB)
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "fptplus"])
+@pytest.mark.parametrize("mebibytes", [44, 60])
+def test_the_largest_batch_fits_and_the_next_does_not(method, mebibytes):
+    cell = replace(CELL, method=method)
+    found = advise(cell, gpu_with(mebibytes), PATCH).largest_batch
+    assert fits(trace_cell(replace(cell, batch_size=found)), mebibytes * MIB)
+    assert not fits(trace_cell(replace(cell, batch_size=found + 1)), mebibytes * MIB)
+
+
+@pytest.mark.parametrize("mebibytes", [44, 60])
+def test_the_largest_resolution_fits_and_the_next_does_not(mebibytes):
+    found = advise(CELL, gpu_with(mebibytes), PATCH).largest_res
+    assert fits(trace_cell(replace(CELL, res=found)), mebibytes * MIB)
+    assert not fits(trace_cell(replace(CELL, res=found + PATCH)), mebibytes * MIB)
+
+
+def test_headroom_is_what_the_process_leaves():
+    gpu = gpu_with(60)
+    advice = advise(CELL, gpu, PATCH)
+    assert advice.process_bytes == replay(trace_cell(CELL)).reserved_bytes + gpu.context_bytes
+    assert advice.headroom_bytes == gpu.memory_bytes - advice.process_bytes
+    assert advice.fits and not advice.remedies
+
+
+def test_remedies_are_the_smallest_sets_of_changes_that_fit():
+    cell = CellConfig(method="full", model="vit_s", res=512, batch_size=16)
+    capacity = replay(trace_cell(replace(cell, attention="sdpa", precision="bf16"))).reserved_bytes
+    gpu = gpu_with(-(-capacity // MIB))
+    advice = advise(cell, gpu, PATCH)
+    assert not advice.fits
+    assert {len(remedy) for remedy in advice.remedies} == {min(len(remedy) for remedy in advice.remedies)}
+    for remedy in advice.remedies:
+        assert fits(trace_cell(replace(cell, **remedy)), gpu.memory_bytes - gpu.context_bytes)
+
+
+def test_a_gpu_that_holds_nothing_is_told_so():
+    advice = advise(CELL, gpu_with(3), PATCH)
+    assert not advice.fits
+    assert advice.largest_batch is None and advice.largest_res is None and advice.remedies == ()
+
+
+def test_memory_below_the_context_is_refused():
+    with pytest.raises(InvalidInput, match="gpu-memory must be more than the CUDA context's"):
+        advise(CELL, replace(GPUS["a6000"], memory_bytes=MIB), PATCH)
+
+
+@pytest.mark.parametrize(("method", "error"), [("full", 0.01), ("lora", 0.01), ("fptplus", 0.05)])
+def test_extrapolated_traces_are_those_that_tracing_gives(method, error):
+    """FPT+ keeps a whole number of tokens, which no polynomial does."""
+    cell = CellConfig(method=method, model="vit_s", res=224, batch_size=4)
+    family = TraceFamily([2, 4], [trace_cell(replace(cell, batch_size=size)) for size in (2, 4)])
+    true = replay(trace_cell(replace(cell, batch_size=32)))
+    assert replay(family.at(32)).allocated_bytes == pytest.approx(true.allocated_bytes, rel=error)
+
+    grids = (14, 18, 20)
+    family = TraceFamily([g * g for g in grids], [trace_cell(replace(cell, res=16 * g)) for g in grids])
+    true = replay(trace_cell(replace(cell, res=16 * 32)))
+    assert replay(family.at(32 * 32)).allocated_bytes == pytest.approx(true.allocated_bytes, rel=error)
+
+
+def test_traces_of_different_steps_are_no_family():
+    with pytest.raises(ValueError, match="same sequence"):
+        TraceFamily([1, 2], [trace_cell(CELL), trace_cell(replace(CELL, method="full"))])
+
+
+def test_the_catalogue_is_complete_and_says_where_its_numbers_come_from():
+    wanted = {"t4", "rtx3060", "rtx3090", "rtx4090", "a6000", "a100-40gb", "a100-80gb", "l40s", "h100", "h200", "b200"}
+    assert wanted <= GPUS.keys()
+    for gpu in GPUS.values():
+        assert gpu.memory_source and gpu.context_source
+        assert gpu.context_bytes < gpu.memory_bytes
+
+
+def test_a_gpu_that_is_present_is_known_by_its_own_figures(monkeypatch):
+    properties = mock.Mock(
+        total_memory=150 * 10**9, major=9, minor=0, multi_processor_count=132, max_threads_per_multi_processor=2048
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    for title, name in (
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA RTX A6000", "a6000"),
+        ("NVIDIA Unheard Of", "nvidia-unheard-of"),
+    ):
+        properties.name = title
+        present_gpu.cache_clear()
+        assert default_gpu() == find_gpu(name)
+        assert (find_gpu(name).memory_bytes, find_gpu(name).memory_source) == (150 * 10**9, "the device")
+    present_gpu.cache_clear()
+
+
+def test_an_unknown_gpu_is_answered_with_the_known_ones():
+    with pytest.raises(InvalidInput, match=r"gpu must be one of t4, rtx3060, .*got 'rtx390'; did you mean rtx3090"):
+        find_gpu("rtx390")
