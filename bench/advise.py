@@ -21,8 +21,12 @@ LARGEST_BATCH = 4096
 LARGEST_RES = 4096
 """Where the search ends; a larger answer is reported as this or more."""
 
-REMEDIES: dict[str, str] = {"attention": "sdpa", "precision": "bf16", "checkpointing": "block"}
-"""What can be changed without changing the method; tried one, then two, then all at a time."""
+REMEDIES: dict[str, tuple[str, str]] = {
+    "attention": ("eager", "sdpa"),
+    "precision": ("fp32", "bf16"),
+    "checkpointing": ("none", "block"),
+}
+"""What can be changed without changing the method, from and to; tried one, then two, then all at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +81,14 @@ def advise(cell: CellConfig, gpu: Gpu, patch_size: int) -> Advice:
 
 def advise_all(cells: list[CellConfig], gpu: Gpu, patch_size: int) -> Iterator[Advice]:
     """Advice on each cell in turn, worked out on all processors."""
-    context = multiprocessing.get_context("fork") if sys.platform != "win32" else None
+    context = multiprocessing.get_context("fork") if sys.platform == "linux" else None
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
         yield from pool.map(advise, cells, repeat(gpu), repeat(patch_size))
 
 
 def _remedies(cell: CellConfig, capacity_bytes: int) -> Iterator[dict[str, str]]:
     """The smallest sets of changes that make a cell fit."""
-    changes = {axis: value for axis, value in REMEDIES.items() if _can_change(cell, axis, value)}
+    changes = {axis: after for axis, (before, after) in REMEDIES.items() if getattr(cell, axis) == before}
     for count in range(1, len(changes) + 1):
         found = False
         for chosen in combinations(changes, count):
@@ -94,11 +98,6 @@ def _remedies(cell: CellConfig, capacity_bytes: int) -> Iterator[dict[str, str]]
                 yield change
         if found:
             return
-
-
-def _can_change(cell: CellConfig, axis: str, value: str) -> bool:
-    """Whether an axis is still at the setting that the remedy improves on."""
-    return getattr(cell, axis) in {"attention": ("eager",), "precision": ("fp32",), "checkpointing": ("none",)}[axis]
 
 
 class _Search:
@@ -139,7 +138,12 @@ class _Search:
         """Correct a guess by true traces, in ever larger steps away from it, then between the last two."""
 
         def truly_fits(number: int) -> bool:
-            return number <= lowest or self._fits(self.trace(**{axis: number * unit}))
+            if number <= lowest:
+                return True
+            try:
+                return self._fits(self.trace(**{axis: number * unit}))
+            except InvalidInput:  # too few tokens for the method
+                return False
 
         low, high, stride = guess, min(guess, limit) + 1, 1
         while not truly_fits(low):

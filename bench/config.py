@@ -123,8 +123,7 @@ class Setting:
     """Images a training step."""
 
     profile: ProfileName = "paper"
-    """Sets the four axes below, where they are not given: paper is fp32, eager, none, adamw; fast is bf16, sdpa, none,
-    adamw_fused."""
+    """Sets the axes below where not given. paper: fp32, eager, none, adamw. fast: bf16, sdpa, none, adamw_fused."""
 
     precision: Precision | None = None
     """fp32, or autocast to bf16 or fp16 with fp32 weights."""
@@ -198,8 +197,7 @@ class SweepConfig(Setting):
     """Seconds that timing one cell may take on a CPU; a cell that would take longer is not timed, and says so."""
 
     weights: str | None = None
-    """Checkpoint file (timm or Hugging Face) or timm pretrained name to measure with. Default: random weights, which
-    change no number here."""
+    """Checkpoint file (timm or Hugging Face) or timm pretrained name to measure with. Default: random weights."""
 
     seed: int = 0
     """Of weights and inputs."""

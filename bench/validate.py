@@ -56,10 +56,11 @@ def measure_cells(cells: list[CellConfig], store: ResultsStore, progress: Progre
         for cell in cells:
             progress.begin(cell)
             record = store.find(cell.cell_id)
-            if record is None and time.monotonic() - began < limit_s:
-                record = run_cell(cell, TimingBudget(cuda_s=1.0))
+            is_measured = record is not None and record.is_measured
+            if not is_measured and time.monotonic() - began < limit_s:
+                record, is_measured = run_cell(cell, TimingBudget(cuda_s=1.0)), True
                 store.write(record)
-            if record is not None:
+            if is_measured:
                 records.append(record)
             progress.end(record)
     finally:

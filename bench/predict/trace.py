@@ -230,11 +230,7 @@ def trace_training(
     Returns:
         The events from the weights' allocation to the end of the last step.
     """
-    tracer = StorageTracer(target, rules)
-    for name, tensor in _in_order_of_moving(step.model):
-        tracer.note(tensor, op=name, kind="weights")
-    for index, tensor in enumerate([*inputs, targets]):
-        tracer.note(tensor, op=f"input {index}", kind="inputs")
+    tracer = _tracer_after_moving(step.model, (*inputs, targets), target, rules)
     with _gradients_marked(tracer, list(step.model.parameters())), tracer.naming_modules(step.model), tracer:
         for _ in range(steps):
             tracer.begin_step()
@@ -245,11 +241,7 @@ def trace_training(
 
 def trace_inference(model: nn.Module, inputs: tuple[Tensor, ...], target: Target, rules: Iterable[Rule]) -> Trace:
     """Trace one forward pass without gradients on meta tensors; arguments as of trace_training."""
-    tracer = StorageTracer(target, rules)
-    for name, tensor in _in_order_of_moving(model):
-        tracer.note(tensor, op=name, kind="weights")
-    for index, tensor in enumerate(inputs):
-        tracer.note(tensor, op=f"input {index}", kind="inputs")
+    tracer = _tracer_after_moving(model, inputs, target, rules)
     with tracer.naming_modules(model), tracer, torch.no_grad():
         tracer.begin_step()
         tracer.begin_phase("forward")
@@ -257,6 +249,18 @@ def trace_inference(model: nn.Module, inputs: tuple[Tensor, ...], target: Target
     _settle_kinds(tracer)
     del results
     return tracer.stop()
+
+
+def _tracer_after_moving(
+    model: nn.Module, inputs: tuple[Tensor, ...], target: Target | None, rules: Iterable[Rule]
+) -> StorageTracer:
+    """A tracer that has seen a model and then its inputs being moved to the device."""
+    tracer = StorageTracer(target, rules)
+    for name, tensor in _in_order_of_moving(model):
+        tracer.note(tensor, op=name, kind="weights")
+    for index, tensor in enumerate(inputs):
+        tracer.note(tensor, op=f"input {index}", kind="inputs")
+    return tracer
 
 
 def _in_order_of_moving(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
