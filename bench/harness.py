@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from fptplus import InvalidInput
 
 from .config import CellConfig
-from .environment import device_facts, provenance
+from .environment import provenance
 from .measure import TimingBudget, measure
 from .predict.predictor import Prediction, predict
 from .record import Record, new_record
@@ -23,7 +23,6 @@ def run_cell(cell: CellConfig, budget: TimingBudget) -> Record:
         if cell.device == "nothing":
             record.status_detail = "predicted only: no device was asked"
         else:
-            _fill(record, device_facts(cell.device))
             _fill(record, measure(cell, prediction, budget))
     except InvalidInput as error:
         record.status, record.status_detail = "unsupported", str(error)

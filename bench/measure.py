@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fptplus.training import TrainingStep, autocast, make_optimizer
 
 from .config import CellConfig
+from .environment import device_facts
 from .meters.memory import MemoryMeter
 from .meters.throughput import time_steps
 from .predict.predictor import Prediction, build_on
@@ -40,7 +41,8 @@ class TimingBudget:
 def measure(cell: CellConfig, prediction: Prediction, budget: TimingBudget) -> Reading:
     """Run the cell's training step and read the meters.
 
-    Out of memory and a kernel the device does not have are outcomes, returned as a status.
+    Out of memory and a kernel the device does not have are outcomes, returned as a status. A reading without a device
+    is of a cell that was not run.
 
     Args:
         cell: with `device` cuda or cpu.
@@ -49,15 +51,16 @@ def measure(cell: CellConfig, prediction: Prediction, budget: TimingBudget) -> R
     """
     if cell.device == "cpu" and (reason := _why_not_on_cpu(prediction, budget.cpu_s)):
         return {"status_detail": reason}
+    on_cuda = cell.device == "cuda"
     try:
-        on_cuda = cell.device == "cuda"
-        return _measure_on_cuda(cell, budget.cuda_s) if on_cuda else _measure_on_cpu(cell, budget.cpu_s)
+        reading = _measure_on_cuda(cell, budget.cuda_s) if on_cuda else _measure_on_cpu(cell, budget.cpu_s)
     except torch.cuda.OutOfMemoryError as error:
-        return {"status": "oom", "status_detail": str(error).partition(". GPU")[0]}
+        reading = {"status": "oom", "status_detail": str(error).partition(". GPU")[0]}
     except RuntimeError as error:
         if "No available kernel" not in str(error):
             raise
-        return {"status": "unsupported", "status_detail": f"attention {cell.attention}: {error}"}
+        reading = {"status": "unsupported", "status_detail": f"attention {cell.attention}: {error}"}
+    return {**device_facts(cell.device), **reading}
 
 
 def training_on_device(cell: CellConfig) -> partial:

@@ -105,7 +105,7 @@ class Record:
 
     @property
     def is_measured(self) -> bool:
-        """Whether a device has been asked, whatever it answered; such a record is never replaced."""
+        """Whether a device has answered, if only that it has too little memory; such a record is never replaced."""
         return self.device is not None
 
 

@@ -91,6 +91,15 @@ def test_a_cell_over_the_cpu_budget_is_not_timed_and_says_so(bench, out):
     assert status == 0
     assert pd.isna(row.throughput_img_s)
     assert "not timed" in row.status_detail and "not timed" in printed
+    assert pd.isna(row.device)
+
+
+def test_a_cell_that_was_not_timed_is_timed_once_the_budget_allows_it(bench, out):
+    arguments = (*SMALL, "--method", "linear", "--device", "cpu", "--cpu-budget-s")
+    bench(*arguments, "0.0001")
+    assert pd.isna(pd.read_csv(out / "results.csv").throughput_img_s[0])
+    bench(*arguments, "30")
+    assert pd.read_csv(out / "results.csv").throughput_img_s[0] > 0
 
 
 def test_a_cell_that_breaks_is_recorded_and_the_others_run(bench, out, monkeypatch):

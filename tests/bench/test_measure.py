@@ -21,6 +21,7 @@ BUDGET = measure.TimingBudget()
 def failing_with(monkeypatch):
     def set_error(error):
         monkeypatch.setattr(measure, "_measure_on_cuda", mock.Mock(side_effect=error))
+        monkeypatch.setattr(measure, "device_facts", lambda device: {"device": "a GPU"})
 
     return set_error
 
@@ -30,7 +31,9 @@ def test_out_of_memory_is_an_outcome(failing_with):
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB. GPU 0 has a total of ...")
     )
     reading = measure.measure(CELL, predict(CELL), BUDGET)
-    assert reading == {"status": "oom", "status_detail": "CUDA out of memory. Tried to allocate 3.00 GiB"}
+    assert reading["status"] == "oom"
+    assert reading["status_detail"] == "CUDA out of memory. Tried to allocate 3.00 GiB"
+    assert reading["device"] == "a GPU"
 
 
 def test_a_kernel_the_device_does_not_have_is_an_outcome(failing_with):

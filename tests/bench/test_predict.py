@@ -118,6 +118,12 @@ def test_checkpointing_fused_attention_and_half_precision_each_save_activations(
         assert peak_of("full", **axes).by_kind["activations"] < 0.9 * plain, axes
 
 
+@pytest.mark.parametrize("method", ["full", "vpt", "attention", "adapter", "bitfit", "lora", "adalora"])
+def test_checkpointing_keeps_one_block_s_activations_in_every_method_with_a_backbone_in_its_graph(method):
+    plain, checkpointed = (peak_of(method, checkpointing=kind).by_kind["activations"] for kind in ("none", "block"))
+    assert checkpointed < 0.35 * plain
+
+
 def test_adamw_keeps_two_numbers_a_learnable_parameter_and_sgd_one():
     learnable = predict(CellConfig(method="full", model="vit_s", res=224)).learnable_params
     for optimizer, numbers in (("adamw", 2), ("adamw_fused", 2), ("sgd", 1)):
