@@ -15,6 +15,10 @@ def sources(package):
     return sorted((ROOT / package).rglob("*.py"))
 
 
+COMMAND_LINE = ROOT / "fptplus" / "cli"
+"""Where `python -m fptplus` puts the layers together: it alone may import a layer above its own."""
+
+
 def imported(path):
     """Top-level names of everything a module imports absolutely."""
     for node in ast.walk(ast.parse(path.read_text())):
@@ -27,7 +31,8 @@ def imported(path):
 @pytest.mark.parametrize("package", LAYERS)
 def test_imports_run_one_way(package):
     above = set(LAYERS[LAYERS.index(package) + 1 :])
-    assert not {path.name: above & set(imported(path)) for path in sources(package) if above & set(imported(path))}
+    library = [path for path in sources(package) if not path.is_relative_to(COMMAND_LINE)]
+    assert not {path.name: above & set(imported(path)) for path in library if above & set(imported(path))}
 
 
 @pytest.mark.parametrize("package", LAYERS)

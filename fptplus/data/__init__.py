@@ -1,0 +1,5 @@
+"""Labelled images: from class folders, a CSV, MedMNIST+ files, the paper's datasets, or synthetic."""
+
+from .dataset import Example as Example
+from .dataset import ImageDataset as ImageDataset
+from .dataset import Split as Split

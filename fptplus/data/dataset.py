@@ -1,0 +1,71 @@
+"""A labelled, split set of images: what preloading, training and evaluation read, wherever the images come from."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from PIL import Image
+
+from ..errors import InvalidInput
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled image."""
+
+    name: str
+    """Names the image within its dataset: a path relative to the root, or an index into a file."""
+
+    label: int
+    """Class index."""
+
+    split: Split
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Labelled images, each in one split.
+
+    Raises:
+        InvalidInput: at construction, if there are no examples, a label is no index of `classes`, or two examples have
+            the same name.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    examples: tuple[Example, ...]
+    read: Callable[[Example], Image.Image]
+    """Decodes an example to an RGB image; raises InvalidInput naming the file where that cannot be done."""
+
+    def __post_init__(self) -> None:
+        if not self.examples:
+            raise InvalidInput(f"the dataset must hold at least one image, {self.name} holds none.")
+        for example in self.examples:
+            if not 0 <= example.label < len(self.classes):
+                raise InvalidInput(
+                    f"labels must lie in 0 to {len(self.classes) - 1}, {example.name} has {example.label}."
+                )
+        repeated = [name for name, count in Counter(example.name for example in self.examples).items() if count > 1]
+        if repeated:
+            raise InvalidInput(
+                f"each image must appear once, {repeated[0]} appears more often in {self.name}"
+                + (f" (and {len(repeated) - 1} others do)." if len(repeated) > 1 else ".")
+            )
+
+    def indices(self, split: Split) -> list[int]:
+        """Positions in `examples` of the images of a split, in their order."""
+        return [index for index, example in enumerate(self.examples) if example.split == split]
+
+    def labels(self, split: Split) -> list[int]:
+        """Class indices of the images of a split, in their order."""
+        return [example.label for example in self.examples if example.split == split]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the classes and of every example's name, label and split."""
+        lines = ["\t".join(self.classes)] + [f"{e.name}\t{e.label}\t{e.split}" for e in self.examples]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
