@@ -1,0 +1,139 @@
+"""Augmentation of a whole batch on its device: random resized crop, flip, brightness and contrast (official training code).
+
+The distribution is that of torchvision's RandomResizedCrop, RandomHorizontalFlip and ColorJitter one after the other,
+with boxes not rounded to whole pixels, since the stored image is smaller than the original. A view resamples with two
+matrix products, rows and columns apart, by the antialiased triangle filter of torchvision's resize.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+CROP_ATTEMPTS = 10
+"""Boxes drawn before the whole image is taken (torchvision)."""
+
+_GREY = (0.2989, 0.587, 0.114)
+"""Weights of red, green and blue in torchvision's grey."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What a random view is drawn from; the defaults are the official training code's."""
+
+    min_scale: float = 0.8
+    """Smallest share of the image's area that a crop has; the largest is all of it."""
+
+    min_ratio: float = 0.7
+    max_ratio: float = 1.3
+    """Width over height of a crop, drawn evenly in its logarithm."""
+
+    flip_probability: float = 0.5
+    """Of mirroring left and right."""
+
+    brightness: float = 0.2
+    contrast: float = 0.2
+    """Largest change of either factor from 1."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """How to look at each image of a batch; every field has one entry an image."""
+
+    boxes: Tensor
+    """(B, 4): left, top, width and height as shares of the image."""
+
+    flipped: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    brightness_first: Tensor
+    """Whether brightness changes before contrast."""
+
+    def __getitem__(self, chosen: slice) -> "Views":
+        return Views(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+
+def draw_views(augmentation: Augmentation, count: int, generator: torch.Generator) -> Views:
+    """Random views of `count` square images, on the CPU."""
+
+    def between(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=generator)
+
+    area = between(augmentation.min_scale, 1, count, CROP_ATTEMPTS)
+    ratio = between(math.log(augmentation.min_ratio), math.log(augmentation.max_ratio), count, CROP_ATTEMPTS).exp()
+    widths, heights = (area * ratio).sqrt(), (area / ratio).sqrt()
+    inside = (widths <= 1) & (heights <= 1)
+    first = inside.to(torch.uint8).argmax(dim=1, keepdim=True)
+    whole = ~inside.any(dim=1)
+    width, height = (s.gather(1, first).squeeze(1).where(~whole, torch.ones(count)) for s in (widths, heights))
+    left, top = (between(0, 1, count) * (1 - size) for size in (width, height))
+    return Views(
+        boxes=torch.stack([left, top, width, height], dim=1),
+        flipped=between(0, 1, count) < augmentation.flip_probability,
+        brightness=between(1 - augmentation.brightness, 1 + augmentation.brightness, count),
+        contrast=between(1 - augmentation.contrast, 1 + augmentation.contrast, count),
+        brightness_first=between(0, 1, count) < 0.5,
+    )
+
+
+def plain_views(count: int) -> Views:
+    """The whole image as it is: what is evaluated on."""
+    ones, no = torch.ones(count), torch.zeros(count, dtype=torch.bool)
+    return Views(torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(count, 1), no, ones, ones, no)
+
+
+def render(images: Tensor, views: Views, res: int) -> Tensor:
+    """Look at a batch.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        views: B of them, on any device.
+        res: height and width of the result in pixels.
+
+    Returns:
+        (B, 3, res, res) fp32 in 0 to 1, on the images' device.
+    """
+    height, width = images.shape[-2:]
+    device = images.device
+    left, top, crop_width, crop_height = views.boxes.to(device).unbind(dim=1)
+    rows = _resampling(top * height, crop_height * height, height, res)
+    columns = _resampling(left * width, crop_width * width, width, res)
+    columns = torch.where(views.flipped.to(device)[:, None, None], columns.flip(1), columns)
+    pixels = images.float().mul_(1 / 255)
+    out = rows.unsqueeze(1) @ pixels @ columns.transpose(1, 2).unsqueeze(1)
+    brightness, first = views.brightness.to(device), views.brightness_first.to(device)
+    ones = torch.ones_like(brightness)
+    out = _brightened(out, torch.where(first, brightness, ones))
+    out = _contrasted(out, views.contrast.to(device))
+    return _brightened(out, torch.where(first, ones, brightness))
+
+
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(B, 3, H, W) images in 0 to 1 with each channel's mean taken away, divided by its standard deviation; in place."""
+    channels = (1, 3, 1, 1)
+    mean, std = (torch.tensor(values, device=images.device).view(channels) for values in (mean, std))
+    return images.sub_(mean).div_(std)
+
+
+def _resampling(start: Tensor, length: Tensor, size: int, res: int) -> Tensor:
+    """(B, res, size) weights that resample the stretch of `length` pixels from `start` to `res` pixels."""
+    scale = (length / res).view(-1, 1, 1)
+    outputs = torch.arange(res, device=start.device).view(1, -1, 1) + 0.5
+    pixels = torch.arange(size, device=start.device).view(1, 1, -1) + 0.5
+    centers = start.view(-1, 1, 1) + outputs * scale
+    weights = (1 - (pixels - centers).abs() / scale.clamp(min=1)).clamp_(min=0)
+    end = (start + length).view(-1, 1, 1)
+    weights *= (pixels > start.view(-1, 1, 1)) & (pixels < end)  # a crop does not see the pixels around it
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+def _brightened(images: Tensor, factors: Tensor) -> Tensor:
+    return (images * factors.view(-1, 1, 1, 1)).clamp_(0, 1)
+
+
+def _contrasted(images: Tensor, factors: Tensor) -> Tensor:
+    grey = (images * images.new_tensor(_GREY).view(1, 3, 1, 1)).sum(dim=1).mean(dim=(1, 2)).view(-1, 1, 1, 1)
+    factors = factors.view(-1, 1, 1, 1)
+    return (images * factors + grey * (1 - factors)).clamp_(0, 1)
