@@ -1,6 +1,6 @@
 """AdaLoRA: SVD-shaped updates of query and value whose rank budget shrinks (Zhang et al., AdaLoRA, 2023), by peft."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from peft import AdaLoraConfig, AdaLoraModel
@@ -43,6 +43,11 @@ class AdaLoRA:
     title = "AdaLoRA"
     source = "Zhang et al., ICLR 2023, arXiv 2303.10512"
 
+    def scheduled_for(self, total_steps: int) -> "AdaLoRA":
+        """The same for a training of another length, its phases in the same proportion."""
+        warmup, final = (steps * total_steps // self.total_steps for steps in (self.warmup_steps, self.final_steps))
+        return replace(self, total_steps=total_steps, warmup_steps=warmup, final_steps=final)
+
     def build(self, vit: VisionTransformer, res: int) -> FineTuning:
         separate_qkv(vit)
         config = AdaLoraConfig(
@@ -62,7 +67,27 @@ class AdaLoRA:
             res,
             after_step=tuner.update_and_allocate,
             regularizer=lambda: self.orthogonality_weight * orthogonality(tuner.model),
+            method_state=lambda: _allocator_state(tuner),
+            load_method_state=lambda state: _load_allocator_state(tuner, state),
         )
+
+
+_IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+"""What peft's RankAllocator remembers: sensitivity of each weight, its running mean and its uncertainty."""
+
+
+def _allocator_state(tuner: AdaLoraModel) -> dict:
+    allocator = tuner.rankallocator
+    return {
+        "rank_pattern": tuner.peft_config[_ADAPTER].rank_pattern,
+        **{name: dict(getattr(allocator, name)) for name in _IMPORTANCE},
+    }
+
+
+def _load_allocator_state(tuner: AdaLoraModel, state: dict) -> None:
+    tuner.peft_config[_ADAPTER].rank_pattern = state["rank_pattern"]
+    for name in _IMPORTANCE:
+        setattr(tuner.rankallocator, name, dict(state[name]))
 
 
 def orthogonality(model: nn.Module) -> Tensor:

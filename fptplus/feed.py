@@ -1,0 +1,110 @@
+"""Batches for the training step from a feature store: rows drawn, images augmented on the device, features beside them.
+
+Every random choice is a function of the seed, the epoch and the step alone, and is drawn for the batch of all processes
+together. So training that was interrupted goes on as if it had not been, and several processes see what one would.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .data.augment import Augmentation, draw_views, normalize, plain_views, render
+from .data.dataset import Split
+from .distributed import Processes
+from .errors import InvalidInput
+from .feature_store import FeatureStore
+
+ALONE = Processes()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step takes."""
+
+    inputs: tuple[Tensor, ...]
+    """Normalised images (B, 3, res, res), and for FPT and FPT+ keys and values (layers, B, heads, n, head_dim)."""
+
+    targets: Tensor
+    """(B,) class indices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """The batches of one split, as the model of one method takes them."""
+
+    store: FeatureStore
+    split: Split
+    batch_size: int
+    """Of all processes together."""
+
+    res: int
+    """Height and width in pixels of the images the model takes."""
+
+    reads_features: bool
+    """Whether the model takes keys and values beside the images."""
+
+    device: str = "cpu"
+    processes: Processes = ALONE
+    seed: int = 0
+    augmentation: Augmentation = Augmentation()
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.processes.world_size:
+            raise InvalidInput(
+                f"batch-size must be a multiple of the {self.processes.world_size} processes, got {self.batch_size}."
+            )
+        if self.reads_features and not self.store.has_features:
+            raise InvalidInput("store must hold features for FPT and FPT+, it holds images only; preload with them.")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches; what is left over waits for another epoch's order (official code: drop last).
+
+        Raises:
+            InvalidInput: if there is not one.
+        """
+        count = len(self.store.rows(self.split))
+        if count < self.batch_size:
+            raise InvalidInput(
+                f"batch-size must be at most the {count} images of {self.split}, got {self.batch_size}; "
+                "use a smaller one."
+            )
+        return count // self.batch_size
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch in random order, randomly augmented: this process's share of each."""
+        rows = self.store.rows(self.split)
+        order = torch.randperm(len(rows), generator=self._generator(epoch)).numpy()
+        for step in range(self.steps_per_epoch):
+            batch_rows = rows[order[step * self.batch_size : (step + 1) * self.batch_size]]
+            views = draw_views(self.augmentation, self.batch_size, self._generator(epoch, step))
+            share = self.processes.share(self.batch_size)
+            yield self._batch(batch_rows[share], views[share])
+
+    def in_order(self) -> Iterator[Batch]:
+        """All images once, as they are, in the store's order: this process's stretch of it."""
+        rows = self.store.rows(self.split)
+        rows = rows[self.processes.share(len(rows))]
+        for start in range(0, len(rows), self.batch_size):
+            chosen = rows[start : start + self.batch_size]
+            yield self._batch(chosen, plain_views(len(chosen)))
+
+    def _batch(self, rows: np.ndarray, views) -> Batch:
+        manifest = self.store.manifest
+        images = render(self.store.images(rows).to(self.device), views, self.res)
+        inputs: tuple[Tensor, ...] = (normalize(images, manifest.mean, manifest.std),)
+        if self.reads_features:
+            inputs += tuple(part.to(self.device) for part in self.store.features(rows))
+        return Batch(inputs, self.store.labels[torch.from_numpy(rows)].to(self.device))
+
+    def _generator(self, *position: int) -> torch.Generator:
+        """A generator for one place in the training."""
+        return torch.Generator().manual_seed(seed_at(self.seed, *position))
+
+
+def seed_at(seed: int, *position: int) -> int:
+    """A seed for one place in the training, unlike that of any other place."""
+    return int(np.random.SeedSequence([seed, len(position), *position]).generate_state(1, np.uint64)[0] >> 1)

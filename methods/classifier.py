@@ -1,0 +1,110 @@
+"""A trained checkpoint as a classifier of images.
+
+classifier = load_classifier("runs/messidor2/lr0.001-wd0.1-seed0/best.safetensors", weights="vit_b.safetensors")
+classifier.predict(Image.open("eye.png"))      # {"healthy": 0.93, ...}
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fptplus.checkpoint import load_learnable, lpm_sha256, read_checkpoint_facts
+from fptplus.data.augment import normalize, plain_views, render
+from fptplus.errors import InvalidInput
+from fptplus.preload import to_square
+
+from .for_training import build_for_training, input_res, reads_features
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A trained method with all that it needs to read an image."""
+
+    model: nn.Module
+    preloader: nn.Module | None
+    """The frozen LPM, for methods that read features; None otherwise."""
+
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    res: int
+    """Height and width in pixels of the LPM's images."""
+
+    image_res: int
+    """Height and width in pixels that images are kept at in training."""
+
+    input_res: int
+    """Height and width in pixels of the images that the model takes beside the features."""
+
+    device: str
+
+    @torch.no_grad()
+    def probabilities(self, images: Sequence[Image.Image]) -> Tensor:
+        """(N, classes) probabilities of N images of any size, on the CPU."""
+        inputs = (self._seen(images, self.image_res, self.input_res),)
+        if self.preloader is not None:
+            inputs += self.preloader(self._seen(images, self.res, self.res))
+        return self.model(*inputs).float().softmax(dim=1).cpu()
+
+    def predict(self, image: Image.Image) -> dict[str, float]:
+        """The probability of each class."""
+        return dict(zip(self.classes, self.probabilities([image])[0].tolist(), strict=True))
+
+    def _seen(self, images: Sequence[Image.Image], kept_res: int, res: int) -> Tensor:
+        """Images as training saw them: made square, then resized, then normalised."""
+        squares = torch.stack([to_square(image.convert("RGB"), kept_res) for image in images]).to(self.device)
+        return normalize(render(squares, plain_views(len(images)), res), self.mean, self.std)
+
+
+def load_classifier(path: str | Path, *, weights: str | None = None, device: str = "cpu") -> Classifier:
+    """The classifier of a checkpoint that training has written.
+
+    Args:
+        path: `best.safetensors` of a run.
+        weights: the LPM's checkpoint file or timm pretrained name; default the one named in the checkpoint.
+        device: to run on.
+
+    Raises:
+        InvalidInput: if the checkpoint or the weights are unreadable, or the LPM is another than in training.
+    """
+    facts = read_checkpoint_facts(Path(path))
+    res, classes = int(facts["res"]), tuple(json.loads(facts["classes"]))
+    tuning = build_for_training(
+        facts["method"],
+        facts["model"],
+        res,
+        len(classes),
+        weights=weights or facts["weights"] or None,
+        seed=int(facts["seed"]),
+        total_steps=1,
+        attention=facts["attention"],
+        with_lpm=True,
+    )
+    if reads_features(facts["method"]):
+        _check_lpm(tuning.preloader.vit, facts)
+    load_learnable(tuning.model, Path(path))
+    return Classifier(
+        model=tuning.model.to(device).eval(),
+        preloader=tuning.preloader.to(device) if tuning.preloader is not None else None,
+        classes=classes,
+        mean=tuple(json.loads(facts["mean"])),
+        std=tuple(json.loads(facts["std"])),
+        res=res,
+        image_res=int(facts["image_res"]),
+        input_res=input_res(facts["method"], res),
+        device=device,
+    )
+
+
+def _check_lpm(vit: nn.Module, facts: dict[str, str]) -> None:
+    """See that features of new images come from the LPM that made the training's."""
+    if facts["weights_sha256"] and lpm_sha256(vit) != facts["weights_sha256"]:
+        raise InvalidInput(
+            f"weights must be those of the {facts['model']} that the checkpoint was trained on "
+            f"(SHA-256 {facts['weights_sha256'][:12]}…), these are others; name its file."
+        )
