@@ -18,6 +18,7 @@ from .errors import InvalidInput
 from .feature_store import FeatureStore
 
 ALONE = Processes()
+OFFICIAL = Augmentation()
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Feed:
     device: str = "cpu"
     processes: Processes = ALONE
     seed: int = 0
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = OFFICIAL
 
     def __post_init__(self) -> None:
         if self.batch_size % self.processes.world_size:

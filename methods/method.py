@@ -34,7 +34,7 @@ class FineTuning:
 
     method_state: Callable[[], dict] | None = None
     load_method_state: Callable[[dict], None] | None = None
-    """What the method remembers between steps beside the parameters: to keep it, and to give it back. None if nothing."""
+    """What the method remembers between steps beside the parameters: to keep, and to give back. None if nothing."""
 
     preloader: nn.Module | None = None
     """The frozen pass that makes the inputs once, from images (B, 3, H, W), where inputs are preloaded features."""

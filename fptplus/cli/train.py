@@ -32,7 +32,8 @@ from .progress import progress_bar
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Train a method on a preloaded store, keep the weights of the best validation AUC, and score them on the test split.
+    """Train a method on a preloaded store, keep the weights of the best validation AUC, and score them on the test
+    split.
 
     Give --lr or --weight-decay more than once to search the grid by validation AUC; --repeats trains the best with
     further seeds. Calling it again with the same --out goes on where it stopped. Under torchrun all processes train
@@ -49,10 +50,10 @@ class TrainConfig:
     """Any method of the benchmark, such as fptplus, fpt, full, linear, vpt, adapter, bitfit, lora, adalora."""
 
     model: str | None = None
-    """Backbone: vit_s, vit_b, vit_l or any plain ViT of timm. Default: the one the store's features are of, else vit_b."""
+    """Backbone: vit_s, vit_b, vit_l or a timm ViT. Default: the one that made the store's features, else vit_b."""
 
     weights: str | None = None
-    """LPM checkpoint (timm or Hugging Face) or timm pretrained name, for methods that train on images. Default: random."""
+    """LPM checkpoint file or timm pretrained name, for methods that train on images. Default: random weights."""
 
     res: int | None = None
     """Image height and width in pixels for methods that train on images. Default: the most that the store has."""

@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch on its device: random resized crop, flip, brightness and contrast (official training code).
+"""Augmentation of a whole batch on its device: random resized crop, flip, brightness, contrast (official code).
 
 The distribution is that of torchvision's RandomResizedCrop, RandomHorizontalFlip and ColorJitter one after the other,
 with boxes not rounded to whole pixels, since the stored image is smaller than the original. A view resamples with two
@@ -111,7 +111,7 @@ def render(images: Tensor, views: Views, res: int) -> Tensor:
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, 3, H, W) images in 0 to 1 with each channel's mean taken away, divided by its standard deviation; in place."""
+    """(B, 3, H, W) images in 0 to 1 less each channel's mean, over its standard deviation; in place."""
     channels = (1, 3, 1, 1)
     mean, std = (torch.tensor(values, device=images.device).view(channels) for values in (mean, std))
     return images.sub_(mean).div_(std)
