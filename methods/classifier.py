@@ -46,10 +46,19 @@ class Classifier:
     @torch.no_grad()
     def probabilities(self, images: Sequence[Image.Image]) -> Tensor:
         """(N, classes) probabilities of N images of any size, on the CPU."""
+        return self.model(*self.inputs(images)).float().softmax(dim=1).cpu()
+
+    @torch.no_grad()
+    def inputs(self, images: Sequence[Image.Image]) -> tuple[Tensor, ...]:
+        """What the model is called with: images, and the LPM's features of them where it reads any."""
         inputs = (self._seen(images, self.image_res, self.input_res),)
         if self.preloader is not None:
-            inputs += self.preloader(self._seen(images, self.res, self.res))
-        return self.model(*inputs).float().softmax(dim=1).cpu()
+            inputs += self.preloader(self.lpm_images(images))
+        return inputs
+
+    def lpm_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """(N, 3, res, res) images as the LPM sees them."""
+        return self._seen(images, self.res, self.res)
 
     def predict(self, image: Image.Image) -> dict[str, float]:
         """The probability of each class."""
