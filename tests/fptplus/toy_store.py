@@ -1,0 +1,44 @@
+"""A feature store in memory, for tests that only read from one."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+CLASSES = ("left", "right")
+
+
+class ToyStore:
+    """Images that are bright on one side, and features that say which; 2/3 train, 1/6 val, 1/6 test."""
+
+    def __init__(self, count=48, res=40, layers=2, heads=2, tokens=5, head_dim=32, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        self.labels = torch.arange(count) % 2
+        self._images = torch.randint(0, 100, (count, 3, res, res), dtype=torch.uint8, generator=generator)
+        for image, label in zip(self._images, self.labels, strict=True):
+            image[:, : res // 2] += 120 * (label == 1).to(torch.uint8)
+        shape = (layers, count, heads, tokens, head_dim)
+        self._keys, self._values = (torch.randn(shape, generator=generator) for _ in range(2))
+        self._splits = np.resize(np.array(["train"] * 8 + ["val"] * 2 + ["test"] * 2), count)
+        self.has_features = True
+        self.manifest = SimpleNamespace(
+            dataset="toy",
+            classes=CLASSES,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            image_res=res,
+            dataset_fingerprint="toy",
+        )
+
+    def __len__(self):
+        return len(self.labels)
+
+    def rows(self, split):
+        return np.flatnonzero(self._splits == split)
+
+    def images(self, rows):
+        return self._images[torch.from_numpy(np.asarray(rows))]
+
+    def features(self, rows, dtype=torch.float32):
+        chosen = torch.from_numpy(np.asarray(rows))
+        return self._keys[:, chosen].to(dtype), self._values[:, chosen].to(dtype)
