@@ -63,3 +63,16 @@ def why(session: nox.Session) -> None:
 def validate(session: nox.Session) -> None:
     """Hold predictions against measurements on this machine's GPU."""
     _run(session, "-m", "bench", "validate", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def fptplus(session: nox.Session) -> None:
+    """FPT+ on real images: nox -s fptplus -- preload --data eyes --out store; then train, evaluate, visualize."""
+    _run(session, "-m", "fptplus", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def example(session: nox.Session) -> None:
+    """The README's example from synthetic images to an AUC and pictures, in a folder of its own (default: example)."""
+    folder = session.posargs[0] if session.posargs else "example"
+    _run(session, "examples/lesions.py", folder)

@@ -47,13 +47,18 @@ def lora():
 
 def results(trainee, processes, folder, reads_features):
     shared = {
-        "store": ToyStore(count=42), "batch_size": 8, "res": 32, "reads_features": reads_features, "processes": processes
+        "store": ToyStore(count=42),
+        "batch_size": 8,
+        "res": 32,
+        "reads_features": reads_features,
+        "processes": processes,
     }
     feeds = Feed(split="train", **shared), Feed(split="val", **shared)
     config = TrainingConfig(epochs=2, batch_size=8, lr=3e-3)
     history = train(trainee, config, *feeds, folder, identity={})
     scores = evaluate(trainee.model, Feed(split="test", **shared))
-    return {"losses": [[e.train_loss, e.val_loss, e.val_auc] for e in history.epochs], "test": [scores.auc, scores.loss]}
+    losses = [[e.train_loss, e.val_loss, e.val_auc] for e in history.epochs]
+    return {"losses": losses, "test": [scores.auc, scores.loss]}
 
 
 with process_group("cpu") as processes:
