@@ -4,10 +4,9 @@ The frozen pass has no gradients, so it is free to run as is cheapest, and alway
 methods around it use, the residual stream updated in place, MLPs a few tokens at a time. The numbers are the same.
 """
 
-import hashlib
-
 import torch
 import torch.nn.functional as F
+from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -78,7 +77,7 @@ def _add_mlp(block: Block, x: Tensor) -> None:
 
 
 class _Tap(TorchFunctionMode):
-    """While it is entered, takes the important tokens from the queries, keys and values that attention is called with."""
+    """While entered, takes the important tokens from the queries, keys and values that attention is called with."""
 
     def __init__(self, token_ratio: float) -> None:
         super().__init__()
@@ -100,11 +99,8 @@ class _Tap(TorchFunctionMode):
         return out
 
 
-def weights_sha256(vit: VisionTransformer) -> str:
-    """Which LPM this is: SHA-256 of the names and values of its tensors, those of the task's head left out."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(vit.state_dict().items()):
-        if not name.startswith("head."):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()
+def split_qkv(attention: Attention, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, each (B, heads, N, head_dim), of a projection (B, N, 3·D), as the layer uses them."""
+    batch, tokens, _ = qkv.shape
+    queries, keys, values = qkv.reshape(batch, tokens, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    return attention.q_norm(queries), attention.k_norm(keys), values

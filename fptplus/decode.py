@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from .data import Example, ImageDataset
 from .errors import InvalidInput
@@ -20,19 +22,19 @@ class Decoded:
     """One image as squares of uint8, or the reason why there is none."""
 
     name: str
-    side_image: np.ndarray | None = None
+    side_image: Tensor | None = None
     """(3, image_res, image_res)."""
 
-    image: np.ndarray | None = None
+    image: Tensor | None = None
     """(3, res, res) for the LPM; None where none is wanted."""
 
     error: str | None = None
 
 
-def square(image: Image.Image, res: int) -> np.ndarray:
+def to_square(image: Image.Image, res: int) -> Tensor:
     """An RGB image resized to a square (3, res, res) of uint8, bilinear, antialiased, proportions not kept."""
-    pixels = np.asarray(image.resize((res, res), Image.Resampling.BILINEAR))
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    pixels = np.array(image.resize((res, res), Image.Resampling.BILINEAR))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def decode_ahead(
@@ -45,7 +47,7 @@ def decode_ahead(
             image = dataset.read(example)
         except InvalidInput as error:
             return Decoded(example.name, error=str(error))
-        return Decoded(example.name, square(image, image_res), square(image, res) if res else None)
+        return Decoded(example.name, to_square(image, image_res), to_square(image, res) if res else None)
 
     threads = max(1, os.cpu_count() or 1)
     limit = look_ahead + threads * IMAGES_AHEAD_PER_THREAD

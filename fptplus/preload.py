@@ -1,7 +1,7 @@
 """Preloading (FPT+, Sec. III-F): every image through the frozen LPM once, its important tokens into a feature store.
 
-    reader threads: decode, resize ─ LPM on the device: keys, values, packed ─ writer thread: append to the store
-                      (bounded look-ahead)                             (at most two batches under way)
+reader threads: decode, resize ─ LPM on the device: keys, values, packed ─ writer thread: append to the store
+                  (bounded look-ahead)                             (at most two batches under way)
 """
 
 import math
@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .backbone import FrozenBackbone
 from .data import ImageDataset
+from .data.augment import normalize
 from .decode import Decoded, decode_ahead
+from .decode import to_square as to_square
 from .errors import InvalidInput
 from .feature_store import FeatureStore, StoreDtype
 from .store_manifest import MANIFEST, StoreManifest
@@ -160,18 +161,15 @@ def _batches(images: Iterator[Decoded], batch_size: int, skip_bad_images: bool) 
     """Readable images in order, in batches that end early before an unreadable one."""
     skipped, batch = [], []
     for image in images:
+        if image.error is None:
+            batch.append(image)
+        if batch and (image.error is not None or len(batch) == batch_size):
+            yield _Batch(skipped, batch)
+            skipped, batch = [], []
         if image.error is not None:
             if not skip_bad_images:
                 raise InvalidInput(image.error)
-            if batch:
-                yield _Batch(skipped, batch)
-                skipped, batch = [], []
             skipped.append(image.error)
-            continue
-        batch.append(image)
-        if len(batch) == batch_size:
-            yield _Batch(skipped, batch)
-            skipped, batch = [], []
     if skipped or batch:
         yield _Batch(skipped, batch)
 
@@ -181,23 +179,20 @@ class FeatureMaker:
 
     def __init__(self, backbone: FrozenBackbone, settings: StoreManifest, device: torch.device) -> None:
         self.backbone, self.device, self.layout = backbone.to(device), device, settings.layout
-        self.precision = settings.precision
-        self._mean, self._std = (
-            torch.tensor(of_colours, device=device).view(3, 1, 1) for of_colours in (settings.mean, settings.std)
-        )
+        self.precision, self._mean, self._std = settings.precision, settings.mean, settings.std
 
-    def __call__(self, images: np.ndarray) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (B, row_bytes) in uint8 and a scalar, whether all features are finite, both still on the device.
 
         Args:
-            images: (B, 3, res, res) in uint8.
+            images: (B, 3, res, res) in uint8, on the CPU.
         """
-        pixels = torch.from_numpy(images)
         if self.device.type == "cuda":
-            pixels = pixels.pin_memory()
-        pixels = pixels.to(self.device, non_blocking=True).float().div_(255).sub_(self._mean).div_(self._std)
-        with torch.no_grad(), autocast(self.precision, self.device.type):
-            keys, values = self.backbone(pixels)
+            images = images.pin_memory()
+        images = images.to(self.device, non_blocking=True).float().div_(255)
+        with autocast(self.precision, self.device.type):
+            keys, values = self.backbone(normalize(images, self._mean, self._std))
         return self.layout.pack(keys, values), keys.isfinite().all() & values.isfinite().all()
 
 
@@ -217,7 +212,7 @@ def _run(
             for batch in batches:
                 made = None
                 if make_features and batch.decoded:
-                    made = make_features(np.stack([image.image for image in batch.decoded]))
+                    made = make_features(torch.stack([image.image for image in batch.decoded]))
                 under_way.append(pool.submit(_write, writer, batch, made))
                 settle(BATCHES_UNDER_WAY)
         finally:
@@ -230,13 +225,13 @@ def _write(writer: ShardWriter, batch: _Batch, made: tuple[Tensor, Tensor] | Non
         writer.skip(reason)
     if not batch.decoded:
         return writer.done
-    content = {"images": np.stack([image.side_image for image in batch.decoded])}
+    content = {"images": torch.stack([image.side_image for image in batch.decoded]).flatten(1).numpy()}
     if made is not None:
         rows, finite = made
         if not finite:
             names = ", ".join(image.name for image in batch.decoded)
             raise InvalidInput(
-                f"features must be finite numbers, those of {names} are not; check the weights, or use --precision fp32."
+                f"features must be finite, those of {names} are not; check the weights, or use --precision fp32."
             )
         content["features"] = rows.cpu().numpy()
     writer.write(content)

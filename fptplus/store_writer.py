@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
@@ -20,15 +21,16 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from .data import Example, ImageDataset
+from .distributed import Processes
 from .errors import InvalidInput
-from .store_manifest import DataFile, Shard, StoreManifest, row_digest
+from .store_manifest import MANIFEST, DataFile, Shard, StoreManifest, row_digest
 
 SYNC_INTERVAL_S = 5.0
 
 
 def shard_of(examples: Sequence[Example], rank: int, world_size: int) -> Sequence[Example]:
     """The examples that one of several processes preloads: a contiguous share, so that shards follow each other."""
-    return examples[len(examples) * rank // world_size : len(examples) * (rank + 1) // world_size]
+    return examples[Processes(rank, world_size).share(len(examples))]
 
 
 class ShardWriter:
@@ -65,8 +67,12 @@ class ShardWriter:
             raise InvalidInput(
                 f"{self._progress_path} must be written by one process, another one is at it; wait for it or stop it."
             ) from error
-        _refuse_other_world_size(folder, world_size)
-        self._resume()
+        try:
+            _refuse_other_world_size(folder, world_size)
+            self._resume()
+        except InvalidInput:
+            self._lock.release()
+            raise
         self._files = {kind: FileIO(path, "ab") for kind, path in self._paths.items()}
         self._progress = FileIO(self._progress_path, "ab")
         self._synced_at = time.monotonic()
@@ -83,9 +89,7 @@ class ShardWriter:
             InvalidInput: if the disk takes no more; the files are left as they were before these rows.
         """
         count = len(content["images"])
-        lines = [
-            _line({kind: row_digest(rows[index]) for kind, rows in content.items()}) for index in range(count)
-        ]
+        lines = [_line({kind: row_digest(rows[index]) for kind, rows in content.items()}) for index in range(count)]
         self._append({**{self._files[kind]: [rows] for kind, rows in content.items()}, self._progress: lines})
         self.done, self.rows = self.done + count, self.rows + count
         if time.monotonic() - self._synced_at > SYNC_INTERVAL_S:
@@ -129,24 +133,22 @@ class ShardWriter:
     def _resume(self) -> None:
         """Keep the lines whose rows are whole, and the rows that a kept line tells of; cut off what comes after."""
         good_bytes = 0
-        for path in self._paths.values():
+        for path in (self._progress_path, *self._paths.values()):
             path.touch()
-        files = {kind: path.open("rb") for kind, path in self._paths.items()}
-        for number, (line, entry) in enumerate(_complete_lines(self._progress_path)):
-            if number == 0:
-                self._refuse_other_settings(entry["settings"])
-            elif "skipped" in entry:
-                self.done += 1
-            elif all(row_digest(file.read(self._kinds[kind])) == entry[kind] for kind, file in files.items()):
-                self.done, self.rows = self.done + 1, self.rows + 1
-            else:
-                break
-            good_bytes += len(line)
-        for file in files.values():
-            file.close()
+        with ExitStack() as stack:
+            files = {kind: stack.enter_context(path.open("rb")) for kind, path in self._paths.items()}
+            for number, (line, entry) in enumerate(complete_lines(self._progress_path)):
+                if number == 0:
+                    self._refuse_other_settings(entry["settings"])
+                elif "skipped" in entry:
+                    self.done += 1
+                elif all(row_digest(file.read(self._kinds[kind])) == entry[kind] for kind, file in files.items()):
+                    self.done, self.rows = self.done + 1, self.rows + 1
+                else:
+                    break
+                good_bytes += len(line)
         for kind, path in self._paths.items():
             os.truncate(path, self.rows * self._kinds[kind])
-        self._progress_path.touch()
         os.truncate(self._progress_path, good_bytes)
 
     def _refuse_other_settings(self, begun: dict) -> None:
@@ -170,27 +172,40 @@ def progress_path(folder: Path, rank: int, world_size: int) -> Path:
 
 
 def merge_shards(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_size: int) -> bool:
-    """Write the manifest if every process has finished, and remove what only resuming needs; whether it was done."""
+    """Write the manifest if every process has finished, and remove what only resuming needs; whether it was done.
+
+    Raises:
+        InvalidInput: if not one image could be decoded.
+    """
     with FileLock(folder / "manifest.lock"):
-        if (folder / "manifest.json").exists():
-            return True
-        examples, skipped, shards = [], [], []
-        for rank in range(world_size):
-            entries = [entry for _, entry in _complete_lines(progress_path(folder, rank, world_size))][1:]
-            planned = shard_of(dataset.examples, rank, world_size)
-            if len(entries) < len(planned) or not progress_path(folder, rank, world_size).exists():
+        if not (folder / MANIFEST).exists():
+            merged = _merged(folder, settings, dataset, world_size)
+            if merged is None:
                 return False
-            examples += [e for e, entry in zip(planned, entries, strict=True) if "skipped" not in entry]
-            skipped += [(e.name, entry["skipped"]) for e, entry in zip(planned, entries, strict=True) if "skipped" in entry]
-            shards.append(_shard(settings, entries, rank, world_size))
-        if not examples:
-            raise InvalidInput(f"at least one image must be readable, none of the {len(skipped)} is: {skipped[0][1]}")
-        merged = replace(settings, examples=tuple(examples), skipped=tuple(skipped), shards=tuple(shards))
-        merged.write(folder)
-        for pattern in ("progress-*.jsonl", "progress-*.lock"):
-            for path in folder.glob(pattern):
-                path.unlink()
+            merged.write(folder)
+        for path in (*folder.glob("progress-*.jsonl"), *folder.glob("*.lock")):
+            path.unlink(missing_ok=True)
     return True
+
+
+def _merged(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_size: int) -> StoreManifest | None:
+    """What the progress of all processes adds up to; None if one of them is not done."""
+    examples, skipped, shards = [], [], []
+    for rank in range(world_size):
+        lines = complete_lines(progress_path(folder, rank, world_size))
+        planned = shard_of(dataset.examples, rank, world_size)
+        if len(lines) < 1 + len(planned):
+            return None
+        entries = [entry for _, entry in lines[1:]]
+        for example, entry in zip(planned, entries, strict=True):
+            if "skipped" in entry:
+                skipped.append((example.name, entry["skipped"]))
+            else:
+                examples.append(example)
+        shards.append(_shard(settings, entries, rank, world_size))
+    if not examples:
+        raise InvalidInput(f"at least one image must be readable, none of the {len(skipped)} is: {skipped[0][1]}")
+    return replace(settings, examples=tuple(examples), skipped=tuple(skipped), shards=tuple(shards))
 
 
 def _shard(settings: StoreManifest, entries: list[dict], rank: int, world_size: int) -> Shard:
@@ -217,7 +232,7 @@ def _line(entry: dict) -> bytes:
     return (json.dumps(entry) + "\n").encode()
 
 
-def _complete_lines(path: Path) -> list[tuple[bytes, dict]]:
+def complete_lines(path: Path) -> list[tuple[bytes, dict]]:
     """The lines of a progress file with what they say, up to one that an interruption cut."""
     lines = []
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
