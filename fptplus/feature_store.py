@@ -111,10 +111,10 @@ class FeatureStore:
         self,
         *,
         model: str | None = None,
-        weights_sha256: str | None = None,
         res: int | None = None,
         token_ratio: float | None = None,
         layers: tuple[int, ...] | None = None,
+        weights_sha256: str | None = None,
         dataset_fingerprint: str | None = None,
     ) -> None:
         """Refuse a store made from something else; what is None is not compared.
@@ -124,10 +124,10 @@ class FeatureStore:
         """
         needed = {
             "model": model,
-            "weights_sha256": weights_sha256,
             "res": res,
             "token_ratio": token_ratio,
             "layers": layers,
+            "weights_sha256": weights_sha256,
             "dataset_fingerprint": dataset_fingerprint,
         }
         for field, value in needed.items():

@@ -208,19 +208,23 @@ def _run(
             on_progress(under_way.popleft().result(), total)
 
     with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
+        last = None
         try:
             for batch in batches:
                 made = None
                 if make_features and batch.decoded:
                     made = make_features(torch.stack([image.image for image in batch.decoded]))
-                under_way.append(pool.submit(_write, writer, batch, made))
+                last = pool.submit(_write, writer, batch, made, after=last)
+                under_way.append(last)
                 settle(BATCHES_UNDER_WAY)
         finally:
             settle(0)  # also when an image could not be read: those before it are kept
 
 
-def _write(writer: ShardWriter, batch: _Batch, made: tuple[Tensor, Tensor] | None) -> int:
-    """Append a batch; the images done by then."""
+def _write(writer: ShardWriter, batch: _Batch, made: tuple[Tensor, Tensor] | None, after: Future | None) -> int:
+    """Append a batch; the images done by then. Fails as the batch before it did: no gap is ever left."""
+    if after is not None:
+        after.result()
     for reason in batch.skipped:
         writer.skip(reason)
     if not batch.decoded:

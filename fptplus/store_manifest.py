@@ -76,7 +76,6 @@ class StoreManifest:
     """Height and width in pixels of the stored side images."""
 
     model: str | None = None
-    weights_sha256: str | None = None
     res: int | None = None
     """Height and width in pixels of the LPM's input."""
 
@@ -93,6 +92,7 @@ class StoreManifest:
 
     head_dim: int | None = None
     dtype: StoreDtype | None = None
+    weights_sha256: str | None = None
 
     examples: tuple[Example, ...] = ()
     """What each row is of, in row order."""

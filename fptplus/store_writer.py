@@ -11,8 +11,8 @@ the machine the checksums tell which rows arrived.
 import json
 import os
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
@@ -49,7 +49,8 @@ class ShardWriter:
     def __init__(
         self, folder: Path, settings: StoreManifest, examples: Sequence[Example], rank: int, world_size: int
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        with disk_errors_said(folder, "any of it"):
+            folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.settings, self.examples = folder, settings, examples
         self.done = 0
         """Images written or skipped."""
@@ -102,8 +103,9 @@ class ShardWriter:
 
     def sync(self) -> None:
         """Bring everything written to rest on the disk, the rows before the lines that tell of them."""
-        for file in (*self._files.values(), self._progress):
-            os.fsync(file.fileno())
+        with self._disk_errors_said():
+            for file in (*self._files.values(), self._progress):
+                os.fsync(file.fileno())
         self._synced_at = time.monotonic()
 
     def close(self) -> None:
@@ -118,17 +120,18 @@ class ShardWriter:
     def _append(self, contents: dict[FileIO, list]) -> None:
         """Append to each file, in order, or leave all of them as they were."""
         sizes = {file: os.fstat(file.fileno()).st_size for file in contents}
-        try:
-            for file, pieces in contents.items():
-                for piece in pieces:
-                    write_all(file, piece)
-        except OSError as error:
-            for file, size in sizes.items():
-                os.ftruncate(file.fileno(), size)
-            raise InvalidInput(
-                f"{self.folder} took no more than {self.done} of {len(self.examples)} images ({error.strerror}); "
-                "make room and repeat the command: it goes on from there."
-            ) from error
+        with self._disk_errors_said():
+            try:
+                for file, pieces in contents.items():
+                    for piece in pieces:
+                        write_all(file, piece)
+            except OSError:
+                for file, size in sizes.items():
+                    os.ftruncate(file.fileno(), size)
+                raise
+
+    def _disk_errors_said(self) -> AbstractContextManager:
+        return disk_errors_said(self.folder, f"{self.done} of {len(self.examples)} images")
 
     def _resume(self) -> None:
         """Keep the lines whose rows are whole, and the rows that a kept line tells of; cut off what comes after."""
@@ -160,6 +163,18 @@ class ShardWriter:
                 )
 
 
+@contextmanager
+def disk_errors_said(folder: Path, taken: str) -> Iterator[None]:
+    """Turn a full disk and its like into a sentence: what the folder has taken, why no more, how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidInput(
+            f"{folder} took no more than {taken} ({error.strerror}); make room and repeat the command: "
+            "it goes on from there."
+        ) from error
+
+
 def row_sizes(settings: StoreManifest) -> dict[str, int]:
     """Bytes of one row, by kind of file."""
     sizes = {"images": settings.image_bytes}
@@ -182,7 +197,8 @@ def merge_shards(folder: Path, settings: StoreManifest, dataset: ImageDataset, w
             merged = _merged(folder, settings, dataset, world_size)
             if merged is None:
                 return False
-            merged.write(folder)
+            with disk_errors_said(folder, "the images without their manifest"):
+                merged.write(folder)
         for path in (*folder.glob("progress-*.jsonl"), *folder.glob("*.lock")):
             path.unlink(missing_ok=True)
     return True

@@ -1,6 +1,5 @@
 """`python -m fptplus preload`: images, and for FPT and FPT+ their features, into a store that training reads."""
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,17 +163,16 @@ def print_summary(console: Console, store: FeatureStore, seconds: float) -> None
     """Images, size and time of a finished store, and what was left out."""
     manifest = store.manifest
     row_bytes = manifest.image_bytes + (store.layout.row_bytes if store.has_features else 0)
-    free_bytes = shutil.disk_usage(store.folder).free
     kind = f"{manifest.dtype} features of {manifest.model} at {manifest.res} px and " if store.has_features else ""
     console.print(
         f"{store.folder}: {len(store):,} images, {kind}side images of {manifest.image_res} px; "
-        f"{row_bytes / MIB:.3f} MiB an image, {row_bytes * len(store) / MIB:,.1f} MiB in all "
-        f"({free_bytes / MIB:,.0f} MiB left on the disk), {seconds:.1f} s",
+        f"{row_bytes / MIB:.2f} MiB an image, {row_bytes * len(store) / MIB:,.1f} MiB in all, {seconds:.1f} s",
         highlight=False,
+        soft_wrap=True,
     )
     if manifest.skipped:
         console.print(f"{len(manifest.skipped)} images could not be decoded and were left out:", highlight=False)
         for name, reason in manifest.skipped[:MAX_LISTED]:
-            console.print(f"  {name}: {reason}", highlight=False, markup=False)
+            console.print(f"  {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
         if len(manifest.skipped) > MAX_LISTED:
             console.print(f"  and {len(manifest.skipped) - MAX_LISTED} more, listed in {store.folder}/manifest.json")

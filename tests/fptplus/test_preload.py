@@ -16,6 +16,7 @@ from fptplus import FrozenBackbone, InvalidInput
 from fptplus.data import Example, ImageDataset
 from fptplus.feature_store import FeatureStore
 from fptplus.preload import preload, stored_image_res, to_square
+from fptplus.store_manifest import StoreManifest
 from fptplus.store_writer import ShardWriter, progress_path
 from methods import create_backbone
 
@@ -203,6 +204,35 @@ def test_a_full_disk_is_said_in_one_sentence_and_leaves_whole_rows_to_go_on_from
     assert (tmp_path / "features-0-of-1.bin").stat().st_size == 4 * row_bytes
     with pytest.raises(InvalidInput, match="its preloading is not finished: repeat it to go on"):
         FeatureStore.open(tmp_path)
+    assert_same_content(run(dataset_of(*"abcdefg"), tmp_path, store_dtype="fp32"), reference)
+
+
+def test_a_batch_that_fails_is_not_followed_by_the_next_one(reference, tmp_path, monkeypatch):
+    """The disk is full for one write only: what is computed after it must not take its place."""
+    plain, calls = ShardWriter.write, []
+
+    def write(writer, content):
+        calls.append(content)
+        if len(calls) == 2:
+            raise InvalidInput("no room for a moment.")
+        plain(writer, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "write", write)
+        with pytest.raises(InvalidInput, match="no room for a moment"):
+            run(dataset_of(*"abcdefg"), tmp_path, store_dtype="fp32")
+    assert len(calls) == 2
+    assert_same_content(run(dataset_of(*"abcdefg"), tmp_path, store_dtype="fp32"), reference)
+
+
+def test_a_full_disk_at_the_manifest_costs_nothing(reference, tmp_path, monkeypatch):
+    def full(manifest, folder):
+        raise OSError(ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreManifest, "write", full)
+        with pytest.raises(InvalidInput, match=r"took no more than the images without their manifest \(No space left"):
+            run(dataset_of(*"abcdefg"), tmp_path, store_dtype="fp32")
     assert_same_content(run(dataset_of(*"abcdefg"), tmp_path, store_dtype="fp32"), reference)
 
 
