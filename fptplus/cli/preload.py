@@ -73,28 +73,26 @@ class PreloadConfig:
     seed: int = 0
     """Of the split where the data has none, and of random weights."""
 
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InvalidInput(f"batch_size must be at least 1, got {self.batch_size}.")
-
 
 def preload_command(arguments: list[str]) -> int:
     """Make a store, or go on with one."""
     config = tyro.cli(PreloadConfig, args=arguments, prog="python -m fptplus preload")
+    if config.batch_size < 1:
+        raise InvalidInput(f"batch_size must be at least 1, got {config.batch_size}.")
     device, console, processes = resolve_device(config.device), Console(), launched()
     if device == "cuda":
         torch.cuda.set_device(processes.rank % torch.cuda.device_count())
     dataset = open_dataset(config.data, seed=config.seed)
     if processes.is_first:
         _announce(console, config, dataset)
+    made_with = _lpm(config, len(dataset.classes)) | _normalization(config)
     begun_at = time.monotonic()
     try:
         with progress_bar("preload", visible=processes.is_first) as on_progress:
             store = preload(
                 dataset,
                 config.out,
-                **_lpm(config, len(dataset.classes)),
-                **_normalization(config),
+                **made_with,
                 image_res=stored_image_res(input_res(config.method, config.res)),
                 store_dtype=config.store_dtype,
                 batch_size=config.batch_size,
@@ -171,7 +169,7 @@ def print_summary(console: Console, store: FeatureStore, seconds: float) -> None
         soft_wrap=True,
     )
     if manifest.skipped:
-        console.print(f"{len(manifest.skipped)} images could not be decoded and were left out:", highlight=False)
+        console.print(f"{len(manifest.skipped)} of the images could not be decoded and were left out:", highlight=False)
         for name, reason in manifest.skipped[:MAX_LISTED]:
             console.print(f"  {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
         if len(manifest.skipped) > MAX_LISTED:

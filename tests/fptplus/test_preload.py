@@ -105,17 +105,31 @@ def test_preloading_again_opens_the_finished_store_and_another_one_is_refused(re
         run(dataset_of(*"abcdefg"), reference.folder, store_dtype="bf16")
 
 
-def test_several_processes_write_shards_of_the_same_store(reference, tmp_path):
+def test_several_processes_write_shards_of_the_same_store_at_once(reference, tmp_path):
+    context = multiprocessing.get_context("fork")
     options = {"store_dtype": "fp32", "world_size": 3}
-    assert run(dataset_of(*"abcdefg"), tmp_path, rank=1, **options) is None
-    assert run(dataset_of(*"abcdefg"), tmp_path, rank=2, **options) is None
-    store = run(dataset_of(*"abcdefg"), tmp_path, rank=0, **options)
+    processes = [
+        context.Process(target=run, args=(dataset_of(*"abcdefg"), tmp_path), kwargs={"rank": rank, **options})
+        for rank in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    store = FeatureStore.open(tmp_path)
     assert len(store.manifest.shards) == 3
     assert torch.equal(store.images(range(7)), reference.images(range(7)))
     for mine, theirs in zip(store.features([6, 0, 3]), reference.features([6, 0, 3]), strict=True):
         torch.testing.assert_close(mine, theirs)
     assert store.manifest.examples == reference.manifest.examples
     store.verify()
+
+
+def test_a_process_that_finishes_before_the_others_has_no_store_yet(tmp_path):
+    assert run(dataset_of(*"ab"), tmp_path, rank=1, world_size=3) is None
+    assert run(dataset_of(*"ab"), tmp_path, rank=0, world_size=3) is None, "no image falls to it"
+    assert len(run(dataset_of(*"ab"), tmp_path, rank=2, world_size=3)) == 2
 
 
 def test_other_processes_than_those_that_began_are_refused(tmp_path):
