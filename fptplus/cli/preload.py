@@ -152,7 +152,7 @@ def _announce(console: Console, config: PreloadConfig, dataset: ImageDataset) ->
         f"{dataset.name}: {len(dataset.examples):,} images ({counts}), {len(dataset.classes)} classes", highlight=False
     )
     if config.preset is not None and (expected := find_preset(config.preset).expected_images) != len(dataset.examples):
-        console.print(f"note: {config.preset} is expected to have {expected:,} images", highlight=False)
+        console.print(f"note: {config.preset} is expected to have {expected:,} images", highlight=False, soft_wrap=True)
     if config.weights is None and reads_features(config.method):
         console.print(f"note: {config.model} has random weights (seed {config.seed}); pass --weights for others")
 
@@ -169,7 +169,11 @@ def print_summary(console: Console, store: FeatureStore, seconds: float) -> None
         soft_wrap=True,
     )
     if manifest.skipped:
-        console.print(f"{len(manifest.skipped)} of the images could not be decoded and were left out:", highlight=False)
+        console.print(
+            f"{len(manifest.skipped)} of the images could not be decoded and were left out:",
+            highlight=False,
+            soft_wrap=True,
+        )
         for name, reason in manifest.skipped[:MAX_LISTED]:
             console.print(f"  {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
         if len(manifest.skipped) > MAX_LISTED:

@@ -54,7 +54,7 @@ def verify_command(arguments: list[str]) -> int:
     try:
         store = FeatureStore.open(config.store)
         store.verify()
-        console.print(f"{config.store}: {len(store):,} rows as they were written", highlight=False)
+        console.print(f"{config.store}: {len(store):,} rows as they were written", highlight=False, soft_wrap=True)
         if config.data is not None and store.has_features:
             _make_again(store, config, console)
     except InvalidInput as error:
@@ -73,4 +73,6 @@ def _make_again(store: FeatureStore, config: VerifyConfig, console: Console) -> 
     make_features = FeatureMaker(backbone, manifest, torch.device(resolve_device(config.device)))
     for row in np.linspace(0, len(store) - 1, min(config.rows, len(store)), dtype=int):
         check = check_row(store, row, dataset, make_features)
-        console.print(f"{check.name}: {check.share_found:.1%} of its tokens made again", highlight=False)
+        console.print(
+            f"{check.name}: {check.share_found:.1%} of its tokens made again", highlight=False, soft_wrap=True
+        )

@@ -36,5 +36,3 @@ def test_the_peak_grows_with_the_tokens_and_not_with_their_square():
 def test_the_attention_asked_for_training_does_not_change_preloading():
     cells = [CellConfig(method="fptplus", model="vit_s", res=512, attention=kind) for kind in ("eager", "efficient")]
     assert len({replay(trace_preloading(cell)).reserved_bytes for cell in cells}) == 1
-
-

@@ -9,6 +9,7 @@ from PIL import Image
 from fptplus.__main__ import main
 from fptplus.feature_store import FeatureStore
 
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Class folders of small noise pictures, two classes in each split."""

@@ -107,7 +107,9 @@ def test_an_altered_a_truncated_and_a_missing_manifest_are_refused(folder):
     with pytest.raises(InvalidInput, match="manifest.json must be as it was written, it has been altered"):
         FeatureStore.open(folder)
     path.write_text(content[:-10])
-    with pytest.raises(InvalidInput, match="manifest.json must be a feature store's manifest, it is truncated or damaged"):
+    with pytest.raises(
+        InvalidInput, match="manifest.json must be a feature store's manifest, it is truncated or damaged"
+    ):
         FeatureStore.open(folder)
     path.unlink()
     with pytest.raises(InvalidInput, match="must hold manifest.json, which is missing; preload the images first"):

@@ -252,9 +252,7 @@ def test_a_full_disk_at_the_manifest_costs_nothing(reference, tmp_path, monkeypa
 
 def test_an_interrupted_store_does_not_go_on_with_other_settings(tmp_path, monkeypatch):
     interrupted(tmp_path, monkeypatch, after=3)
-    with pytest.raises(
-        InvalidInput, match="was begun with dtype fp32, it cannot go on with int8"
-    ):
+    with pytest.raises(InvalidInput, match="was begun with dtype fp32, it cannot go on with int8"):
         run(dataset_of(*"abcdefg"), tmp_path, store_dtype="int8")
 
 
