@@ -171,7 +171,9 @@ def generate(out: Path, *, images_per_class: int, res: int = REFERENCE_RES, seed
             the folder is there already and not empty.
     """
     if images_per_class < 10:
-        raise InvalidInput(f"images_per_class must be at least 10, to have some in every split, got {images_per_class}.")
+        raise InvalidInput(
+            f"images_per_class must be at least 10, to have some in every split, got {images_per_class}."
+        )
     if res < 64 or res % 16:
         raise InvalidInput(f"res must be a multiple of 16 and at least 64, got {res}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
