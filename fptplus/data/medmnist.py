@@ -49,7 +49,8 @@ class MedMNISTArchive:
         labels = self._array(f"{split}_labels")
         if labels.ndim == 2 and labels.shape[1] > 1:
             raise InvalidInput(
-                f"{self.path} must have one label an image, it has {labels.shape[1]}; multi-label tasks are not supported."
+                f"{self.path} must have one label an image, it has {labels.shape[1]}; "
+                "multi-label tasks are not supported."
             )
         if labels.size == 0 or labels.dtype.kind not in "iu":
             raise InvalidInput(

@@ -23,10 +23,17 @@ SPLIT_NAMES: dict[str, Split] = {
 """What folders and columns call a split, in lower case."""
 
 
-def random_split(labels: Sequence[int], seed: int) -> list[Split]:
+def random_split(
+    labels: Sequence[int], seed: int, *, val_share: float = VAL_SHARE, test_share: float = TEST_SHARE
+) -> list[Split]:
     """A split for each example: 70/10/20 % of every class, at random.
 
     Of a class of three or more, each split gets at least one; of two, training and test; one alone is for training.
+
+    Args:
+        labels: class of each example.
+        seed: the same one gives the same splits.
+        val_share, test_share: of each class; a share of 0 leaves that split out.
     """
     rng = np.random.default_rng(seed)
     of_class = defaultdict(list)
@@ -35,13 +42,18 @@ def random_split(labels: Sequence[int], seed: int) -> list[Split]:
     splits: list[Split] = ["train"] * len(labels)
     for label in sorted(of_class):
         positions = rng.permutation(of_class[label])
-        num_test = max(round(len(positions) * TEST_SHARE), int(len(positions) >= 2))
-        num_val = max(round(len(positions) * VAL_SHARE), int(len(positions) >= 3))
+        num_test = _part(len(positions), test_share, enough=2)
+        num_val = _part(len(positions), val_share, enough=3 if num_test else 2)
         for position in positions[:num_test]:
             splits[position] = "test"
         for position in positions[num_test : num_test + num_val]:
             splits[position] = "val"
     return splits
+
+
+def _part(count: int, share: float, enough: int) -> int:
+    """A share of a class, rounded, and at least one where the class has `enough` examples."""
+    return max(round(count * share), int(share > 0 and count >= enough))
 
 
 def checked(dataset: ImageDataset) -> ImageDataset:
