@@ -70,7 +70,7 @@ class MedMNISTArchive:
 
     def _array(self, key: str) -> np.ndarray:
         try:
-            with np.load(self.path, allow_pickle=False) as archive:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 if key in archive.files:
                     return archive[key]
                 found = archive.files
