@@ -176,7 +176,7 @@ def table(path: Path) -> list[dict[str, str]]:
     import pandas as pd  # only one of the eight datasets comes with a spreadsheet
 
     try:
-        return pd.read_excel(path, dtype=str).to_dict("records")
+        return pd.read_excel(path, dtype=str, engine="openpyxl").to_dict("records")
     except ImportError as error:
         raise InvalidInput(
             f"reading {path.name} needs openpyxl; install it, or save the sheet beside it as {path.stem}.csv."

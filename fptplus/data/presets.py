@@ -16,7 +16,6 @@ from pathlib import Path
 
 from ..errors import InvalidInput
 from . import layouts
-from .dataset import Split
 from .layouts import Layout, RawImage
 from .splits import TEST_SHARE, VAL_SHARE, random_split
 
@@ -136,7 +135,7 @@ def _write(images: Sequence[RawImage], out: Path) -> None:
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         for image in images:
-            target = beside / _folder(image.split) / image.class_name / image.name
+            target = beside / str(image.split) / image.class_name / image.name
             target.parent.mkdir(parents=True, exist_ok=True)
             _link(image.path.resolve(), target)
         beside.chmod(0o755)
@@ -144,11 +143,6 @@ def _write(images: Sequence[RawImage], out: Path) -> None:
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-
-
-def _folder(split: Split | None) -> str:
-    assert split is not None, "every image is in a split by now"
-    return split
 
 
 def _link(source: Path, target: Path) -> None:

@@ -4,34 +4,12 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian
 
 from fptplus import InvalidInput
 from fptplus.data.images import read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
-
-
-def write_dicom(path, stored, **tags):
-    """A secondary-capture file of 16-bit grey values (H, W) or 8-bit RGB (H, W, 3)."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.Rows, dataset.Columns = stored.shape[-2:] if stored.ndim == 2 else stored.shape[:2]
-    dataset.SamplesPerPixel = 1 if stored.ndim == 2 else 3
-    dataset.PhotometricInterpretation = "MONOCHROME2" if stored.ndim == 2 else "RGB"
-    dataset.BitsAllocated = dataset.BitsStored = stored.dtype.itemsize * 8
-    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, int(stored.dtype.kind == "i")
-    if stored.ndim == 3:
-        dataset.PlanarConfiguration = 0
-    for name, value in tags.items():
-        setattr(dataset, name, value)
-    dataset.PixelData = stored.tobytes()
-    dataset.save_as(path, enforce_file_format=True)
-    return path
 
 
 def grey(path):
@@ -118,7 +96,7 @@ def test_a_missing_file_a_folder_and_several_pages_are_refused(tmp_path):
         read_image(tmp_path / "two.tif")
 
 
-def test_dicom_goes_through_rescale_and_window(tmp_path):
+def test_dicom_goes_through_rescale_and_window(tmp_path, write_dicom):
     """PS3.3 C.11.2.1.2.1, LINEAR: below centre - 0.5 - (width - 1) / 2 black, above the same plus white."""
     stored = np.array([[0, 50, 100, 150, 4000]], np.uint16)
     path = write_dicom(
@@ -128,14 +106,14 @@ def test_dicom_goes_through_rescale_and_window(tmp_path):
     np.testing.assert_allclose(grey(path), np.round(unit.clip(0, 1) * 255), atol=1)
 
 
-def test_dicom_without_window_is_stretched_and_monochrome1_inverted(tmp_path):
+def test_dicom_without_window_is_stretched_and_monochrome1_inverted(tmp_path, write_dicom):
     stored = np.array([[-10, 0, 10]], np.int16)
     np.testing.assert_array_equal(grey(write_dicom(tmp_path / "a.dcm", stored)), [[0, 128, 255]])
     inverted = write_dicom(tmp_path / "b.dcm", stored, PhotometricInterpretation="MONOCHROME1")
     np.testing.assert_array_equal(grey(inverted), [[255, 128, 0]])
 
 
-def test_dicom_look_up_table_decides_where_there_is_one(tmp_path):
+def test_dicom_look_up_table_decides_where_there_is_one(tmp_path, write_dicom):
     lut = pydicom.Dataset()
     lut.add_new("LUTDescriptor", "US", [4, 0, 8])
     lut.add_new("LUTData", "US", [0, 10, 200, 255])
@@ -143,12 +121,12 @@ def test_dicom_look_up_table_decides_where_there_is_one(tmp_path):
     np.testing.assert_array_equal(grey(path), [[0, 10, 200, 255, 255]])
 
 
-def test_colour_dicom_without_an_ending_is_told_by_its_preamble(tmp_path):
+def test_colour_dicom_without_an_ending_is_told_by_its_preamble(tmp_path, write_dicom):
     path = write_dicom(tmp_path / "IM0001", RGB)
     np.testing.assert_array_equal(np.asarray(read_image(path)), RGB)
 
 
-def test_bad_dicom_is_refused_by_name(tmp_path):
+def test_bad_dicom_is_refused_by_name(tmp_path, write_dicom):
     many = np.zeros((4, 4), np.uint16)
     path = write_dicom(tmp_path / "many.dcm", many, NumberOfFrames=3)
     with pytest.raises(InvalidInput, match=r"many\.dcm must hold one frame, it holds 3"):

@@ -85,7 +85,10 @@ def test_a_class_missing_in_a_split_is_named(split_folders):
     ("arrange", "sentence"),
     [
         (lambda root: (root / "val").rename(root / "rest"), "lacks val"),
-        (lambda root: (root / "val").rename(root.parent / "rest"), "must have train, val and test folders, it lacks val"),
+        (
+            lambda root: (root / "val").rename(root.parent / "rest"),
+            "must have train, val and test folders, it lacks val",
+        ),
         (lambda root: (root / "valid").mkdir(), "one folder a split, it has val and valid for val"),
         (lambda root: draw(root / "train" / "loose.png"), "one folder a class, .* loose.png outside any"),
     ],
@@ -132,7 +135,11 @@ def test_a_table_with_numbers_and_without_splits(rows, tmp_path):
     numbered = [line.replace(",cat,", ",0,").replace(",dog,", ",1.0,").rpartition(",")[0] for line in rows]
     dataset = open_dataset(write_table(tmp_path, ["", *numbered], "﻿Path, Label"))
     assert dataset.classes == ("0", "1")
-    assert [Counter(dataset.labels(split)) for split in ("train", "val", "test")] == [{0: 7, 1: 7}, {0: 1, 1: 1}, {0: 2, 1: 2}]
+    assert [Counter(dataset.labels(split)) for split in ("train", "val", "test")] == [
+        {0: 7, 1: 7},
+        {0: 1, 1: 1},
+        {0: 2, 1: 2},
+    ]
 
 
 def test_paths_in_a_table_may_be_absolute(rows, tmp_path):
@@ -144,11 +151,23 @@ def test_paths_in_a_table_may_be_absolute(rows, tmp_path):
     [
         (lambda rows: [*rows, rows[0]], "pets/cat/0.png appears more often"),
         (lambda rows: [*rows, rows[0].replace("pets/", "pets/../pets/")], "pets/cat/0.png appears more often"),
-        (lambda rows: [rows[0].replace("train", "dev"), *rows[1:]], "split must be train, val or test, line 2 .* 'dev'"),
-        (lambda rows: [rows[0].replace("cat/0", "cat/77"), *rows[1:]], "1 of the 20 images .* first is pets/cat/77.png"),
+        (
+            lambda rows: [rows[0].replace("train", "dev"), *rows[1:]],
+            "split must be train, val or test, line 2 .* 'dev'",
+        ),
+        (
+            lambda rows: [rows[0].replace("cat/0", "cat/77"), *rows[1:]],
+            "1 of the 20 images .* first is pets/cat/77.png",
+        ),
         (lambda rows: [rows[0].replace(",cat", ","), *rows[1:]], "must have a label, line 2 has none"),
-        (lambda rows: [line.replace(",cat,", ",-1,").replace(",dog,", ",1,") for line in rows], "count from 0, .* has -1"),
-        (lambda rows: [line.replace(",cat,", ",0,").replace(",dog,", ",99,") for line in rows], "has 99 and only 20 images"),
+        (
+            lambda rows: [line.replace(",cat,", ",-1,").replace(",dog,", ",1,") for line in rows],
+            "count from 0, .* has -1",
+        ),
+        (
+            lambda rows: [line.replace(",cat,", ",0,").replace(",dog,", ",99,") for line in rows],
+            "has 99 and only 20 images",
+        ),
         (lambda rows: [line.replace(",cat,", ",0,").replace(",dog,", ",2,") for line in rows], "no image of class '1'"),
         (lambda rows: [], "list at least one image"),
     ],
