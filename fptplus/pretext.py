@@ -5,15 +5,11 @@ map as the target of every patch, from random weights. It is a supervised pretex
 classes of images are never seen, and the images are of other seeds and far richer in spots than those of the task.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
-import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
-from .data.synthetic import STRUCTURES, draw_fundus
+from .data.synthetic import draw_fundus
 
 PATCH_SIZE = 16
 
