@@ -12,7 +12,7 @@ interpolated to the resolution that the LPM is used at.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,22 @@ import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torchmetrics.functional.classification import binary_auroc
 
 from .data.synthetic import STRUCTURES, draw_fundus
 from .errors import InvalidInput
 from .training import MAX_GRAD_NORM
+
+MAX_SPOTS, NO_SPOTS_SHARE = 160, 0.3
+"""Of either kind in an image, and the share of images without: crops must differ in how many spots they hold."""
+
+OWN_WEIGHTS = (2.0, 5.0, 5.0, 5.0)
+"""Of a positive in the loss, for each of STRUCTURES: most patches hold none."""
+
+FILTER_GAIN = 25.0
+"""By how much patch filters start larger than timm's, without their mean: spots are faint beside a patch's colour."""
+
+WARMUP_STEPS = 60
 
 PRETEXT_STREAM = 2
 """Second number of the seed of a pretext image; the task's images have their class index, 0 or 1, there."""
@@ -93,4 +105,82 @@ def draw_scenes(count: int, seed: int, patch_size: int) -> Scenes:
     return Scenes(torch.stack(images), torch.stack(structures))
 
 
-MAX_SPOTS, NO_SPOTS_SHARE = 160, 0.15
+def train_pretext(
+    vit: VisionTransformer,
+    normalization: tuple[Sequence[float], Sequence[float]],
+    config: PretextConfig,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, float]:
+    """Train a ViT made for `crop_res` in place.
+
+    Args:
+        vit: with random weights; its class token and head are not used.
+        normalization: mean and standard deviation of the colour channels that the LPM will be used with.
+        config: what to train on and for how long.
+        on_progress: told how many steps are done, and of how many.
+
+    Returns:
+        For each of STRUCTURES, AUC (0 to 1) of the patches of crops of other images.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    scenes = draw_scenes(config.images, config.seed, vit.patch_embed.patch_size[0])
+    model = Pretext(vit, normalization)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_factor(step, config.steps))
+    for step in range(config.steps):
+        batch = scenes.crops(config.batch_size, vit.patch_embed.grid_size[0], generator)
+        loss = model.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+        optimizer.step()
+        schedule.step()
+        on_progress(step + 1, config.steps)
+    return model.score(draw_scenes(8, config.seed + 1, vit.patch_embed.patch_size[0]), generator)
+
+
+def _lr_factor(step: int, steps: int) -> float:
+    """Linear warm-up, then half a cosine."""
+    return min(1, (step + 1) / WARMUP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+
+class Pretext(nn.Module):
+    """A ViT with one linear layer on every patch that predicts `own` and `around`."""
+
+    def __init__(self, vit: VisionTransformer, normalization: tuple[Sequence[float], Sequence[float]]) -> None:
+        super().__init__()
+        self.vit, self.head = vit, nn.Linear(vit.embed_dim, 2 * len(STRUCTURES))
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalization)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.register_buffer("own_weights", torch.tensor(OWN_WEIGHTS))
+        with torch.no_grad():
+            filters = vit.patch_embed.proj.weight
+            filters -= filters.mean(dim=(2, 3), keepdim=True) * (1 - 1 / FILTER_GAIN)
+            filters *= FILTER_GAIN
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, patches, 8): logits of `own`, then values of `around`, from uint8 images."""
+        tokens = self.vit.forward_features((images / 255 - self.mean) / self.std)
+        return self.head(tokens[:, self.vit.num_prefix_tokens :])
+
+    def loss(self, scenes: Scenes) -> Tensor:
+        """Cross-entropy of `own` and squared error of `around`."""
+        own, around = self(scenes.images).split(len(STRUCTURES), dim=-1)
+        present = scenes.structures.float()
+        share = present.mean(dim=(2, 3)).sqrt() * AROUND_SCALE
+        return F.binary_cross_entropy_with_logits(
+            own, present.flatten(2).transpose(1, 2), pos_weight=self.own_weights
+        ) + AROUND_WEIGHT * F.mse_loss(around, share[:, None].expand_as(around))
+
+    @torch.no_grad()
+    def score(self, scenes: Scenes, generator: torch.Generator) -> dict[str, float]:
+        """AUC of `own` for each structure over the patches of 256 crops."""
+        self.vit.eval()
+        crops = scenes.crops(256, self.vit.patch_embed.grid_size[0], generator)
+        own = torch.cat([self(images)[..., : len(STRUCTURES)] for images in crops.images.split(32)])
+        present = crops.structures.flatten(2).transpose(1, 2)
+        return {
+            name: binary_auroc(own[..., index].flatten(), present[..., index].flatten().long()).item()
+            for index, name in enumerate(STRUCTURES)
+        }
