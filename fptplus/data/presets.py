@@ -7,7 +7,6 @@ for the smallest, 12,522 for the largest and 1,748 for Messidor-2.
 
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from ..errors import InvalidInput
 from . import layouts
 from .layouts import Layout, RawImage
+from .new_folder import new_folder
 from .splits import TEST_SHARE, VAL_SHARE, random_split
 
 SPLIT_SEED = 0
@@ -78,15 +78,15 @@ class Preset:
         """
         if not raw.is_dir():
             raise InvalidInput(f"raw must be the folder that {self.title} was unpacked into, {raw} is no folder.")
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InvalidInput(f"out must be a new or empty folder, {out} is not; name another.")
         listed = list(self.layout(raw))
         images = [image for image in listed if image.path.is_file()]
         if not images:
             raise InvalidInput(
                 f"raw must hold the images of {self.title}, {raw} holds none of the {len(listed)} listed."
             )
-        _write(_with_splits(images), out)
+        with new_folder(out) as folder:
+            for image in _with_splits(images):
+                _link(image.path.resolve(), folder / str(image.split) / image.class_name / image.name)
         return self._report(images, len(listed) - len(images), out)
 
     def _report(self, images: list[RawImage], num_missing: int, out: Path) -> list[str]:
@@ -129,24 +129,9 @@ def _assign(images: Sequence[RawImage], val_share: float, test_share: float) -> 
     ]
 
 
-def _write(images: Sequence[RawImage], out: Path) -> None:
-    """Link the images into class folders beside `out`, then move the whole into place."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        for image in images:
-            target = beside / str(image.split) / image.class_name / image.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _link(image.path.resolve(), target)
-        beside.chmod(0o755)
-        beside.replace(out)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-
-
 def _link(source: Path, target: Path) -> None:
     """A hard link, or a copy where the file system has none."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         raise InvalidInput(
             f"each image must have a name of its own, {source} would overwrite another as {target.name}."

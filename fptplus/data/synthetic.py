@@ -9,7 +9,7 @@ spots, the disc, the vessels, the illumination and the colour of the background 
 both classes, so neither colours nor a small image tell the label. Nothing here is medical evidence.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from ..errors import InvalidInput
 from .dataset import Split
+from .new_folder import new_folder
 
 CLASSES = ("healthy", "microaneurysms")
 STRUCTURES = ("vessel", "disc", "druse", "microaneurysm")
@@ -25,6 +26,8 @@ STRUCTURES = ("vessel", "disc", "druse", "microaneurysm")
 
 REFERENCE_RES = 512
 """Sizes below are in pixels of an image of this height and width, and scale with it."""
+
+MIN_IMAGES_PER_CLASS = 10
 
 CORE_SIGMA, RIM_SIGMA = 1.2, 2.1
 SPOT_COLOUR = np.array([0.45, 0.55, 0.35], np.float32)
@@ -161,32 +164,47 @@ def _any_in_patch(mask: np.ndarray, patch_size: int) -> np.ndarray:
     return mask.reshape(side, patch_size, side, patch_size).any(axis=(1, 3))
 
 
-def generate(out: Path, *, images_per_class: int, res: int = REFERENCE_RES, seed: int = 0) -> None:
+def generate(
+    out: Path,
+    *,
+    images_per_class: int,
+    res: int = REFERENCE_RES,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
     """Write class folders `train`, `val` and `test` of PNG files, 70, 10 and 20 % of each class.
 
-    The same arguments give the same files; a larger `images_per_class` changes which images are in which split.
+    The same arguments give the same files. The folder appears whole or not at all.
+
+    Args:
+        out: a new or empty folder.
+        images_per_class: in all three splits together.
+        res: height and width in pixels.
+        seed: of every image.
+        on_progress: told how many images are written, and of how many.
 
     Raises:
         InvalidInput: if there are too few images for three splits, the resolution is no multiple of 16 from 64 on, or
-            the folder is there already and not empty.
+            the folder is not empty.
     """
-    if images_per_class < 10:
+    if images_per_class < MIN_IMAGES_PER_CLASS:
         raise InvalidInput(
-            f"images_per_class must be at least 10, to have some in every split, got {images_per_class}."
+            f"images_per_class must be at least {MIN_IMAGES_PER_CLASS}, to have some in every split, "
+            f"got {images_per_class}."
         )
     if res < 64 or res % 16:
         raise InvalidInput(f"res must be a multiple of 16 and at least 64, got {res}.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InvalidInput(f"out must be a new or empty folder, {out} is not; name another.")
-    for split, label, index in _plan(images_per_class):
-        folder = out / split / CLASSES[label]
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = draw_example(seed, label, index, res).pixels
-        Image.fromarray(pixels).save(folder / f"{CLASSES[label]}_{index:05d}.png", compress_level=1)
+    with new_folder(out) as folder:
+        plan = list(planned(images_per_class))
+        for done, (split, label, index) in enumerate(plan, 1):
+            path = folder / split / CLASSES[label] / f"{CLASSES[label]}_{index:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw_example(seed, label, index, res).pixels).save(path, compress_level=1)
+            on_progress(done, len(plan))
 
 
-def _plan(images_per_class: int) -> Iterator[tuple[Split, int, int]]:
-    """Split, label and index of every image."""
+def planned(images_per_class: int) -> Iterator[tuple[Split, int, int]]:
+    """Split, label and index of every image of `generate`."""
     num_val, num_test = images_per_class // 10, images_per_class // 5
     for label in range(len(CLASSES)):
         for index in range(images_per_class):
