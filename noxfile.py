@@ -63,3 +63,27 @@ def why(session: nox.Session) -> None:
 def validate(session: nox.Session) -> None:
     """Hold predictions against measurements on this machine's GPU."""
     _run(session, "-m", "bench", "validate", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def plan(session: nox.Session) -> None:
+    """What a sweep would run, what would not fit, how long it takes: nox -s plan -- --model vit_l --res 640."""
+    _run(session, "-m", "bench", "plan", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def compare(session: nox.Session) -> None:
+    """What has changed between two results folders: nox -s compare -- results/before results/after."""
+    _run(session, "-m", "bench", "compare", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def doctor(session: nox.Session) -> None:
+    """What can be measured on this machine and what not, with the cure."""
+    _run(session, "-m", "bench", "doctor", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def h200(session: nox.Session) -> None:
+    """Measure the paper's efficiency tables on an H200 into results/h200, 9 minutes a call; call again to go on."""
+    _run(session, "-m", "bench", "campaign", "--limit-s", "540", "--out", "results/h200", *session.posargs)

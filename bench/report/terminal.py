@@ -92,7 +92,14 @@ _PREDICTED = (
 _MEASURED = (
     _Column("Meas. alloc", "measured_peak_allocated_bytes", unit=MIB),
     _Column("Meas. resvd", "measured_peak_reserved_bytes", unit=MIB),
+    _Column("Meas. process", "measured_process_bytes", unit=MIB),
     _Column("img/s", "throughput_img_s", ".2f"),
+    _Column("from disk", "loader_throughput_img_s", ".2f"),
+    _Column("20 epochs s (derived)", "derived_training_time_s"),
+    _Column("epochs s", "measured_training_time_s", ",.1f"),
+    _Column("Disk MiB/img", "disk_bytes_per_img", ",.2f", MIB),
+    _Column("Mean W", "mean_power_w", ".0f"),
+    _Column("net J/img", "energy_j_per_img", ",.2f"),
 )
 
 
