@@ -12,13 +12,14 @@ import pandas as pd
 from methods import METHODS
 
 from .config import PROFILES, CellConfig
+from .duration import Eta
 from .grid import with_preloading
 from .harness import cell_runner
 from .measure import Budget
-from .plan import Plan
+from .plan import predict_all
 from .record import Record
 from .results_store import ResultsStore
-from .sweep import Progress, Rules, run_sweep
+from .sweep import Progress, Redo, Rules, is_settled, run_sweep
 
 SIZES = (("vit_b", 512), *(("vit_l", res) for res in (128, 256, 384, 512, 640)))
 BUDGET = Budget(cuda_s=2.0, idle_s=1.0, loader_s=1.5, timeout_s=240.0)
@@ -48,23 +49,32 @@ def campaign_cells(gpu: str) -> list[CellConfig]:
     return list(with_preloading(cells))
 
 
-def within(cells: list[CellConfig], plan: Plan, limit_s: float) -> list[CellConfig]:
-    """The first of the cells, as many as a call can hold; the plan's estimate says how long one takes."""
-    return cells[: 1 + int(limit_s / plan.eta.cell_s(cells[0]))] if cells else []
+def unsettled(cells: list[CellConfig], store: ResultsStore) -> list[CellConfig]:
+    """Those that no device has answered yet."""
+    return [cell for cell in cells if not is_settled(store.find(cell.cell_id), Redo())]
 
 
 def run_campaign(
-    cells: list[CellConfig], store: ResultsStore, progress: Progress, plan: Plan, end_by: float
+    cells: list[CellConfig], store: ResultsStore, progress: Progress, eta: Eta, end_by: float
 ) -> list[Record]:
     """Measure cells until shortly before a moment of time.monotonic(); a cell that would go over it is left for later.
+
+    Cells are predicted on all processors, as many at a time as can be measured in what is left of the call.
 
     Returns:
         Records of all cells that have been measured, in this call or before.
     """
     end_by -= _WRITING_S
-    runner = cell_runner(BUDGET, NUM_IMAGES, progress.phase, plan.predictions, end_by)
-    records = run_sweep(cells, store, progress, runner, Rules(end_by=end_by))
-    return [record for record in records if record.is_measured]
+    left = unsettled(cells, store)
+    while left and (left_s := end_by - time.monotonic()) > 0:
+        count = 1 + int(left_s / eta.cell_s(left[0]))
+        chosen, left = left[:count], left[count:]
+        answers = dict(zip((cell.cell_id for cell in chosen), predict_all(chosen), strict=True))
+        predictions = {name: answer for name, answer in answers.items() if not isinstance(answer, str)}
+        runner = cell_runner(BUDGET, NUM_IMAGES, progress.phase, predictions, end_by)
+        run_sweep(chosen, store, progress, runner, Rules(end_by=end_by))
+    records = (store.find(cell.cell_id) for cell in cells)
+    return [record for record in records if record is not None and record.is_measured]
 
 
 def ratios(records: list[Record]) -> pd.DataFrame:
@@ -123,8 +133,3 @@ def _paper_ratios() -> dict[tuple[str, int, str], dict[str, float]]:
             paper_gross_energy_ratio=energy[method] / energy["full"],
         )
     return found
-
-
-def seconds_until(moment: float) -> float:
-    """From now to a moment of time.monotonic()."""
-    return moment - time.monotonic()

@@ -80,7 +80,12 @@ class SweepConfig(Selection):
     out: str = "results"
     """Folder for results.csv and records/."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse numbers out of range.
+
+        Raises:
+            InvalidInput: if one is.
+        """
         for name in ("cpu_budget_s", "timeout_s"):
             if not (value := getattr(self, name)) > 0:
                 raise InvalidInput(f"{name.replace('_', '-')} must be above 0 seconds, got {value:g}.")
@@ -112,6 +117,7 @@ class SweepConfig(Selection):
         Raises:
             InvalidInput: if any value is out of range, or the device asked for is not there.
         """
+        self.check()
         device = device or measured_on(self.device)
         shared = {"device": device, "weights": self.weights, "seed": self.seed}
         if self.epochs:

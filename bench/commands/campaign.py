@@ -6,13 +6,12 @@ from pathlib import Path
 
 import tyro
 
-from bench.campaign import BUDGET, campaign_cells, ratios, run_campaign, seconds_until, within
-from bench.plan import make_plan
+from bench.campaign import BUDGET, campaign_cells, ratios, run_campaign, unsettled
+from bench.duration import Eta
 from bench.predict.devices import present_gpu
 from bench.report.comparison import ratios_table
 from bench.report.terminal import make_console
 from bench.results_store import ResultsStore
-from bench.sweep import Redo, is_settled
 from fptplus import InvalidInput
 
 from .progress import sweep_progress
@@ -32,26 +31,20 @@ class CampaignConfig:
     out: str | None = None
     """Folder for records and ratios. Default: results/<name of the GPU>."""
 
-    def __post_init__(self) -> None:
-        if not self.limit_s > 0:
-            raise InvalidInput(f"limit-s must be above 0 seconds, got {self.limit_s:g}.")
-
 
 def campaign(arguments: list[str]) -> int:
     """Measure, and set the ratios beside the paper's. Returns 1 if a cell failed."""
     began = time.monotonic()
     config = tyro.cli(CampaignConfig, args=arguments, prog="python -m bench campaign")
+    if not config.limit_s > 0:
+        raise InvalidInput(f"limit-s must be above 0 seconds, got {config.limit_s:g}.")
     if (gpu := present_gpu()) is None:
         raise InvalidInput("campaign must run on a machine with a CUDA device, found none; use a GPU machine.")
     folder, end_by = Path(config.out or f"results/{gpu.name}"), began + config.limit_s
     store, cells = ResultsStore(folder), campaign_cells(gpu.name)
-    left = [cell for cell in cells if not is_settled(store.find(cell.cell_id), Redo())]
-    chosen = within(left, make_plan([], store, Redo(), BUDGET), seconds_until(end_by))
-    plan = make_plan(chosen, store, Redo(), BUDGET)
-    with sweep_progress(chosen, plan.eta) as progress:
-        wanted = {cell.cell_id for cell in (*chosen, *(cell for cell in cells if cell not in left))}
-        ours = [cell for cell in cells if cell.cell_id in wanted]
-        records = run_campaign(ours, store, progress, plan, end_by)
+    eta = Eta(BUDGET, store.records())
+    with sweep_progress(unsettled(cells, store), eta) as progress:
+        records = run_campaign(cells, store, progress, eta, end_by)
     table = ratios(records)
     table.to_csv(folder / "ratios.csv", index=False)
     console = make_console()

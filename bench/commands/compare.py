@@ -30,14 +30,12 @@ class CompareConfig:
     threshold_pct: float = 5.0
     """Percent above which a delta is a change."""
 
-    def __post_init__(self) -> None:
-        if not self.threshold_pct >= 0:
-            raise InvalidInput(f"threshold-pct must be at least 0, got {self.threshold_pct:g}.")
-
 
 def compare(arguments: list[str]) -> int:
     """The table of deltas."""
     config = tyro.cli(CompareConfig, args=arguments, prog="python -m bench compare")
+    if not config.threshold_pct >= 0:
+        raise InvalidInput(f"threshold-pct must be at least 0, got {config.threshold_pct:g}.")
     sides = read_records(config.before), read_records(config.after)
     deltas, only_before, only_after = compare_records(*sides)
     if not deltas:

@@ -37,8 +37,9 @@ class RunConfig(SweepConfig):
     job_minutes: int = 60
     """Time limit of each job."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """As of SweepConfig."""
+        super().check()
         for name in ("jobs", "job_minutes"):
             if (value := getattr(self, name)) < 1:
                 raise InvalidInput(f"{name.replace('_', '-')} must be at least 1, got {value}.")
