@@ -33,6 +33,7 @@ _AXES = {
     "optimizer": get_args(OptimizerName),
     "device": get_args(MeasuredOn),
 }
+_LARGEST = {"res": 2**16, "batch_size": 2**20, "num_classes": 2**20}
 _ADDED_LATER = {"epochs", "epoch_images", "vram_bytes"}
 
 
@@ -90,9 +91,10 @@ class CellConfig:
 
     def __post_init__(self) -> None:
         find_method(self.method)
-        for name in ("res", "batch_size", "num_classes"):
-            if (value := getattr(self, name)) < 1:
-                raise InvalidInput(f"{name.replace('_', '-')} must be at least 1, got {value}.")
+        for name, most in _LARGEST.items():
+            if not 1 <= (value := getattr(self, name)) <= most:
+                bound = "at least 1" if value < 1 else f"at most {most}"
+                raise InvalidInput(f"{name.replace('_', '-')} must be {bound}, got {value}.")
         for name, known in _AXES.items():
             if (value := getattr(self, name)) not in known:
                 raise InvalidInput(f"{name} must be one of {', '.join(known)}, got {value!r}.")

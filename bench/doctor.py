@@ -96,7 +96,10 @@ def _source() -> Finding:
 
 
 def _disk(out: str) -> Finding:
-    path = Path(out).resolve()
+    try:
+        path = Path(out).resolve()
+    except ValueError as error:
+        return Finding("records and batches on disk", "no", f"{out!r} names no folder ({error}); name another")
     while not path.exists():
         path = path.parent
     free = shutil.disk_usage(path).free

@@ -18,7 +18,6 @@ from .results_store import ResultsStore
 from .sweep import SILENT, Progress, Rules, is_settled, run_sweep
 
 _POLL_S = 0.5
-_ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +87,19 @@ def run_on_executor(
                 num_images=num_images,
                 visible_gpu=_visible_gpu(number) if jobs.kind == "local" else None,
             )
-            submitted.append(_executor(folder / "jobs", jobs, cells[0].device).submit(share))
+            submitted.append(_submit(share, folder / "jobs", jobs))
         _wait(submitted, cells, store, progress, rules)
     except BaseException:
         for job in submitted:
             job.cancel(check=False)
+        for job in submitted:
+            job.wait()
         raise
     finally:
         store.write_csv()
     for job in submitted:
         if (error := job.exception()) is not None:
-            last = str(error).strip().splitlines()[-1]
-            raise InvalidInput(f"jobs must end well, {job.job_id} said {last!r}; see {job.paths.stderr}.")
+            raise InvalidInput(f"jobs must end well, {job.job_id} said {_last_line(error)!r}; see {job.paths.stderr}.")
     return [record for cell in cells if (record := store.find(cell.cell_id)) is not None]
 
 
@@ -128,6 +128,23 @@ def _visible_gpu(number: int) -> str:
     return entries[number % len(entries)] if entries else ""
 
 
+def _submit(share: Share, folder: Path, jobs: Jobs):
+    """The job of a share.
+
+    Raises:
+        InvalidInput: if it is not accepted.
+    """
+    executor = _executor(folder, jobs, share.cells[0].device)
+    try:
+        return executor.submit(share)
+    except RuntimeError as error:  # submitit's FailedJobError is one
+        raise InvalidInput(f"jobs must be accepted by {jobs.kind}, it says {_last_line(error)!r}.") from error
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+
+
 def _executor(folder: Path, jobs: Jobs, device: str):
     """A submitit executor for one job.
 
@@ -152,5 +169,5 @@ def _executor(folder: Path, jobs: Jobs, device: str):
         options["partition"] = jobs.partition
     if device == "cuda":
         options["gpus_per_node"] = 1
-    executor.update_parameters(**options, setup=[f"export PYTHONPATH={_ROOT}:$PYTHONPATH"])
+    executor.update_parameters(**options)
     return executor

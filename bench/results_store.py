@@ -19,6 +19,26 @@ from fptplus import InvalidInput
 from .record import COLUMNS, Record
 
 
+def writable_folder(name: str | Path) -> Path:
+    """The folder of a name, made where it is missing.
+
+    Raises:
+        InvalidInput: if nothing can be written there.
+    """
+    try:
+        if not str(name):
+            raise ValueError("the name is empty")
+        folder = Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInput(
+            f"out must be a folder that can be written, got {str(name)!r} ({reason}); name another."
+        ) from error
+
+
 class ResultsStore:
     """Records under one folder: `records/<cell_id>.json` and `results.csv`; `records/superseded/` has older ones.
 
@@ -30,18 +50,10 @@ class ResultsStore:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.records_folder = self.folder / "records"
+        self.folder = writable_folder(folder)
+        self.records_folder = writable_folder(self.folder / "records")
         self.csv_path = self.folder / "results.csv"
-        try:
-            self.records_folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.records_folder):
-                pass
-        except OSError as error:
-            raise InvalidInput(
-                f"out must be a folder that can be written, got {str(folder)!r} ({error.strerror}); name another."
-            ) from error
-        self._lock = FileLock(self.folder / "records" / ".lock")
+        self._lock = FileLock(self.records_folder / ".lock")
 
     def find(self, cell_id: str) -> Record | None:
         """The record of a cell, or None."""

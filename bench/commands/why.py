@@ -1,7 +1,6 @@
 """`python -m bench why`: where the memory of a method goes."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
@@ -10,6 +9,7 @@ from bench.predict.predictor import trace_cell
 from bench.predict.replay import replay
 from bench.report.figures import draw_breakdown, draw_timeline
 from bench.report.terminal import make_console, rules_table, tensors_table
+from bench.results_store import writable_folder
 from bench.sweep import checked_cells
 from bench.why import contributions, largest_groups, largest_tensors
 from methods import find_method
@@ -30,11 +30,11 @@ def why(arguments: list[str]) -> int:
     """Timelines, a breakdown and the largest tensors."""
     config = tyro.cli(WhyConfig, args=arguments, prog="python -m bench why")
     cells, gpu, console = checked_cells(config), config.gpu_to_predict, make_console()
+    folder = writable_folder(config.out)
     for model, res in dict.fromkeys((cell.model, cell.res) for cell in cells):
         peaks = {}
         asked = [cell for cell in cells if (cell.model, cell.res) == (model, res)]
         setting = f"{model}, {res} px, batch {config.batch_size}, {asked[0].precision}, {asked[0].attention} attention"
-        folder = Path(config.out)
         for cell in asked:
             trace, title = trace_cell(cell), find_method(cell.method).title
             peaks[title] = peak = replay(trace)
