@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -67,16 +69,41 @@ def test_the_verdict_on_a_gpu_s_memory(bench):
 
 
 def test_steps_are_timed_on_a_cpu_that_is_asked_for(bench, out):
-    status, _, _ = bench(*SMALL, "--method", "fptplus", "--device", "cpu", "--batch-size", "2")
-    row = pd.read_csv(out / "results.csv").iloc[0]
+    arguments = ("--device", "cpu", "--batch-size", "2", "--cpu-budget-s", "1")
+    status, printed, _ = bench(*SMALL, "--method", "fptplus", *arguments)
+    row, preloading = (row for _, row in pd.read_csv(out / "results.csv").iterrows())
+    assert (row.method, preloading.method) == ("fptplus", "fptplus_preloading")
+    assert preloading.disk_bytes_per_img > 0 and preloading.throughput_img_s > 0
+    assert "2 cells: 0 measured before, 2 to run" in printed and "measured on" in printed
+    assert row.derived_num_images == 1049
+    assert row.derived_training_time_s == pytest.approx(20 * (1049 // 2) * row.step_time_s)
+    assert row.wall_s > 0 and pd.isna(row.measured_peak_allocated_bytes)
     assert status == 0
     assert row.step_time_p10_s <= row.step_time_s <= row.step_time_p90_s
     assert row.throughput_img_s == pytest.approx(2 / row.step_time_s)
     assert isinstance(row.device, str)
 
 
+def test_kill_9_loses_nothing_that_was_measured_and_leaves_no_process(out):
+    command = [sys.executable, "-m", "bench", *SMALL, "--method", "linear", "--method", "lora", "--device", "cpu"]
+    command += ["--cpu-budget-s", "1", "--batch-size", "2", "--out", str(out)]
+    sweep = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(out.glob("records/*.json")) and sweep.poll() is None:
+        time.sleep(0.05)
+    while not (children := psutil.Process(sweep.pid).children()) and sweep.poll() is None:
+        time.sleep(0.05)  # the second cell has not begun
+    sweep.kill()
+    sweep.wait()
+    assert not psutil.wait_procs(children, timeout=20)[1]
+    (before,) = [path.read_text() for path in out.glob("records/*.json")]
+    assert subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    after = [path.read_text() for path in out.glob("records/*.json")]
+    assert len(after) == 2 and before in after
+    assert pd.read_csv(out / "results.csv").throughput_img_s.notna().all()
+
+
 def test_what_was_measured_is_kept_when_the_command_runs_again(bench, out):
-    arguments = (*SMALL, "--method", "linear", "--device", "cpu")
+    arguments = (*SMALL, "--method", "linear", "--device", "cpu", "--cpu-budget-s", "1")
     bench(*arguments)
     first = (out / "results.csv").read_text()
     assert bench(*arguments)[0] == 0
@@ -98,7 +125,7 @@ def test_a_cell_that_was_not_timed_is_timed_once_the_budget_allows_it(bench, out
     arguments = (*SMALL, "--method", "linear", "--device", "cpu", "--cpu-budget-s")
     bench(*arguments, "0.0001")
     assert pd.isna(pd.read_csv(out / "results.csv").throughput_img_s[0])
-    bench(*arguments, "30")
+    bench(*arguments, "1")
     assert pd.read_csv(out / "results.csv").throughput_img_s[0] > 0
 
 
