@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from bench.__main__ import main
+from bench.config import CellConfig
+from bench.record import new_record
+from bench.results_store import ResultsStore
 from methods import METHODS, create_backbone
 
 ROOT = Path(__file__).parents[2]
@@ -84,22 +88,23 @@ def test_steps_are_timed_on_a_cpu_that_is_asked_for(bench, out):
     assert isinstance(row.device, str)
 
 
-def test_kill_9_loses_nothing_that_was_measured_and_leaves_no_process(out):
-    command = [sys.executable, "-m", "bench", *SMALL, "--method", "linear", "--method", "lora", "--device", "cpu"]
-    command += ["--cpu-budget-s", "1", "--batch-size", "2", "--out", str(out)]
+def test_kill_9_loses_nothing_that_was_measured_and_leaves_no_process(bench, out):
+    arguments = [*SMALL, "--method", "linear", "--method", "lora", "--device", "cpu"]
+    arguments += ["--cpu-budget-s", "1", "--batch-size", "2"]
+    store = ResultsStore(out)
+    cell = CellConfig(method="linear", model="test_vit", res=64, batch_size=2, device="cpu")
+    store.write(measured := replace(new_record(cell), device="a CPU", throughput_img_s=9.0))
+    command = [sys.executable, "-m", "bench", *arguments, "--out", str(out)]
     sweep = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(out.glob("records/*.json")) and sweep.poll() is None:
-        time.sleep(0.05)
     while not (children := psutil.Process(sweep.pid).children()) and sweep.poll() is None:
-        time.sleep(0.05)  # the second cell has not begun
+        time.sleep(0.05)
     sweep.kill()
     sweep.wait()
-    assert not psutil.wait_procs(children, timeout=20)[1]
-    (before,) = [path.read_text() for path in out.glob("records/*.json")]
-    assert subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode == 0
-    after = [path.read_text() for path in out.glob("records/*.json")]
-    assert len(after) == 2 and before in after
-    assert pd.read_csv(out / "results.csv").throughput_img_s.notna().all()
+    assert children and not psutil.wait_procs(children, timeout=30)[1]
+    assert store.records() == [measured]
+    assert bench(*arguments)[0] == 0
+    assert store.find(cell.cell_id) == measured
+    assert pd.read_csv(out / "results.csv").throughput_img_s.notna().tolist() == [True, True]
 
 
 def test_what_was_measured_is_kept_when_the_command_runs_again(bench, out):
