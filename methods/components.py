@@ -1,4 +1,4 @@
-"""FPT+ before its parts are added one by one (FPT+, Sec. IV-G1, Fig. 7): the side network alone, and features by an MLP.
+"""FPT+ before its parts are added one by one (FPT+, Fig. 7): the side network alone, and features by an MLP.
 
 The paper names these models and describes neither. Here the side network is FPT+'s own on images of the LPM's
 resolution, and "an MLP layer to process and align the hidden dimensions" (Sec. III-D) is one two-layer MLP for each
