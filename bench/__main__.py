@@ -1,4 +1,7 @@
-"""`python -m bench [run|advise|why|validate] ...`; wrong input becomes one sentence and a status here, nowhere else."""
+"""`python -m bench [run|advise|why|validate|reproduce|verify] ...`.
+
+Wrong input becomes one sentence and a status here, nowhere else.
+"""
 
 import sys
 import warnings
@@ -6,13 +9,15 @@ from collections.abc import Callable
 
 from fptplus import InvalidInput
 
-from . import commands
+from . import commands, paper_commands
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": commands.run,
     "advise": commands.advise,
     "why": commands.why,
     "validate": commands.validate,
+    "reproduce": paper_commands.reproduce,
+    "verify": paper_commands.verify,
 }
 
 

@@ -12,13 +12,20 @@ from typing import Any
 import torch
 
 from .config import CellConfig
-from .grid import GridRow, grid_families, grid_rows, write_grid
+from .grid import GridRow, grid_families, grid_rows, read_grid, write_grid
 from .harness import run_cell
 from .measure import TimingBudget
 from .paper.cells import all_cells
-from .paper.evidence import PAPER_FOLDER
-from .paper.preloading import predict_preloading, preloading_cells, write_preloading
+from .paper.check import check, check_table
+from .paper.evidence import PAPER_FOLDER, Evidence
+from .paper.preloading import predict_preloading, preloading_cells, read_preloading, write_preloading
 from .record import Record
+from .report.exhibit import write_exhibit
+from .report.fair_tables import fair_tables
+from .report.findings import findings_page
+from .report.page import page
+from .report.paper_figures import paper_figures
+from .report.paper_tables import paper_tables
 from .results_store import ResultsStore
 
 Track = Callable[[Iterable, str, int], Iterable]
@@ -79,3 +86,27 @@ def _on_all_cores(work: Callable[[CellConfig], Any], cells: list[CellConfig]) ->
         os.cpu_count(), mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
         yield from pool.map(work, cells)
+
+
+def write_everything(results: Path) -> None:
+    """Tables, figures, findings and paper check into `results/paper`, and `results/report.html`; from records alone."""
+    folder, evidence = results / PAPER_FOLDER, Evidence(results)
+    passes = read_preloading(folder / "preloading.csv")
+    fair, figures = list(fair_tables(evidence, passes)), list(paper_figures(evidence))
+    for exhibit in (*paper_tables(evidence), *figures, *fair):
+        write_exhibit(exhibit, folder)
+    comparisons = check(evidence)
+    check_table(comparisons).to_csv(folder / "check.csv", index=False)
+    findings = findings_page(evidence, passes, fair)
+    (folder / "findings.md").write_text(findings, encoding="utf-8")
+    drawn = [(folder / f"{figure.name}.svg", figure.title, " ".join(figure.notes)) for figure in figures]
+    grid = list(read_grid(folder / "grid.csv"))
+    document = page(evidence, grid, comparisons, findings, fair, drawn + _trained_figures(results))
+    (results / "report.html").write_text(document, encoding="utf-8")
+
+
+def _trained_figures(results: Path) -> list[tuple[Path, str, str]]:
+    """Pictures that training has left: Figures 6 and 9, which show what a trained model attends to."""
+    found = sorted(path for path in (results / "training").glob("fig*") if path.suffix in (".svg", ".png"))
+    pictures = {path.stem: path for path in found}  # of one name, the SVG
+    return [(path, stem.replace("_", " "), "From a model trained by us.") for stem, path in pictures.items()]

@@ -16,6 +16,9 @@ COMPONENTS = ("side_only", "side_mlp", "side_fusion", "side_fusion_asymmetric", 
 ABLATED = ("side", "prompts", "k", "layers", "ratio")
 """Tables IV, V and VI, Figures 5 and 8."""
 
+SIX_SIDE_LAYERS = "fptplus_layers3"
+"""FPT+ on ViT-L with as many side layers as on ViT-B: a quarter of the LPM's 24, as three of ViT-B's 12."""
+
 SETTINGS: dict[str, dict[str, str]] = {
     "the paper's setting": {},
     "fused attention": {"attention": "sdpa"},
@@ -49,6 +52,7 @@ def all_cells() -> list[CellConfig]:
     cells = [
         *(paper_cell(method, res=res) for res in FIGURE2_RES for method in METHODS),
         *(paper_cell(method, "vit_l", res) for res in TABLE3_RES for method in METHODS),
+        *(paper_cell(SIX_SIDE_LAYERS, "vit_l", res) for res in TABLE3_RES),
         *(paper_cell(method) for method in COMPONENTS),
         *(cell for short in ABLATED for _, cell in ablated(short)),
         *(paper_cell(method, **axes) for axes in SETTINGS.values() for method in METHODS),

@@ -11,7 +11,7 @@ from bench.config import CellConfig
 from .bands import FITS_AFTER_ALL, FITS_AFTER_ALL_CELLS, TOLERANCES, Verdict, known_deviation
 from .cells import paper_cell
 from .evidence import Evidence, Number
-from .flops import by_convention_gmacs, preloading_gmacs, true_gmacs
+from .flops import by_convention_gmacs, preloading_by_convention_gmacs, preloading_gmacs, true_gmacs
 from .metrics import FULL_MEM_MB, efficiency
 from .printed import DATASETS, PrintedCell, printed_cells
 
@@ -100,7 +100,7 @@ def _compare(cell: PrintedCell, evidence: Evidence) -> Comparison:
         ours=ours,
         ratio_printed=_ratio(cell.printed, cell.full_printed),
         ratio_ours=_ratio(ours.value, full.value) if ours and full else None,
-        true_value=true_gmacs(evidence, cell.cell.method).value if cell.quantity == "gmacs" and cell.cell else None,
+        true_value=_true_gmacs(cell, evidence) if cell.quantity == "gmacs" else None,
     )
     if ours is None:
         return compared(verdict="no record")
@@ -135,6 +135,10 @@ def _compare_numbers(cell: PrintedCell, ours: float, compared: Callable[..., Com
     return compared(verdict=verdict, left_band=left_band, reason=reason)
 
 
+def _true_gmacs(cell: PrintedCell, evidence: Evidence) -> float:
+    return (true_gmacs(evidence, cell.cell.method) if cell.cell else preloading_gmacs(evidence)).value
+
+
 def _ratio(value: float | None, full: float | None) -> float | None:
     return None if value is None or not full else value / full
 
@@ -163,7 +167,7 @@ def _ours(cell: PrintedCell, evidence: Evidence) -> Number | None:
         case "avg_auc":
             return None
     if cell.cell is None:
-        return preloading_gmacs(evidence) if cell.quantity == "gmacs" else None
+        return preloading_by_convention_gmacs(evidence) if cell.quantity == "gmacs" else None
     return _by_record(cell, cell.cell, evidence)
 
 

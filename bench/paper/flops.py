@@ -32,6 +32,11 @@ def true_gmacs(evidence: Evidence, method: str) -> Number:
     return Number(value=record.forward_macs / 1e9, source="counted", record=record.cell_id)
 
 
+def preloading_by_convention_gmacs(evidence: Evidence) -> Number | None:
+    """GMACs of one image through the whole LPM, as the paper counts its preloading row."""
+    return by_convention_gmacs(evidence, "full")
+
+
 def preloading_gmacs(evidence: Evidence) -> Number:
     """GMACs of one image through the frozen LPM, as FPT+ taps it: up to the last tapped block's projection."""
     record = evidence.record(paper_cell("fptplus"))
