@@ -63,3 +63,15 @@ def why(session: nox.Session) -> None:
 def validate(session: nox.Session) -> None:
     """Hold predictions against measurements on this machine's GPU."""
     _run(session, "-m", "bench", "validate", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def reproduce(session: nox.Session) -> None:
+    """Make the paper's tables and figures, the findings and results/report.html from the records."""
+    _run(session, "-m", "bench", "reproduce", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def verify(session: nox.Session) -> None:
+    """Hold every number that the paper prints against ours."""
+    _run(session, "-m", "bench", "verify", *session.posargs)

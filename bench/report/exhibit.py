@@ -4,7 +4,9 @@ import csv
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from textwrap import wrap
 
 from bench.paper.evidence import Number
 
@@ -20,6 +22,8 @@ LEGEND = {
     "counted": "parameters and multiply-accumulates are counted",
 }
 OUT_OF_MEMORY, NO_NUMBER = "/", "–"
+_HEADING_WIDTH = 18
+"""Letters of a heading in a picture before it goes on below."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,21 +138,28 @@ def latex(exhibit: Exhibit) -> str:
 
 def draw_table(exhibit: Exhibit, path: Path) -> None:
     """The table as a picture."""
-    lines = [list(exhibit.headings), *(texts(row) for row in exhibit.rows)]
-    widths = [max(len(line[column]) for line in lines) + 2 for column in range(len(lines[0]))]
-    starts = [sum(widths[:column]) for column in range(len(widths))]
-    total, height = sum(widths), len(lines) + 1.6 + 1.1 * len(exhibit.footnotes)
-    with figure(path, width=max(6.0, 0.082 * total), height=0.24 * height + 0.3) as axes:
+    heads = [wrap(heading, _HEADING_WIDTH) for heading in exhibit.headings]
+    lines = [texts(row) for row in exhibit.rows]
+    widths = [2 + max(map(len, [*head, *column])) for head, column in zip(heads, zip(*lines, strict=True), strict=True)]
+    total, head_lines = sum(widths), max(map(len, heads))
+    notes = [line for note in exhibit.footnotes for line in wrap(note, int(1.15 * total))]
+    title = wrap(exhibit.title, int(0.85 * total))
+    top, bottom = -head_lines - len(title) - 0.4, len(lines) + len(notes) + 0.8
+    with figure(path, width=0.088 * total, height=0.22 * (bottom - top)) as axes:
         axes.set_axis_off()
-        axes.set(xlim=(0, total), ylim=(height, -1.4))
-        axes.text(0.5, -0.9, exhibit.title, fontsize=10, weight="bold", va="center")
-        for at, line in enumerate(lines):
-            for column, text in enumerate(line):
-                is_label = isinstance(exhibit.rows[0][column], str)
-                x = starts[column] + 0.5 if is_label else starts[column] + widths[column] - 0.5
-                side, weight = ("left" if is_label else "right"), ("bold" if at == 0 else "normal")
-                axes.text(x, at + 0.2, text, ha=side, va="center", fontsize=8.5, weight=weight)
-        for y, thick in ((-0.35, 1.2), (0.72, 0.6), (len(lines) - 0.3, 1.2)):
+        axes.set(xlim=(0, total), ylim=(bottom, top))
+        write = partial(axes.text, va="center", fontsize=8.5, in_layout=False)
+        for index, text in enumerate(title):
+            write(0.5, top + 0.6 + index, text, weight="bold", fontsize=9.5)
+        for column, (head, width) in enumerate(zip(heads, widths, strict=True)):
+            is_label = isinstance(exhibit.rows[0][column], str)
+            x = sum(widths[:column]) + (0.5 if is_label else width - 0.5)
+            side = "left" if is_label else "right"
+            for index, text in enumerate(head):
+                write(x, index - len(head) + 0.3, text, weight="bold", ha=side)
+            for index, line in enumerate(lines):
+                write(x, index + 0.5, line[column], ha=side)
+        for y, thick in ((-head_lines - 0.3, 1.2), (-0.15, 0.6), (len(lines) + 0.1, 1.2)):
             axes.plot([0, total], [y, y], color="black", linewidth=thick, clip_on=False)
-        for index, note in enumerate(exhibit.footnotes):
-            axes.text(0.5, len(lines) + 0.5 + 1.1 * index, note, fontsize=7.5, va="center", color="#444444", wrap=False)
+        for index, note in enumerate(notes):
+            write(0.5, len(lines) + 0.7 + index, note, fontsize=7.5, color="#444444")

@@ -128,7 +128,7 @@ def preloading_table(passes: list[Preloading]) -> Exhibit:
         labels = (find_method(one.method).title, one.model, str(one.res), one.precision, one.attention)
         rows.append((*labels, Entry(number=number), Entry(number=disk, decimals=2)))
     return Exhibit(
-        name="preloading",
+        name="fair_preloading",
         title="The preloading pass of FPT and FPT+, one image at a time",
         headings=("Method", "Model", "px", "Precision", "Attention", "Mem.", "Disk, MB an image"),
         rows=rows,

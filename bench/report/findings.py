@@ -32,7 +32,8 @@ def _mib(evidence: Evidence, method: str, setting: str, model: str = "vit_b", re
 
 def _memory(evidence: Evidence, passes: list[Preloading]) -> dict:
     by_setting = {
-        setting: {method: _mib(evidence, method, setting) for method in METHODS} for setting in (PAPER, FUSED, BEST)
+        setting: {method: _mib(evidence, method, setting) for method in METHODS}
+        for setting in (PAPER, FUSED, "bf16", BEST)
     }
     paper, best = by_setting[PAPER], by_setting[BEST]
     cheapest = min(THROUGH_LPM[1:], key=paper.get)
@@ -41,6 +42,7 @@ def _memory(evidence: Evidence, passes: list[Preloading]) -> dict:
         "card": GPUS["a6000"].title,
         "paper": paper,
         "fused": by_setting[FUSED],
+        "bf16": by_setting["bf16"],
         "best": best,
         "charged": charged_mib(evidence, passes, "fptplus", "vit_b", 512, BEST).value,
         "cheapest": find_method(cheapest).title,

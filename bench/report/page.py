@@ -73,7 +73,7 @@ def page(
         check_summary=check_summary(comparisons),
         contradictions=inconsistencies(),
         environment=_environment(records),
-        data=json.dumps(data, separators=(",", ":"), sort_keys=True).replace("</", "<\\/"),
+        data=json.dumps(data, separators=(",", ":")).replace("</", "<\\/"),
         style=asset("report.css"),
         tables_js=asset("tables.js"),
         charts_js=asset("charts.js"),
@@ -106,6 +106,7 @@ def _methods() -> list[dict]:
             "short": _SHORT.get(name, method.title),
             "color": STYLES[name][0],
             "form": _FORMS[STYLES[name][1]],
+            "dashed": STYLES[name][2] == "--",
         }
         for name, method in METHODS.items()
     ]

@@ -6,6 +6,7 @@ Figures 6 and 9 show what a trained model attends to: whoever trains one puts th
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 
 from bench.paper.cells import COMPONENTS, FIGURE2_RES, ablated, paper_cell
 from bench.paper.evidence import Evidence, Number
@@ -64,7 +65,8 @@ def figure1(evidence: Evidence) -> Exhibit:
 
 _LABELS = {
     "full": (-17, -3, "right"),
-    "vpt": (0, -26, "center"),
+    "vpt": (0, 20, "center"),
+    "attention": (0, -26, "center"),
     "bitfit": (-17, -3, "right"),
     "lora": (16, -6, "left"),
     "adalora": (-17, -3, "right"),
@@ -101,7 +103,7 @@ def figure2(evidence: Evidence) -> Exhibit:
         title=f"Figure 2. Memory against resolution: ViT-B, {SETTING}",
         headings=("Method", *(f"{res} px" for res in FIGURE2_RES)),
         rows=rows,
-        notes=(MEMORY_NOTE, "FPT and FPT+: training on preloaded features; the preloading pass needs more."),
+        notes=(MEMORY_NOTE, "FPT and FPT+: training on preloaded features; the preloading pass is in fair_preloading."),
         draw=partial(_draw_figure2, needed),
     )
 
@@ -151,11 +153,11 @@ def figure7(evidence: Evidence) -> Exhibit:
 
 _COMPONENT_TITLES = {
     "side_only": "side network alone",
-    "side_mlp": "+ LPM features by MLP",
+    "side_mlp": "LPM features by MLP",
     "side_fusion": "fusion modules instead",
-    "side_fusion_asymmetric": "+ asymmetric input",
-    "fptplus_live": "+ token selection",
-    "fptplus": "+ preloading",
+    "side_fusion_asymmetric": "and asymmetric input",
+    "fptplus_live": "and token selection",
+    "fptplus": "and preloading",
 }
 
 
@@ -169,7 +171,7 @@ def _draw_figure7(rows: list[Row], path: Path) -> None:
                     axes.text(x, entry.number.value, f"{entry.number.value:,.0f}", ha="center", va="bottom", fontsize=8)
             if auc.number:
                 axes.text(at, 41500, f"AUC {auc.number.value:.2f} (printed)", ha="center", fontsize=8)
-        axes.set_xticks(range(len(rows)), [row[0].replace(" ", "\n", 2) for row in rows], fontsize=8.5)
+        axes.set_xticks(range(len(rows)), ["\n".join(wrap(row[0], 14)) for row in rows], fontsize=8.5)
         axes.set(ylabel="process memory (MiB)", ylim=(0, 45000), title="Memory of FPT+'s components, one by one")
         axes.legend(frameon=False, loc="center right")
 
@@ -210,6 +212,6 @@ def _draw_along(heading: str, rows: list[Row], path: Path) -> None:
             if row[3].number:
                 at, text = (value, row[2].number.value), f"AUC {row[3].number.value:.2f} (printed)"
                 axes.plot(*at, "*", color="black", markersize=13)
-                axes.annotate(text, at, (0, 14), textcoords="offset points", ha="center", fontsize=8.5)
+                axes.annotate(text, at, (0, 28), textcoords="offset points", ha="center", fontsize=8.5)
         handles = [artist for one in (axes, params) for artist in one.get_legend_handles_labels()[0]]
         axes.legend(handles=handles, frameon=False, loc="upper left")

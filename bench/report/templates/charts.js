@@ -75,9 +75,12 @@ function axes(svg, [width, height], x, y) {
     svg.append(shape("line", { class: "grid", x1: SIDE.left, x2: width - SIDE.right, y1: up.at(tick), y2: up.at(tick) }));
     svg.append(shape("text", { x: SIDE.left - 8, y: up.at(tick) + 4, "text-anchor": "end" }, short(tick)));
   }
+  let lastLabel = -Infinity;
   for (const tick of x.ticks ?? across.ticks) {
     svg.append(shape("line", { class: "grid", x1: across.at(tick), x2: across.at(tick), y1: SIDE.top, y2: height - SIDE.bottom }));
-    svg.append(shape("text", { x: across.at(tick), y: height - SIDE.bottom + 18, "text-anchor": "middle" }, short(tick)));
+    if (across.at(tick) - lastLabel < 42) continue; // no room for another number
+    lastLabel = across.at(tick);
+    svg.append(shape("text", { x: lastLabel, y: height - SIDE.bottom + 18, "text-anchor": "middle" }, short(tick)));
   }
   svg.append(shape("line", { class: "axis", x1: SIDE.left, x2: width - SIDE.right, y1: height - SIDE.bottom, y2: height - SIDE.bottom }));
   svg.append(shape("line", { class: "axis", x1: SIDE.left, x2: SIDE.left, y1: SIDE.top, y2: height - SIDE.bottom }));
@@ -85,6 +88,9 @@ function axes(svg, [width, height], x, y) {
   svg.append(shape("text", { transform: `translate(16 ${height / 2}) rotate(-90)`, "text-anchor": "middle" }, y.title));
   return { x: across.at, y: up.at };
 }
+
+/** Pixels that a chart may be wide: what its section has, so that letters keep their size on a phone. */
+const roomFor = (id) => Math.max(320, Math.min(920, byId(id).parentElement.clientWidth || 900));
 
 function emptied(id, width, height, label) {
   const svg = byId(id);
@@ -105,7 +111,7 @@ fill(byId("resolution-setting"), withLines.map((setting) => [setting, setting]))
 function drawResolution() {
   const setting = byId("resolution-setting").value;
   const records = lineRecords.filter((record) => record.setting === setting);
-  const [width, height] = [900, 480];
+  const [width, height] = [roomFor("resolution"), 480];
   const svg = emptied("resolution", width, height, `Process memory against resolution, ${setting}`);
   const resolutions = [...new Set(records.map((record) => record.res))].sort((a, b) => a - b);
   const gib = (record) => record.process_mib / 1024;
@@ -113,8 +119,7 @@ function drawResolution() {
   const at = axes(
     svg,
     [width, height],
-    { title: "resolution (px)", low: resolutions[0], high: resolutions.at(-1), log: true,
-      ticks: resolutions.filter((res) => res !== 1536) },
+    { title: "resolution (px)", low: resolutions[0], high: resolutions.at(-1), log: true, ticks: resolutions },
     { title: "process memory (GiB)", low: Math.min(...sizes) * 0.8, high: Math.max(...sizes) * 1.2, log: true },
   );
   const guides = byId("resolution-card").value;
@@ -124,10 +129,11 @@ function drawResolution() {
     svg.append(shape("line", { class: "card", x1: SIDE.left, x2: width - SIDE.right, y1: y, y2: y }));
     svg.append(shape("text", { class: "cardname", x: SIDE.left + 6, y: y - 4 }, `${card.title}, ${(card.mib / 1024).toFixed(1)} GiB`));
   }
-  for (const { name, color } of report.methods) {
+  for (const { name, color, dashed } of report.methods) {
     const own = records.filter((record) => record.method === name).sort((a, b) => a.res - b.res);
     const points = own.map((record) => `${at.x(record.res)},${at.y(gib(record))}`).join(" ");
-    svg.append(shape("polyline", { points, fill: "none", stroke: color === "#000000" ? "var(--ink)" : color, "stroke-width": 2 }));
+    svg.append(shape("polyline", { points, fill: "none", stroke: color === "#000000" ? "var(--ink)" : color,
+      "stroke-width": 2, "stroke-dasharray": dashed ? "7 4" : "none" }));
     for (const record of own) {
       const dot = marker(name, at.x(record.res), at.y(gib(record)));
       dot.append(shape("title", {}, `${methodOf.get(name).title}, ${record.res} px: ${fixed(record.process_mib, 0)} MiB, ${record.source}`));
@@ -149,7 +155,7 @@ function drawBreakdown() {
   const records = report.methods
     .map((method) => lineRecords.find((r) => r.method === method.name && `${r.setting}, ${r.res} px` === name))
     .filter(Boolean);
-  const [width, row, left] = [900, 34, 200];
+  const [width, row, left] = [roomFor("breakdown"), 34, 130];
   const height = records.length * row + 10;
   const svg = emptied("breakdown", width, height, `Predicted memory by what it is for, ${name}`);
   const largest = Math.max(...records.map((record) => record.predicted_mib));
@@ -197,7 +203,7 @@ function drawPareto() {
   const points = report.pareto.rows
     .map((row) => ({ method: row.method, x: row[x.name], y: row[y.name] }))
     .filter((point) => typeof point.x === "number" && typeof point.y === "number");
-  const [width, height] = [900, 460];
+  const [width, height] = [roomFor("pareto"), 460];
   const svg = emptied("pareto", width, height, `${y.title} against ${x.title}`);
   const range = (key, measure) => {
     const values = points.map((point) => point[key]);
@@ -220,3 +226,11 @@ function drawPareto() {
 legend("pareto-legend", report.methods.map((method) => method.name));
 for (const id of ["pareto-x", "pareto-y"]) byId(id).addEventListener("change", drawPareto);
 drawPareto();
+
+/* Charts are as wide as the window lets them. */
+let lastWidth = window.innerWidth;
+window.addEventListener("resize", () => {
+  if (window.innerWidth === lastWidth) return;
+  lastWidth = window.innerWidth;
+  [drawResolution, drawBreakdown, drawPareto].forEach((draw) => draw());
+});
