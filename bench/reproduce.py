@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -89,20 +90,25 @@ def _on_all_cores(work: Callable[[CellConfig], Any], cells: list[CellConfig]) ->
 
 
 def write_everything(results: Path) -> None:
-    """Tables, figures, findings and paper check into `results/paper`, and `results/report.html`; from records alone."""
+    """Tables, figures, findings and paper check into `results/paper`, and `results/report.html`; from records alone.
+
+    All of it is made in a folder beside and moved when it is whole.
+    """
     folder, evidence = results / PAPER_FOLDER, Evidence(results)
-    passes = read_preloading(folder / "preloading.csv")
+    passes, grid = read_preloading(folder / "preloading.csv"), list(read_grid(folder / "grid.csv"))
     fair, figures = list(fair_tables(evidence, passes)), list(paper_figures(evidence))
-    for exhibit in (*paper_tables(evidence), *figures, *fair):
-        write_exhibit(exhibit, folder)
-    comparisons = check(evidence)
-    check_table(comparisons).to_csv(folder / "check.csv", index=False)
-    findings = findings_page(evidence, passes, fair)
-    (folder / "findings.md").write_text(findings, encoding="utf-8")
-    drawn = [(folder / f"{figure.name}.svg", figure.title, " ".join(figure.notes)) for figure in figures]
-    grid = list(read_grid(folder / "grid.csv"))
-    document = page(evidence, grid, comparisons, findings, fair, drawn + _trained_figures(results))
-    (results / "report.html").write_text(document, encoding="utf-8")
+    comparisons, findings = check(evidence), findings_page(evidence, passes, fair)
+    with TemporaryDirectory(dir=results, prefix=".reproduce.") as name:
+        made = Path(name)
+        for exhibit in (*paper_tables(evidence), *figures, *fair):
+            write_exhibit(exhibit, made)
+        drawn = [(made / f"{figure.name}.svg", figure.title, " ".join(figure.notes)) for figure in figures]
+        document = page(evidence, grid, comparisons, findings, fair, drawn + _trained_figures(results))
+        check_table(comparisons).to_csv(made / "check.csv", index=False)
+        (made / "findings.md").write_text(findings, encoding="utf-8")
+        (made / "report.html").write_text(document, encoding="utf-8")
+        for path in made.iterdir():
+            path.replace((results if path.name == "report.html" else folder) / path.name)
 
 
 def _trained_figures(results: Path) -> list[tuple[Path, str, str]]:

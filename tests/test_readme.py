@@ -11,6 +11,7 @@ import tyro
 from bench.__main__ import COMMANDS, main
 from bench.commands import AdviseConfig, ValidateConfig, WhyConfig
 from bench.config import CellConfig, SweepConfig
+from bench.paper_commands import ReproduceConfig, VerifyConfig
 from bench.predict.predictor import predict
 from methods import METHODS
 
@@ -32,6 +33,7 @@ def nox_sessions():
 
 
 OPTIONS = {"bench": SweepConfig, "advise": AdviseConfig, "why": WhyConfig, "validate": ValidateConfig}
+OPTIONS |= {"reproduce": ReproduceConfig, "verify": VerifyConfig}
 
 
 @pytest.mark.parametrize("line", [line for line in COMMAND_LINES if line.startswith("nox")])

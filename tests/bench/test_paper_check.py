@@ -195,9 +195,16 @@ def test_the_table_of_the_check_has_a_row_a_cell_and_never_a_0_for_nothing(compa
     assert table[table.verdict == "no record"].ours.isna().all()
 
 
-def test_the_known_contradictions_of_the_paper_are_found():
-    found = {one.where: f"{one.says}; {one.but}" for one in inconsistencies()}
-    assert "83.84" in found["Table I, attention, supervised"]
-    assert "183.10 W" in found["Table II, fpt"] or any("183.10 W" in text for text in found.values())
-    assert "86.46" in found["Sec. IV-E"]
-    assert "1,050 images an epoch" in found["Sec. IV-A and Table II"]
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [
+        ("Table I, attention, supervised", "83.84"),
+        ("Table II, fpt", "183.10 W, above the peak"),
+        ("Table II, fptplus", "without the 31.76 s they are 1,052"),
+        ("Sec. IV-A and Table II", "1,050 images an epoch"),
+        ("Sec. IV-D", "286.61 W"),
+        ("Sec. IV-E", "86.46"),
+    ],
+)
+def test_a_known_contradiction_of_the_paper_is_found(where, number):
+    assert any(number in one.but for one in inconsistencies() if one.where == where)
