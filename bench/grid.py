@@ -1,8 +1,8 @@
 """A grid of predicted memory over models, resolutions, batch sizes and axes: what "which method fits my GPU" looks up.
 
 Each family of cells is traced at three resolutions and two batch sizes; the sizes between are filled in by
-`TraceFamily` and replayed like a trace. Everything is predicted for the paper's card; another card's workspaces differ
-by tens of MiB, its capacity is what decides.
+`TraceFamily` and replayed like a trace. Everything is predicted for the paper's card; kernels and workspaces of another
+change it by up to 5 %, its capacity is what decides.
 """
 
 import csv

@@ -46,7 +46,7 @@ def predict_missing(results: Path, again: bool, track: Track) -> int:
     """
     folder = results / PAPER_FOLDER
     store = ResultsStore(folder)
-    cells = [cell for cell in all_cells() if again or store.find(cell.cell_id) is None]
+    cells = [cell for cell in all_cells() if again or not _is_answered(store.find(cell.cell_id))]
     try:
         for record in track(_on_all_cores(_predict, cells), "cells", len(cells)):
             store.write(record)
@@ -55,6 +55,10 @@ def predict_missing(results: Path, again: bool, track: Track) -> int:
     passes_done = _predict_into(folder / "preloading.csv", again, preloading_cells(), _preloading, track)
     families_done = _predict_into(folder / "grid.csv", again, grid_families(), _grid, track)
     return len(cells) + passes_done + families_done
+
+
+def _is_answered(record: Record | None) -> bool:
+    return record is not None and (record.status == "ok" or record.is_measured)
 
 
 def _predict_into(path: Path, again: bool, cells: list[CellConfig], kind: "_Kind", track: Track) -> int:

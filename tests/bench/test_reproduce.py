@@ -15,6 +15,7 @@ from bench.paper.check import check
 from bench.paper.evidence import Evidence, Number
 from bench.paper.metrics import efficiency
 from bench.paper.preloading import predict_preloading, read_preloading, write_preloading
+from bench.predict.devices import GPUS
 from bench.predict.predictor import trace_cell
 from bench.predict.replay import replay
 from bench.report.exhibit import Entry, Exhibit, csv_text, latex, markdown, write_exhibit
@@ -123,6 +124,13 @@ def test_every_number_of_ours_names_a_record_that_is_there(exhibits):
             if line["source"] in ("predicted", "measured", "counted"):
                 names = line["record"].split(", ")
                 assert names[0] in known or names[0] == "preloading.csv", (exhibit.name, line)
+
+
+@pytest.mark.parametrize("method", ["linear", "lora", "fptplus", "fptplus_k2", "side_fusion"])
+def test_a_committed_record_is_what_is_predicted_today(evidence, method):
+    """But for the workspaces of another PyTorch."""
+    today = (replay(trace_cell(paper_cell(method))).reserved_bytes + GPUS["a6000"].context_bytes) / 2**20
+    assert evidence.needed_mib(paper_cell(method)).value == pytest.approx(today, rel=0.05, abs=24)
 
 
 def test_table_1_is_ours_where_it_can_be(evidence):

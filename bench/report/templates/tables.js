@@ -2,8 +2,12 @@
 const report = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const methodOf = new Map(report.methods.map((method) => [method.name, method]));
-const fixed = (value, decimals) =>
-  value.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
+/** A number with so many digits after the point; large ones have none, and there is no minus before zero. */
+function fixed(value, decimals) {
+  const digits = Math.abs(value) >= 200 ? 0 : decimals;
+  const text = value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  return /^-[0.]+$/.test(text) ? text.slice(1) : text;
+}
 
 /** An HTML element with text and attributes. */
 function element(tag, text = "", attributes = {}) {
@@ -107,7 +111,7 @@ byId("records-filter").addEventListener("input", filterRecords);
 filterRecords();
 
 const checkColumns = report.check.columns.map((column) =>
-  column.title === "Verdict" ? { ...column, classOf: (verdict) => verdict.split(" ")[0] } : column,
+  column.title === "Verdict" ? { ...column, classOf: (verdict) => (verdict === "no record" ? "" : verdict) } : column,
 );
 const checkTable = new SortableTable("check-table", checkColumns, report.check.rows);
 const verdictAt = checkColumns.findIndex((column) => column.title === "Verdict");
