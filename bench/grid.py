@@ -1,6 +1,6 @@
 """A grid of predicted memory over models, resolutions, batch sizes and axes: what "which method fits my GPU" looks up.
 
-Each family of cells is traced at three resolutions and two batch sizes; the sizes between are filled in by
+Each family of cells is traced at two or three resolutions and two batch sizes; the sizes between are filled in by
 `TraceFamily` and replayed like a trace. Everything is predicted for the paper's card; kernels and workspaces of another
 change it by up to 5 %, its capacity is what decides.
 """
@@ -24,7 +24,9 @@ RES = (224, 384, 512, 768, 1024)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 PATCH_SIZE = 16
 
-_TRACED_RES = (224, 512, 1024)
+_TRACED_RES = {"eager": (224, 512, 1024), "sdpa": (224, 1024)}
+"""Explicit score matrices grow with the square of the patches; with fused attention all grows with the patches."""
+
 _TRACED_BATCHES = (2, 16)
 
 KERNELS = {
@@ -55,7 +57,7 @@ class GridRow:
 def grid_families() -> list[CellConfig]:
     """One cell for each family: method, model and axes."""
     return [
-        CellConfig(method=method, model=model, res=_TRACED_RES[0], checkpointing=checkpointing, **kernel)
+        CellConfig(method=method, model=model, res=RES[0], checkpointing=checkpointing, **kernel)
         for model in MODELS
         for kernel in KERNELS.values()
         for method in METHODS
@@ -65,9 +67,10 @@ def grid_families() -> list[CellConfig]:
 
 def grid_rows(family: CellConfig) -> list[GridRow]:
     """Memory of a family at every resolution and batch size of the grid."""
-    patches = [(res // PATCH_SIZE) ** 2 for res in _TRACED_RES]
+    traced_res = _TRACED_RES[family.attention]
+    patches = [(res // PATCH_SIZE) ** 2 for res in traced_res]
     along_res = [
-        TraceFamily(patches, [trace_cell(replace(family, res=res, batch_size=batch)) for res in _TRACED_RES])
+        TraceFamily(patches, [trace_cell(replace(family, res=res, batch_size=batch)) for res in traced_res])
         for batch in _TRACED_BATCHES
     ]
     return [_row(family, res, along_res) for res in RES]
