@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from fptplus import FPTConfig
+
 from .fpt import FineGrainedPrompts
 
 VALUES: dict[str, tuple[str, tuple[float, ...]]] = {
@@ -31,6 +33,6 @@ def fptplus_ablations(fptplus: FineGrainedPrompts) -> Iterator[tuple[str, FineGr
                 yield name, replace(fptplus, config=_changed(fptplus, short, value), title=f"FPT+, {short} {value}")
 
 
-def _changed(fptplus: FineGrainedPrompts, short: str, value: float):
+def _changed(fptplus: FineGrainedPrompts, short: str, value: float) -> FPTConfig:
     field = VALUES[short][0]
     return replace(fptplus.config, **{field: value / VIT_B_DEPTH if short == "layers" else value})

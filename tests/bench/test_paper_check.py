@@ -14,6 +14,7 @@ from bench.paper.check import check, check_table
 from bench.paper.evidence import Evidence
 from bench.paper.inconsistencies import inconsistencies
 from bench.paper.printed import paper_table, printed_cells
+from bench.report.page import check_summary
 from fptplus import InvalidInput
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -187,6 +188,11 @@ def test_every_cell_of_the_paper_has_a_committed_record():
 
 def test_the_settings_of_the_fair_comparison_change_one_axis_each_before_they_add_up():
     assert [len(axes) for axes in SETTINGS.values()] == [0, 1, 1, 1, 1, 2, 3, 4]
+
+
+def test_the_readme_says_how_many_numbers_pass(comparisons):
+    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    assert check_summary(comparisons).partition(" No cell")[0] in readme
 
 
 def test_the_table_of_the_check_has_a_row_a_cell_and_never_a_0_for_nothing(comparisons):
