@@ -1,6 +1,6 @@
 """FPT and FPT+: a side network reads a frozen LPM through fine-grained prompts (Huang et al., FPT 2024, FPT+ 2025)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -23,20 +23,24 @@ class FineGrainedPrompts:
     live: bool = False
     """Run the frozen LPM in every step, on images, instead of reading features preloaded once."""
 
+    symmetric: bool = False
+    """Give the side network images of the LPM's resolution: FPT+ before its asymmetric input."""
+
     def build(self, vit: VisionTransformer, res: int) -> FineTuning:
+        config = replace(self.config, side_res=res) if self.symmetric else self.config
         attention, depth = vit.blocks[0].attn, len(vit.blocks)
         lpm_params = published_params(vit)
-        tapped = self.config.tapped_layers(depth)
+        tapped = config.tapped_layers(depth)
         trained = fptplus.build_fpt(
-            self.config,
+            config,
             lpm_dim=vit.embed_dim,
             lpm_heads=attention.num_heads,
             lpm_depth=depth,
             num_classes=vit.num_classes,
             fused_attention=uses_fused_attention(vit),
         )
-        num_tokens = num_important_tokens(token_count(vit), self.config.token_ratio)
-        backbone = fptplus.FrozenBackbone(vit, tapped, self.config.token_ratio)
+        num_tokens = num_important_tokens(token_count(vit), config.token_ratio)
+        backbone = fptplus.FrozenBackbone(vit, tapped, config.token_ratio)
         total_params = lpm_params + sum(parameter.numel() for parameter in trained.parameters())
         if self.live:
             return FineTuning(
@@ -44,7 +48,7 @@ class FineGrainedPrompts:
                 example_inputs=lambda batch_size: (torch.randn(batch_size, 3, res, res),),
                 total_params=total_params,
             )
-        side_res, heads = self.config.side_res, attention.num_heads
+        side_res, heads = config.side_res, attention.num_heads
 
         def example_inputs(batch_size: int) -> tuple[torch.Tensor, ...]:
             features = (len(tapped), batch_size, heads, num_tokens, vit.embed_dim // heads)

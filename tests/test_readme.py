@@ -15,8 +15,10 @@ from bench.commands import (
     CompareConfig,
     DoctorConfig,
     PlanConfig,
+    ReproduceConfig,
     RunConfig,
     ValidateConfig,
+    VerifyConfig,
     WhyConfig,
 )
 from bench.config import CellConfig
@@ -51,6 +53,8 @@ OPTIONS = {
     "doctor": DoctorConfig,
     "campaign": CampaignConfig,
     "h200": CampaignConfig,
+    "reproduce": ReproduceConfig,
+    "verify": VerifyConfig,
 }
 
 
