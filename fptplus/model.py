@@ -16,20 +16,26 @@ class FineGrainedPromptTuning(nn.Module):
         super().__init__()
         self.side, self.fusion = side, fusion
 
-    def forward(self, side_images: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def forward(
+        self,
+        side_images: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        key_scales: Tensor | None = None,
+        value_scales: Tensor | None = None,
+    ) -> Tensor:
         """Classify.
 
         Args:
             side_images: (B, 3, side_res, side_res).
-            keys, values: (layers, B, heads, n, head_dim), the important tokens of the tapped LPM layers.
+            keys, values: (layers, B, heads, n, head_dim), the important tokens of the tapped LPM layers, of any type.
+            key_scales, value_scales: (layers, B, heads, head_dim), where keys and values are int8.
 
         Returns:
             Logits (B, classes).
         """
-        queries = self.fusion.queries()
         tokens = self.side.embed(side_images)
-        for layer in range(len(self.side.blocks)):
-            prompts = self.fusion(layer, queries[layer], keys[layer], values[layer])
+        for layer, prompts in enumerate(self.fusion.of_each_layer(keys, values, key_scales, value_scales)):
             tokens = self.side.layer(layer, tokens, prompts)
         return self.side.classify(tokens)
 
