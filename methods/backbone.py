@@ -60,7 +60,8 @@ def create_backbone(
     return vit.train()
 
 
-def _create(model: str, **options) -> VisionTransformer:
+def _timm_name(model: str) -> str:
+    """A model's name in timm; refuses one that timm does not know."""
     name = MODELS.get(model, model)
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models("vit_*") + list(MODELS), n=3)
@@ -68,6 +69,21 @@ def _create(model: str, **options) -> VisionTransformer:
             f"model must be one of {', '.join(MODELS)} or a ViT that timm knows, got {model!r}"
             + (f"; did you mean {' or '.join(near)}?" if near else "; timm.list_models('vit_*') lists them.")
         )
+    return name
+
+
+def published_normalization(model: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the colour channels, in 0 to 1, that a model was pre-trained with.
+
+    Raises:
+        InvalidInput: if timm does not know the model.
+    """
+    config = timm.get_pretrained_cfg(_timm_name(model))
+    return tuple(config.mean), tuple(config.std)
+
+
+def _create(model: str, **options) -> VisionTransformer:
+    name = _timm_name(model)
     _check_resolution(model, options["img_size"])
     try:
         vit = timm.create_model(name, **options)

@@ -101,6 +101,8 @@ class MetaAutocast(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if kwargs.get("out") is not None:
+            return func(*args, **kwargs)  # autocast leaves operators alone that write into a given tensor
         if func in LOWER_PRECISION:
             args, kwargs = tree_map(self._lower, (args, kwargs))
         elif func in FP32:

@@ -116,7 +116,7 @@ def trace_preloading(cell: CellConfig) -> Trace | None:
     with torch.device("meta"):
         image = torch.empty(1, 3, cell.res, cell.res)
     dtype = AUTOCAST_DTYPE.get(cell.precision)
-    with CudaKernels(cell.attention, gpu.compute_capability), MetaAutocast(dtype) if dtype else nullcontext():
+    with CudaKernels("sdpa", gpu.compute_capability), MetaAutocast(dtype) if dtype else nullcontext():
         return trace_inference(tuning.preloader, (image,), Target(gpu, INSTALLED_TORCH), RULES.values())
 
 

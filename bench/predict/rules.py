@@ -39,7 +39,14 @@ class Scratch:
 Rule = Callable[[object, tuple, object, Target], Iterator[Scratch]]
 """Called with the operator, its positional arguments, its result and the target; all it yields is held at once."""
 
-_GEMMS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default}
+_GEMMS = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.bmm.out,
+    aten.bmm.dtype_out,
+    aten.baddbmm.default,
+}
 _REDUCTIONS = {aten.sum.dim_IntList}
 
 

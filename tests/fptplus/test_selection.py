@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fptplus import InvalidInput, select_important_tokens
+from fptplus.attention import attention_with_log_sum_exp
 from fptplus.selection import num_important_tokens, token_importance
 
 
@@ -14,13 +15,14 @@ def eager_importance(queries, keys):
 
 
 @settings(deadline=None, max_examples=25)
-@given(tokens=st.integers(1, 40), chunk=st.integers(1, 50), seed=st.integers(0, 100))
-def test_importance_in_slices_is_the_mean_of_the_whole_attention_matrix(tokens, chunk, seed):
-    torch.manual_seed(seed)
-    queries, keys = torch.randn(2, 2, 3, tokens, 8)
-    importance = token_importance(queries, keys, query_chunk=chunk)
-    torch.testing.assert_close(importance, eager_importance(queries, keys))
-    torch.testing.assert_close(importance.sum(-1), torch.ones(2, 3))
+@given(tokens=st.integers(1, 40), block_bytes=st.integers(4, 40_000), spread=st.floats(0.1, 5), known=st.booleans())
+def test_importance_in_blocks_is_the_mean_of_the_whole_attention_matrix(tokens, block_bytes, spread, known):
+    torch.manual_seed(tokens)
+    queries, keys = torch.randn(2, 2, 3, tokens, 8) * spread
+    log_sum_exp = attention_with_log_sum_exp(queries, keys, keys)[1] if known else None
+    importance = token_importance(queries, keys, log_sum_exp, block_bytes)
+    torch.testing.assert_close(importance, eager_importance(queries, keys), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(importance.sum(-1), torch.ones(2, 3), rtol=0, atol=1e-5)
 
 
 def test_each_head_keeps_its_own_most_important_tokens():
