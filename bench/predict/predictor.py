@@ -108,7 +108,10 @@ def _trace(
 
 
 def trace_preloading(cell: CellConfig) -> Trace | None:
-    """Every allocation of the frozen pass that makes one image's features; None for methods that preload nothing."""
+    """Every allocation of the frozen pass that makes one image's features; None for methods that preload nothing.
+
+    Its attention is fused whatever the cell trains with, as FrozenBackbone's is.
+    """
     tuning, _ = build_on("meta", cell)
     if tuning.preloader is None:
         return None
