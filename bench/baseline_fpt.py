@@ -1,9 +1,9 @@
 """FPT and FPT+ written down plainly, as a baseline: what our training step and our feeding are timed against.
 
-It follows the paper and what is known of the official code: fp32, every operation by itself, queries, keys and values by
-a layer each, score matrices in full, a copy of the prompts for every image, PyTorch's default AdamW, the features of a
-batch one fp32 tensor read from a file per image in every step, and augmentation image by image with PIL. It shares no code
-with `fptplus`; the tests hold both to the same logits, losses and gradients.
+It follows the paper and what is known of the official code: fp32, every operation by itself, queries, keys and values
+by a layer each, score matrices in full, a copy of the prompts for every image, PyTorch's default AdamW, the features of
+a batch one fp32 tensor read from a file per image in every step, and augmentation image by image with PIL. It shares
+no code with `fptplus`; the tests hold both to the same logits, losses and gradients.
 """
 
 import math
@@ -111,12 +111,12 @@ class PlainFPT(nn.Module):
         self.classifier = nn.Linear(dim, num_classes)
 
     def forward(self, images: Tensor, features: Tensor) -> Tensor:
-        """Logits (B, classes) from images (B, 3, res, res) and features (B, 2, layers, heads, n, head_dim)."""
+        """Logits (B, classes) from images (B, 3, res, res) and features (2, layers, B, heads, n, head_dim)."""
         x = self.projection(images).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.position_embeddings
         tokens = x.shape[1]
         for index, layer in enumerate(self.layers):
-            prompts = self.fusion(index, features[:, 0, index], features[:, 1, index])
+            prompts = self.fusion(index, *features[:, index])
             x = layer(torch.cat([x, prompts], dim=1))[:, :tokens]
         return self.classifier(self.layernorm(x)[:, 0])
 
@@ -160,7 +160,7 @@ def plain_step(model: PlainFPT, optimizer: torch.optim.Optimizer, images: Tensor
 
 
 class PlainFiles(Dataset):
-    """Image files and a feature file for each, (2, layers, heads, n, head_dim) in fp32; augmented one by one with PIL."""
+    """An image file and a feature file, (2, layers, heads, n, head_dim) in fp32, an example; augmented with PIL."""
 
     def __init__(self, images: list[Path], features: list[Path], labels: list[int], res: int) -> None:
         self.images, self.features, self.labels = images, features, labels

@@ -111,7 +111,8 @@ class Setting:
     """
 
     method: UseAppendAction[tuple[str, ...]] = ()
-    """Method to run; repeat for several. Default: the ten of the paper. Also: fpt_live, fptplus_live."""
+    """Method to run; repeat for several. Default: the ten of the paper. Also: fpt_live, fptplus_live,
+    fptplus_bf16, fptplus_int8."""
 
     model: UseAppendAction[tuple[str, ...]] = ()
     """vit_s, vit_b, vit_l or any plain ViT of timm; repeat for several. Default: vit_b."""

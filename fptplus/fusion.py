@@ -26,14 +26,17 @@ PROMPT_STD = 1e-6
 def eager_attention(
     queries: Tensor, keys: Tensor, values: Tensor, key_scales: Tensor | None = None, value_scales: Tensor | None = None
 ) -> Tensor:
-    """CA of Eq. 8 with its score matrices, as the official code computes it; arguments and result of stored_attention."""
+    """CA of Eq. 8 with its score matrices, as in the official code.
+
+    Args and result are those of stored_attention for one layer, without the axis of the layers.
+    """
     keys, values = (
         part.to(queries.dtype) if scales is None else part * scales.unsqueeze(-2).to(queries.dtype)
         for part, scales in ((keys, key_scales), (values, value_scales))
     )
-    scores = (queries * queries.shape[-1] ** -0.5).unsqueeze(1) @ keys.transpose(-2, -1)
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
     out = scores.softmax(dim=-1) @ values
-    return out.transpose(2, 3).flatten(3)
+    return out.transpose(1, 2).flatten(2)
 
 
 class Fusion(nn.Module):
@@ -57,11 +60,13 @@ class Fusion(nn.Module):
         for first in range(0, len(queries), at_once):
             layers = slice(first, first + at_once)
             some = (part if part is None else part[layers] for part in features)
-            yield from self(self.prompts[layers], queries[layers], *some)
+            yield from self(layers, queries[layers], *some)
 
     def attend(self, queries: Tensor, *features: Tensor | None) -> Tensor:
-        """CA of Eq. 8, (layers, B, P, D); arguments as of stored_attention."""
-        return (stored_attention if self.fused_attention else eager_attention)(queries, *features)
+        """CA of Eq. 8, (layers, B, P, D), of all layers or, without fused attention, of one."""
+        if self.fused_attention:
+            return stored_attention(queries, *features)
+        return eager_attention(*(part if part is None else part[0] for part in (queries, *features))).unsqueeze(0)
 
 
 class FineGrainedFusion(Fusion):
@@ -97,9 +102,9 @@ class FineGrainedFusion(Fusion):
     def queries(self) -> Tensor:
         return split_heads(self.norm(self.prompts), self.num_heads)
 
-    def forward(self, prompts: Tensor, queries: Tensor, *features: Tensor | None) -> Tensor:
-        """Fused prompts (layers, B, P, D/k) of some layers from their prompts and their arguments of stored_attention."""
-        return self.dropout(self.out_proj(self.attend(queries, *features) + prompts.unsqueeze(1)))
+    def forward(self, layers: slice, queries: Tensor, *features: Tensor | None) -> Tensor:
+        """Fused prompts (layers, B, P, D/k) of some layers, from their arguments of stored_attention."""
+        return self.dropout(self.out_proj(self.attend(queries, *features) + self.prompts[layers].unsqueeze(1)))
 
 
 class ProjectedFusion(Fusion):
@@ -126,9 +131,9 @@ class ProjectedFusion(Fusion):
     def queries(self) -> Tensor:
         return split_heads(self.prompt_proj(self.prompts), self.num_heads)
 
-    def forward(self, prompts: Tensor, queries: Tensor, *features: Tensor | None) -> Tensor:
-        """Fused prompts (layers, B, P, D/k) of some layers from their prompts and their arguments of stored_attention."""
-        return self.dropout(self.out_proj(self.attend(queries, *features)) + prompts.unsqueeze(1))
+    def forward(self, layers: slice, queries: Tensor, *features: Tensor | None) -> Tensor:
+        """Fused prompts (layers, B, P, D/k) of some layers, from their arguments of stored_attention."""
+        return self.dropout(self.out_proj(self.attend(queries, *features)) + self.prompts[layers].unsqueeze(1))
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

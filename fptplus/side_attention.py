@@ -1,4 +1,4 @@
-"""Self-attention of the side network, whose heads are only D/k divided by the LPM's heads wide: 8 numbers for ViT-B, k = 8.
+"""Self-attention of the side network, whose heads are narrow: k times narrower than the LPM's, 8 numbers for ViT-B.
 
 A GPU has kernels for it. A CPU's fused kernel is made for wide heads, and in explicit attention over such narrow ones
 the softmax takes most of the time. So here, on a CPU, a few heads at a time stay in the caches, the exponentials are
@@ -22,7 +22,7 @@ SCORES_AT_ONCE = 2**20
 """Scores that are held at once; two matrices of so many numbers fit the caches of a core or two."""
 
 SAFE_EXPONENT = 40.0
-"""Scores up to this size are exponentiated as they are: even a row's sum then stays far inside fp32's and bf16's range."""
+"""Scores up to this size are exponentiated as they are: a row's sum stays far inside the range of fp32 and bf16."""
 
 LOG2_E = math.log2(math.e)
 

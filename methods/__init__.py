@@ -37,8 +37,10 @@ METHODS: dict[str, Method] = {
 VARIANTS: dict[str, Method] = {
     "fpt_live": replace(METHODS["fpt"], title="FPT, live LPM", live=True),
     "fptplus_live": replace(METHODS["fptplus"], title="FPT+, live LPM", live=True),
+    "fptplus_bf16": replace(METHODS["fptplus"], title="FPT+, bf16 features", features="bf16"),
+    "fptplus_int8": replace(METHODS["fptplus"], title="FPT+, int8 features", features="int8"),
 }
-"""FPT and FPT+ with the frozen LPM run in every step; not in the default selection."""
+"""FPT and FPT+ with the frozen LPM run in every step, FPT+ on features stored smaller; not in the default selection."""
 
 
 def find_method(name: str) -> Method:
