@@ -51,7 +51,7 @@ class Fusion(nn.Module):
         raise NotImplementedError
 
     def of_each_layer(self, *features: Tensor | None) -> Iterator[Tensor]:
-        """Fused prompts (B, P, D/k) of each layer, lowest first, from keys, values and their scales if they have any.
+        """Fused prompts (B, P, D/k) of each layer, lowest first; the features as stored_attention takes them.
 
         With fused attention those of all layers are made at once, otherwise each as it is asked for.
         """

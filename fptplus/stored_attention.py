@@ -7,6 +7,8 @@ type they are stored in to the type they are multiplied in:
     P = softmax(q · Kᵀ)     out = P · V
     dS = P ∘ (dP - Σ P ∘ dP)  with dP = dout · Vᵀ     dq = Σ over images of dS · K
 
+A GPU computes P again in the backward pass; a CPU, which has more memory than speed, keeps it.
+
 int8 features are K = K₈ ∘ k with one scale k a channel, and q · Kᵀ = (q ∘ k) · K₈ᵀ: the numbers are multiplied as they
 are, and only the few queries, outputs and their gradients are scaled.
 """
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-IMAGES_AT_ONCE = 4
+IMAGES_AT_ONCE = 2
 """How many images are converted and multiplied together on a GPU; on a CPU one, which its caches hold."""
 
 
@@ -55,27 +57,37 @@ class _StoredAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, queries: Tensor, keys: Tensor, values: Tensor, key_scales, value_scales) -> Tensor:
-        dtype = queries.dtype
         out = queries.new_empty(len(keys), *queries.shape)
-        probabilities = queries.new_empty(*out.shape[:3], keys.shape[2])
+        ctx.kept = [] if queries.device.type == "cpu" else None
         for images in _pieces(keys):
-            scores = _scaled(queries, key_scales, images) @ keys[images].to(dtype).mT
-            torch.softmax(scores, dim=-1, out=probabilities[images])
-            out[images] = _scaled(probabilities[images] @ values[images].to(dtype), value_scales, images)
-        ctx.save_for_backward(keys, values, key_scales, value_scales, probabilities)
+            probabilities = _probabilities(queries, keys[images], key_scales, images)
+            out[images] = _scaled(probabilities @ values[images].to(queries.dtype), value_scales, images)
+            if ctx.kept is not None:
+                ctx.kept.append(probabilities)
+        ctx.save_for_backward(queries, keys, values, key_scales, value_scales)
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        keys, values, key_scales, value_scales, probabilities = ctx.saved_tensors
+        queries, keys, values, key_scales, value_scales = ctx.saved_tensors
         dtype = grad.dtype
-        total = torch.zeros_like(grad[0], dtype=torch.float32)
-        for images in _pieces(keys):
+        total = torch.zeros_like(queries, dtype=torch.float32)
+        for index, images in enumerate(_pieces(keys)):
+            if ctx.kept is None:
+                probabilities = _probabilities(queries, keys[images], key_scales, images)
+            else:
+                probabilities = ctx.kept[index]
             slopes = _scaled(grad[images], value_scales, images) @ values[images].to(dtype).mT
-            slopes = torch.ops.aten._softmax_backward_data(slopes, probabilities[images], -1, dtype)
+            slopes = torch.ops.aten._softmax_backward_data(slopes, probabilities, -1, dtype)
             by_image = _scaled(slopes @ keys[images].to(dtype), key_scales, images)
             total += by_image.sum(dim=0, dtype=torch.float32)
         return total.to(dtype), None, None, None, None
+
+
+def _probabilities(queries: Tensor, keys: Tensor, key_scales: Tensor | None, images: slice) -> Tensor:
+    """P (b, M, P, n) of b images from their keys (b, M, n, head_dim)."""
+    scores = _scaled(queries, key_scales, images) @ keys.to(queries.dtype).mT
+    return torch.softmax(scores, dim=-1, out=scores)
 
 
 def _pieces(features: Tensor) -> Iterator[slice]:

@@ -9,7 +9,7 @@ import fptplus
 from fptplus.selection import num_important_tokens
 from fptplus.store_layout import TORCH_DTYPE, StoreDtype
 
-from .backbone import published_params, token_count, uses_fused_attention
+from .backbone import published_params, token_count, uses_checkpointing, uses_fused_attention
 from .method import FineTuning
 
 
@@ -39,6 +39,7 @@ class FineGrainedPrompts:
             lpm_depth=depth,
             num_classes=vit.num_classes,
             fused_attention=fused_attention,
+            checkpointing=uses_checkpointing(vit),
         )
         num_tokens = num_important_tokens(token_count(vit), self.config.token_ratio)
         backbone = fptplus.FrozenBackbone(vit, tapped, self.config.token_ratio)
