@@ -7,8 +7,6 @@ type they are stored in to the type they are multiplied in:
     P = softmax(q · Kᵀ)     out = P · V
     dS = P ∘ (dP - Σ P ∘ dP)  with dP = dout · Vᵀ     dq = Σ over images of dS · K
 
-A GPU computes P again in the backward pass; a CPU, which has more memory than speed, keeps it.
-
 int8 features are K = K₈ ∘ k with one scale k a channel, and q · Kᵀ = (q ∘ k) · K₈ᵀ: the numbers are multiplied as they
 are, and only the few queries, outputs and their gradients are scaled.
 """
@@ -18,9 +16,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
-
-IMAGES_AT_ONCE = 2
-"""How many images are converted and multiplied together on a GPU; on a CPU one, which its caches hold."""
 
 
 def stored_attention(
@@ -58,7 +53,7 @@ class _StoredAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, queries: Tensor, keys: Tensor, values: Tensor, key_scales, value_scales) -> Tensor:
         out = queries.new_empty(len(keys), *queries.shape)
-        ctx.kept = [] if queries.device.type == "cpu" else None
+        ctx.kept = [] if _keeps_probabilities(queries.device) else None
         for images in _pieces(keys):
             probabilities = _probabilities(queries, keys[images], key_scales, images)
             out[images] = _scaled(probabilities @ values[images].to(queries.dtype), value_scales, images)
@@ -90,9 +85,19 @@ def _probabilities(queries: Tensor, keys: Tensor, key_scales: Tensor | None, ima
     return torch.softmax(scores, dim=-1, out=scores)
 
 
+def _keeps_probabilities(device: torch.device) -> bool:
+    """Whether P waits for the backward pass: a CPU has more memory than speed."""
+    return device.type == "cpu"
+
+
+def _images_at_once(device: torch.device) -> int:
+    """How many images are converted and multiplied together: on a CPU one, which its caches hold."""
+    return 1 if device.type == "cpu" else 2
+
+
 def _pieces(features: Tensor) -> Iterator[slice]:
     """The images of a batch, a few at a time."""
-    step = 1 if features.device.type == "cpu" else IMAGES_AT_ONCE
+    step = _images_at_once(features.device)
     return (slice(start, start + step) for start in range(0, len(features), step))
 
 
