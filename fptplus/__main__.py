@@ -1,6 +1,7 @@
 """`python -m fptplus COMMAND ...`; wrong input becomes one sentence and a status here, nowhere else."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> int:
     if name not in COMMANDS:
         print(f"error: command must be one of {', '.join(COMMANDS)}, got {name!r}.", file=sys.stderr)
         return 2
+    warnings.filterwarnings("ignore", message=".*torch.jit.script. is deprecated.*")  # fvcore's import
     try:
         return find_command(name)(arguments[1:])
     except InvalidInput as error:

@@ -12,7 +12,7 @@ from .backbone import MODELS as MODELS
 from .backbone import create_backbone as create_backbone
 from .backbone import patch_size_of as patch_size_of
 from .bitfit import BitFit
-from .fpt import FineGrainedPrompts
+from .fpt import FineGrainedPrompts, Preloading
 from .full import Full
 from .linear import Linear
 from .lora import LoRA
@@ -42,14 +42,20 @@ VARIANTS: dict[str, Method] = {
 }
 """FPT and FPT+ with the frozen LPM run in every step, FPT+ on features stored smaller; not in the default selection."""
 
+PASSES: dict[str, Method] = {
+    f"{name}_preloading": Preloading(METHODS[name], f"{METHODS[name].title}, preloading", METHODS[name].source)
+    for name in ("fpt", "fptplus")
+}
+"""What FPT and FPT+ do once, before they train: no fine-tuning, but a cost of it."""
+
 
 def find_method(name: str) -> Method:
-    """The method of a name of METHODS or VARIANTS.
+    """The method of a name of METHODS, VARIANTS or PASSES.
 
     Raises:
         InvalidInput: if there is none, with the known names.
     """
-    known = METHODS | VARIANTS
+    known = METHODS | VARIANTS | PASSES
     if name not in known:
         near = get_close_matches(name, known, n=1)
         raise InvalidInput(

@@ -61,6 +61,23 @@ class FineGrainedPrompts:
         return FineTuning(model=trained, example_inputs=example_inputs, total_params=total_params, preloader=backbone)
 
 
+@dataclass(frozen=True)
+class Preloading:
+    """The frozen pass that makes a method's features once, as a cost of its own (FPT+, Sec. III-F, Table II)."""
+
+    of: FineGrainedPrompts
+    title: str
+    source: str
+
+    def build(self, vit: VisionTransformer, res: int) -> FineTuning:
+        total_params = published_params(vit)
+        return FineTuning(
+            model=self.of.build(vit, res).preloader,
+            example_inputs=lambda batch_size: (torch.randn(batch_size, 3, res, res),),
+            total_params=total_params,
+        )
+
+
 def _example_features(
     dtype: StoreDtype, batch_size: int, shape: tuple[int, ...], *, by_image: bool
 ) -> tuple[torch.Tensor, ...]:

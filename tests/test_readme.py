@@ -9,8 +9,17 @@ import pytest
 import tyro
 
 from bench.__main__ import COMMANDS, main
-from bench.commands import AdviseConfig, ValidateConfig, WhyConfig
-from bench.config import CellConfig, SweepConfig
+from bench.commands import (
+    AdviseConfig,
+    CampaignConfig,
+    CompareConfig,
+    DoctorConfig,
+    PlanConfig,
+    RunConfig,
+    ValidateConfig,
+    WhyConfig,
+)
+from bench.config import CellConfig
 from bench.predict.predictor import predict
 from methods import METHODS
 
@@ -31,7 +40,18 @@ def nox_sessions():
     return set(re.findall(r"^def ([a-z]\w*)\(session", source, re.M))
 
 
-OPTIONS = {"bench": SweepConfig, "advise": AdviseConfig, "why": WhyConfig, "validate": ValidateConfig}
+OPTIONS = {
+    "bench": RunConfig,
+    "run": RunConfig,
+    "advise": AdviseConfig,
+    "why": WhyConfig,
+    "validate": ValidateConfig,
+    "plan": PlanConfig,
+    "compare": CompareConfig,
+    "doctor": DoctorConfig,
+    "campaign": CampaignConfig,
+    "h200": CampaignConfig,
+}
 
 
 @pytest.mark.parametrize("line", [line for line in COMMAND_LINES if line.startswith("nox")])
@@ -47,7 +67,7 @@ def test_every_nox_command_is_a_session_with_options_that_parse(line):
 def test_every_module_command_has_options_that_parse(line):
     words = shlex.split(line)[3:]
     command = words.pop(0) if words[0] in COMMANDS else "bench"
-    assert tyro.cli(OPTIONS[command], args=words).cells()
+    assert tyro.cli(OPTIONS[command], args=words)
 
 
 def test_the_file_tree_is_the_file_tree():

@@ -138,12 +138,13 @@ def train_command(arguments: list[str]) -> int:
             job.hyperparameters(lr, weight_decay, config.seed)
             for lr, weight_decay in product(config.lr or (1e-3,), config.weight_decay or (0.1,))
         ]
-        rows = [job.run(one) for one in grid]
-        best = max(zip(rows, grid, strict=True), key=lambda pair: pair[0].val_auc)[1]
-        repeats = [job.run(replace(best, seed=config.seed + index)) for index in range(config.repeats)]
+        rows = {one: job.run(one) for one in dict.fromkeys(grid)}
+        best = max(rows, key=lambda one: rows[one].val_auc)
+        repeats = [replace(best, seed=config.seed + index) for index in range(config.repeats)]
+        rows |= {one: job.run(one) for one in repeats if one not in rows}
         if processes.is_first:
-            write_rows(rows + repeats, config.out)
-            report(console, rows, repeats, config.out)
+            write_rows(list(rows.values()), config.out)
+            report(console, list(rows.values()), [rows[one] for one in repeats], config.out)
     return 0
 
 
@@ -247,6 +248,8 @@ class Job:
         )
         trainee = trainee_of(tuning, self.device)
         visible = self.processes.is_first
+        if visible:
+            print(name)
         with progress_bar(name, visible=visible) as on_step, epoch_log(folder, self.config, visible) as on_epoch:
             history = train(
                 trainee,
@@ -345,12 +348,12 @@ def write_rows(rows: list[RunRow], out: Path) -> None:
     path.with_suffix(".new").replace(path)
 
 
-def report(console: Console, searched: list[RunRow], repeats: list[RunRow], out: Path) -> None:
-    """The search, the repeats, and their mean and standard deviation."""
+def report(console: Console, rows: list[RunRow], repeats: list[RunRow], out: Path) -> None:
+    """All trainings, and mean and standard deviation of the repeats of the best hyperparameters."""
     table = Table(box=box.SIMPLE_HEAD, title="Area under the ROC curve, %", title_justify="left")
     for heading in ("lr", "weight decay", "seed", "best epoch", "val AUC", "test AUC", "test accuracy"):
         table.add_column(heading, justify="right")
-    for row in {row.checkpoint: row for row in searched + repeats}.values():
+    for row in rows:
         numbers = (f"{row.val_auc:.2f}", f"{row.auc:.2f}", f"{row.accuracy:.2f}")
         table.add_row(f"{row.lr:g}", f"{row.weight_decay:g}", str(row.seed), str(row.best_epoch), *numbers)
     console.print(table)
@@ -361,5 +364,6 @@ def report(console: Console, searched: list[RunRow], repeats: list[RunRow], out:
         f"{repeats[0].method}: test AUC {mean:.2f}{deviation}; {100 * share:.2f} % of the parameters learnable, "
         f"PPE {performance_efficiency(mean, share):.2f}",
         highlight=False,
+        soft_wrap=True,
     )
-    console.print(f"runs in {out}/runs.csv, weights in {repeats[0].checkpoint}", highlight=False)
+    console.print(f"runs in {out}/runs.csv, weights in {repeats[0].checkpoint}", highlight=False, soft_wrap=True)

@@ -1,0 +1,36 @@
+"""`python -m fptplus prepare`: a raw download of one of the paper's datasets becomes class folders."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from fptplus.data.presets import find_preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Lay a raw download out as train/ val/ test/ with one folder a class; files are linked or copied, never altered.
+
+    Example: --preset messidor2 --raw downloads/messidor2 --out data/messidor2
+    """
+
+    preset: str
+    """ddr, messidor2, isic2018, isic2016, ddsm (Mini-DDSM), cmmd, covid or chncxr."""
+
+    raw: Path
+    """Folder that the download was unpacked into."""
+
+    out: Path
+    """A new or empty folder."""
+
+
+def prepare_command(arguments: list[str]) -> int:
+    """Prepare, and say what is there and what is not as expected."""
+    config, console = tyro.cli(PrepareConfig, args=arguments, prog="python -m fptplus prepare"), Console()
+    preset = find_preset(config.preset)
+    for sentence in preset.prepare(config.raw, config.out):
+        console.print(sentence, highlight=False, soft_wrap=True)
+    console.print(f"source: {preset.source_url}\nlicence: {preset.licence}", highlight=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,183 @@
+"""What the raw downloads of the paper's eight datasets look like, and which image in them has which class.
+
+Each function takes the folder that a download was unpacked into, and lists its labelled images. The layouts are those
+of the publishers' archives, as several public projects that read them describe them; where that left a question, the
+docstring says what is assumed. Images without a label (ungradable, or a breast that the table does not list) are left
+out. `group` names the patient where images of one must not fall into different splits.
+"""
+
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+
+from ..errors import InvalidInput
+from .dataset import Split
+from .images import is_image_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawImage:
+    """One labelled image of a raw download."""
+
+    path: Path
+    class_name: str
+    name: str
+    """File name to give it: its own, made unique."""
+
+    split: Split | None = None
+    """The publisher's split, or None where there is none."""
+
+    group: str | None = None
+    """Patient, where several images may be of one."""
+
+
+Layout = Callable[[Path], Iterator[RawImage]]
+
+DR_GRADES = ("0_no_dr", "1_mild", "2_moderate", "3_severe", "4_proliferative")
+ISIC2018_CLASSES = ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC")
+
+
+def ddr(raw: Path) -> Iterator[RawImage]:
+    """`DR_grading/{train,valid,test}.txt` with lines `name grade`, images in the folder of the same name.
+
+    Grade 5 is ungradable. Official splits.
+    """
+    root = find(raw, "DR_grading/train.txt").parent
+    for stem, split in (("train", "train"), ("valid", "val"), ("test", "test")):
+        for line in find(root, f"{stem}.txt").read_text().splitlines():
+            name, _, grade = line.strip().rpartition(" ")
+            if name and int(grade) < len(DR_GRADES):
+                yield RawImage(path=root / stem / name, class_name=DR_GRADES[int(grade)], name=name, split=split)
+
+
+def messidor2(raw: Path) -> Iterator[RawImage]:
+    """`messidor_data.csv` (the adjudicated grades) and, anywhere below, the images of the consortium.
+
+    Columns `image_id`, `adjudicated_dr_grade`, `adjudicated_gradable`; a later edition calls the first two `id_code`
+    and `diagnosis`. Names in the table and of the files differ in their endings, and are matched without them. The four
+    ungradable images have no grade.
+    """
+    files = {path.stem.lower(): path for path in sorted(raw.rglob("*")) if is_image_file(path)}
+    for row in table(find(raw, "messidor_data.csv")):
+        name = row.get("image_id") or row["id_code"]
+        grade = row.get("adjudicated_dr_grade", row.get("diagnosis"))
+        if row.get("adjudicated_gradable") != "0" and grade:
+            path = files.get(Path(name).stem.lower(), raw / name)
+            yield RawImage(path=path, class_name=DR_GRADES[int(float(grade))], name=path.name)
+
+
+def isic2018(raw: Path) -> Iterator[RawImage]:
+    """Task 3: `ISIC2018_Task3_{Training,Validation,Test}_GroundTruth.csv`, one column a class, and `…_Input` folders.
+
+    Official splits.
+    """
+    for part, split in (("Training", "train"), ("Validation", "val"), ("Test", "test")):
+        folder = find(raw, f"ISIC2018_Task3_{part}_Input")
+        for row in table(find(raw, f"ISIC2018_Task3_{part}_GroundTruth.csv")):
+            (class_name,) = [name for name in ISIC2018_CLASSES if float(row[name]) == 1]
+            name = f"{row['image']}.jpg"
+            yield RawImage(path=folder / name, class_name=class_name, name=name, split=split)
+
+
+def isic2016(raw: Path) -> Iterator[RawImage]:
+    """Part 3: `ISBI2016_ISIC_Part3_{Training,Test}_GroundTruth.csv` without header, and `…_Data` folders.
+
+    Training labels read `benign` and `malignant`, test labels 0.0 and 1.0. The test split is official; validation is
+    drawn from the training images, none being published.
+    """
+    names = {"benign": "benign", "0.0": "benign", "malignant": "malignant", "1.0": "malignant"}
+    for part, split in (("Training", "train"), ("Test", "test")):
+        folder = find(raw, f"ISBI2016_ISIC_Part3_{part}_Data")
+        for line in find(raw, f"ISBI2016_ISIC_Part3_{part}_GroundTruth.csv").read_text().splitlines():
+            image, _, label = line.strip().partition(",")
+            if image:
+                name = f"{image}.jpg"
+                yield RawImage(path=folder / name, class_name=names[label], name=name, split=split)
+
+
+def ddsm(raw: Path) -> Iterator[RawImage]:
+    """Mini-DDSM, `MINI-DDSM-Complete-JPEG-8` or `…-PNG-16`: `{Benign,Cancer,Normal}/<case>/<image>`.
+
+    Files with `mask` in their name are contours, not mammograms. A case is a patient. That the paper took every view
+    of every case is assumed.
+    """
+    root = find(raw, "Cancer").parent
+    for class_name in ("Benign", "Cancer", "Normal"):
+        for path in sorted(find(root, class_name).glob("*/*")):
+            if is_image_file(path) and "mask" not in path.name.lower():
+                case = path.parent.name
+                yield RawImage(path=path, class_name=class_name, name=f"{case}_{path.name}", group=case)
+
+
+def cmmd(raw: Path) -> Iterator[RawImage]:
+    """`CMMD/<patient>/<study>/<series>/*.dcm` and `CMMD_clinicaldata_revision.xlsx` (or saved as .csv).
+
+    The table has a row a breast: `ID1`, `LeftRight`, `classification`. A breast's images are those of the patient whose
+    DICOM header says that side; breasts without a row are left out. That the paper did so too is assumed.
+    """
+    classes = {(row["ID1"], row["LeftRight"]): row["classification"] for row in table(_clinical_data(raw))}
+    root = find(raw, "CMMD")
+    for path in sorted(root.rglob("*.dcm")):
+        patient = path.relative_to(root).parts[0]
+        side = pydicom.dcmread(path, stop_before_pixels=True).get("ImageLaterality")
+        if (class_name := classes.get((patient, side))) is not None:
+            name = "_".join((patient, side, path.parent.name[-8:], path.name))
+            yield RawImage(path=path, class_name=class_name, name=name, group=patient)
+
+
+def _clinical_data(raw: Path) -> Path:
+    try:
+        return find(raw, "CMMD_clinicaldata_revision.csv")
+    except InvalidInput:
+        return find(raw, "CMMD_clinicaldata_revision.xlsx")
+
+
+def covid(raw: Path) -> Iterator[RawImage]:
+    """`COVID_IEEE/{covid,normal,virus}/<image>`."""
+    root = find(raw, "covid").parent
+    for class_name in ("covid", "normal", "virus"):
+        for path in sorted(find(root, class_name).iterdir()):
+            if is_image_file(path):
+                yield RawImage(path=path, class_name=class_name, name=path.name)
+
+
+def chncxr(raw: Path) -> Iterator[RawImage]:
+    """`CXR_png/CHNCXR_<number>_<0 or 1>.png`; 1 is tuberculosis."""
+    for path in sorted(find(raw, "CXR_png").glob("CHNCXR_*_[01].png")):
+        class_name = "tuberculosis" if path.stem.endswith("_1") else "normal"
+        yield RawImage(path=path, class_name=class_name, name=path.name)
+
+
+def find(raw: Path, name: str) -> Path:
+    """The one file or folder below `raw` that is called so, nearest to the top.
+
+    Raises:
+        InvalidInput: if there is none.
+    """
+    candidates = [raw / name, *sorted(raw.rglob(name), key=lambda path: len(path.parts))]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise InvalidInput(f"raw must be the folder that the download was unpacked into, {raw} holds no {name}.")
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """Rows of a .csv, or of the first sheet of an .xlsx, as text.
+
+    Raises:
+        InvalidInput: for an .xlsx where openpyxl is not installed.
+    """
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    import pandas as pd  # only one of the eight datasets comes with a spreadsheet
+
+    try:
+        return pd.read_excel(path, dtype=str, engine="openpyxl").to_dict("records")
+    except ImportError as error:
+        raise InvalidInput(
+            f"reading {path.name} needs openpyxl; install it, or save the sheet beside it as {path.stem}.csv."
+        ) from error

@@ -1,0 +1,35 @@
+"""Open whatever labelled images come as: class folders, a CSV, or a MedMNIST file."""
+
+from pathlib import Path
+
+from ..errors import InvalidInput
+from .dataset import ImageDataset
+from .folders import open_folders
+from .medmnist import open_medmnist
+from .splits import checked
+from .table import open_table
+
+
+def open_dataset(source: str | Path, *, seed: int = 0) -> ImageDataset:
+    """Open a dataset, without decoding any image.
+
+    Args:
+        source: a folder (`train/ val/ test/` with one folder a class, or class folders alone), a CSV of path, label
+            and split, or a MedMNIST .npz file.
+        seed: of the random 70/10/20 split where the source gives none.
+
+    Raises:
+        InvalidInput: if the source does not exist or is of no known kind, or its classes or splits are not such that
+            a model can be trained, chosen and tested on them.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise InvalidInput(f"the dataset must be a folder, a .csv or a .npz file, {path} does not exist.")
+    if path.is_dir():
+        return checked(open_folders(path.resolve(), seed=seed))
+    match path.suffix.lower():
+        case ".csv":
+            return checked(open_table(path, seed=seed))
+        case ".npz":
+            return checked(open_medmnist(path))
+    raise InvalidInput(f"the dataset must be a folder, a .csv or a .npz file, got {path}.")
