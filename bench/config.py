@@ -129,8 +129,8 @@ class Selection:
     """Methods, models and resolutions that are asked about, and the GPU that memory is predicted for."""
 
     method: UseAppendAction[tuple[str, ...]] = ()
-    """Method to run; repeat for several. Default: the ten of the paper. Also: fpt_live, fptplus_live, and
-    fpt_preloading, fptplus_preloading for the frozen pass alone."""
+    """Method to run; repeat for several. Default: the ten of the paper. Also: fpt_live, fptplus_live, fptplus_bf16 and
+    fptplus_int8 for smaller features, and fpt_preloading, fptplus_preloading for the frozen pass alone."""
 
     model: UseAppendAction[tuple[str, ...]] = ()
     """vit_s, vit_b, vit_l or any plain ViT of timm; repeat for several. Default: vit_b."""

@@ -39,6 +39,8 @@ METHODS: dict[str, Method] = {
 VARIANTS: dict[str, Method] = {
     "fpt_live": replace(METHODS["fpt"], title="FPT, live LPM", live=True),
     "fptplus_live": replace(METHODS["fptplus"], title="FPT+, live LPM", live=True),
+    "fptplus_bf16": replace(METHODS["fptplus"], title="FPT+, bf16 features", features="bf16"),
+    "fptplus_int8": replace(METHODS["fptplus"], title="FPT+, int8 features", features="int8"),
     "side_only": SideComponents(FPTPLUS, "Side network alone", with_lpm=False),
     "side_mlp": SideComponents(FPTPLUS, "Side network, LPM by MLP", with_lpm=True),
     "side_fusion": FineGrainedPrompts(
@@ -48,7 +50,7 @@ VARIANTS: dict[str, Method] = {
         replace(FPTPLUS, token_ratio=1.0), "Fusion modules, asymmetric input", "FPT+, Sec. IV-G1", live=True
     ),
 }
-"""FPT and FPT+ with the frozen LPM run in every step, and FPT+'s components added one by one (Fig. 7)."""
+"""FPT and FPT+ with the frozen LPM run in every step, FPT+ on smaller features, its components added one by one (Fig. 7)."""
 
 ABLATIONS: dict[str, Method] = dict(fptplus_ablations(METHODS["fptplus"]))
 """FPT+ with one hyperparameter changed, as fptplus_side64 or fptplus_prompts4. None of these runs unless named."""

@@ -23,6 +23,8 @@ LEARNABLE = {
     "adalora": r"head\..*|blocks\.\d+\.attn\.qkv\.(query|value)\.lora_[ABE]\.default",
     "fpt": r"(side|fusion)\..*",
     "fptplus": r"(side|fusion)\..*",
+    "fptplus_bf16": r"(side|fusion)\..*",
+    "fptplus_int8": r"(side|fusion)\..*",
     "fpt_live": r"trained\.(side|fusion)\..*",
     "fptplus_live": r"trained\.(side|fusion)\..*",
     "side_only": r"side\..*",
