@@ -50,7 +50,7 @@ VARIANTS: dict[str, Method] = {
         replace(FPTPLUS, token_ratio=1.0), "Fusion modules, asymmetric input", "FPT+, Sec. IV-G1", live=True
     ),
 }
-"""FPT and FPT+ with the frozen LPM run in every step, FPT+ on smaller features, its components added one by one (Fig. 7)."""
+"""With the frozen LPM run in every step, on features stored smaller, and FPT+'s components one by one (Fig. 7)."""
 
 ABLATIONS: dict[str, Method] = dict(fptplus_ablations(METHODS["fptplus"]))
 """FPT+ with one hyperparameter changed, as fptplus_side64 or fptplus_prompts4. None of these runs unless named."""
