@@ -36,8 +36,7 @@ def plain_like(model, variant):
 
 
 def assert_close(got, expected, what):
-    # a bias of the keys changes no softmax: its gradient is rounding, below 1e-6
-    error = (got - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
+    error = (got - expected).abs().max() / expected.abs().max().clamp_min(1e-30)
     assert error <= 1e-4, f"{what} differs by {error:.2e} of its largest entry"
 
 
@@ -57,7 +56,10 @@ def test_logits_loss_and_every_gradient_are_the_baselines(variant, fused_attenti
     assert_close(*losses, "loss")
     gradients = plain_names({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, parameter in plain.named_parameters():
-        assert_close(gradients[name], parameter.grad, f"the gradient of {name}")
+        if name.endswith("attention.key.bias"):  # it changes no softmax: its gradient is 0 but for rounding
+            assert max(gradients[name].abs().max(), parameter.grad.abs().max()) < 1e-8
+        else:
+            assert_close(gradients[name], parameter.grad, f"the gradient of {name}")
 
 
 def trained_on(variant, dtype):
