@@ -72,7 +72,36 @@ def fptplus(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["environment"], default=False)
-def example(session: nox.Session) -> None:
-    """The README's example from synthetic images to an AUC and pictures, in a folder of its own (default: example)."""
-    folder = session.posargs[0] if session.posargs else "example"
-    _run(session, "examples/lesions.py", folder)
+def plan(session: nox.Session) -> None:
+    """What a sweep would run, what would not fit, how long it takes: nox -s plan -- --model vit_l --res 640."""
+    _run(session, "-m", "bench", "plan", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def compare(session: nox.Session) -> None:
+    """What has changed between two results folders: nox -s compare -- results/before results/after."""
+    _run(session, "-m", "bench", "compare", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def doctor(session: nox.Session) -> None:
+    """What can be measured on this machine and what not, with the cure."""
+    _run(session, "-m", "bench", "doctor", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def h200(session: nox.Session) -> None:
+    """Measure the paper's efficiency tables on an H200 into results/h200, 9 minutes a call; call again to go on."""
+    _run(session, "-m", "bench", "campaign", "--limit-s", "540", "--out", "results/h200", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def reproduce(session: nox.Session) -> None:
+    """Make the paper's tables and figures, the findings and results/report.html from the records."""
+    _run(session, "-m", "bench", "reproduce", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def verify(session: nox.Session) -> None:
+    """Hold every number that the paper prints against ours."""
+    _run(session, "-m", "bench", "verify", *session.posargs)

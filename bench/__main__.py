@@ -1,4 +1,4 @@
-"""`python -m bench [run|advise|why|validate] ...`; wrong input becomes one sentence and a status here, nowhere else."""
+"""`python -m bench [command] ...`; wrong input becomes one sentence and a status here, nowhere else."""
 
 import sys
 import warnings
@@ -13,6 +13,12 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "advise": commands.advise,
     "why": commands.why,
     "validate": commands.validate,
+    "plan": commands.plan,
+    "compare": commands.compare,
+    "doctor": commands.doctor,
+    "campaign": commands.campaign,
+    "reproduce": commands.reproduce,
+    "verify": commands.verify,
 }
 
 
@@ -25,6 +31,9 @@ def main(arguments: list[str]) -> int:
     except InvalidInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was measured is kept, call it again to go on", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What is benchmarked: one cell, and a sweep over cells (the paper's setting is Sec. IV-B1)."""
+"""What is benchmarked: one cell, and a selection of them (the paper's setting is Sec. IV-B1)."""
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Literal, get_args
 
-import torch
 from tyro.conf import UseAppendAction
 
 from fptplus import InvalidInput
@@ -33,6 +33,8 @@ _AXES = {
     "optimizer": get_args(OptimizerName),
     "device": get_args(MeasuredOn),
 }
+_LARGEST = {"res": 2**16, "batch_size": 2**20, "num_classes": 2**20}
+_ADDED_LATER = {"epochs", "epoch_images", "vram_bytes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +80,29 @@ class CellConfig:
     weights: str | None = None
     """Checkpoint file or timm pretrained name to measure with; None for random weights."""
 
+    epochs: int = 0
+    """Whole epochs to run and time, with batches from disk."""
+
+    epoch_images: int = 0
+    """Images of such an epoch; 0 where none is run."""
+
+    vram_bytes: int | None = None
+    """Memory of a smaller card to emulate on the CUDA device; None for all that it has."""
+
     def __post_init__(self) -> None:
         find_method(self.method)
-        for name in ("res", "batch_size", "num_classes"):
-            if (value := getattr(self, name)) < 1:
-                raise InvalidInput(f"{name.replace('_', '-')} must be at least 1, got {value}.")
+        for name, most in _LARGEST.items():
+            if not 1 <= (value := getattr(self, name)) <= most:
+                bound = "at least 1" if value < 1 else f"at most {most}"
+                raise InvalidInput(f"{name.replace('_', '-')} must be {bound}, got {value}.")
         for name, known in _AXES.items():
             if (value := getattr(self, name)) not in known:
                 raise InvalidInput(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+        if self.epochs < 0 or (self.epochs and self.epoch_images < self.batch_size):
+            raise InvalidInput(
+                f"epochs must be at least 0 and their images at least a batch of {self.batch_size}, "
+                f"got {self.epochs} epochs of {self.epoch_images} images."
+            )
         if self.attention == "flash" and self.precision == "fp32":
             raise InvalidInput(
                 "attention 'flash' must be used with precision bf16 or fp16, got fp32; "
@@ -98,44 +115,28 @@ class CellConfig:
 
     @property
     def cell_id(self) -> str:
-        """Name of the cell's record: a hash of its configuration."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        """Name of the cell's record: a hash of its configuration.
+
+        What was added to the configuration later counts only where it is set, so that older records keep their names.
+        """
+        named = {one.name: getattr(self, one.name) for one in fields(self)}
+        text = json.dumps({k: v for k, v in named.items() if k not in _ADDED_LATER or v}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What is asked about: methods, models, resolutions, and the axes that they share.
-
-    The defaults are the paper's: all ten methods, ViT-B, 512 px, batch 16, fp32, explicit attention, AdamW, RTX A6000.
-    """
+class Selection:
+    """Methods, models and resolutions that are asked about, and the GPU that memory is predicted for."""
 
     method: UseAppendAction[tuple[str, ...]] = ()
-    """Method to run; repeat for several. Default: the ten of the paper. Also: fpt_live, fptplus_live."""
+    """Method to run; repeat for several. Default: the ten of the paper. Also: fpt_live, fptplus_live, fptplus_bf16 and
+    fptplus_int8 for smaller features, and fpt_preloading, fptplus_preloading for the frozen pass alone."""
 
     model: UseAppendAction[tuple[str, ...]] = ()
     """vit_s, vit_b, vit_l or any plain ViT of timm; repeat for several. Default: vit_b."""
 
     res: UseAppendAction[tuple[int, ...]] = ()
     """Image height and width in pixels; repeat for several. Default: 512."""
-
-    batch_size: int = 16
-    """Images a training step."""
-
-    profile: ProfileName = "paper"
-    """Sets the axes below where not given. paper: fp32, eager, none, adamw. fast: bf16, sdpa, none, adamw_fused."""
-
-    precision: Precision | None = None
-    """fp32, or autocast to bf16 or fp16 with fp32 weights."""
-
-    attention: AttentionMode | None = None
-    """eager: explicit score matrices. sdpa: the fused kernel PyTorch chooses. flash, efficient: that fused kernel."""
-
-    checkpointing: Checkpointing | None = None
-    """block: recompute each transformer block in the backward pass."""
-
-    optimizer: OptimizerName | None = None
-    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum."""
 
     num_classes: int = 5
     """Outputs of the task head."""
@@ -157,76 +158,55 @@ class Setting:
         gpu = default_gpu() if self.gpu is None else find_gpu(self.gpu)
         return gpu if self.gpu_memory is None else replace(gpu, memory_bytes=parse_bytes("gpu-memory", self.gpu_memory))
 
-    def cells(self, **measurement) -> list[CellConfig]:
-        """Every combination, each once; models outermost, methods innermost.
+    def _combined(self, axes: Iterable[dict], **shared) -> list[CellConfig]:
+        """Every combination, each once; models outermost, then resolutions, axes, and methods innermost.
 
         Args:
-            measurement: further fields of each cell.
+            axes: batch size, precision, attention, checkpointing and optimizer of each.
+            shared: further fields of all cells.
+
+        Raises:
+            InvalidInput: if any value is out of range.
+        """
+        shared = {"num_classes": self.num_classes, "gpu": self.gpu_to_predict.name, **shared}
+        methods = self.method or tuple(METHODS)
+        combinations = product(self.model or ("vit_b",), self.res or (512,), list(axes), methods)
+        cells = [
+            CellConfig(method=name, model=model, res=res, **one, **shared) for model, res, one, name in combinations
+        ]
+        return list(dict.fromkeys(cells))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting(Selection):
+    """What is asked about: methods, models, resolutions, and the axes that they share.
+
+    The defaults are the paper's: all ten methods, ViT-B, 512 px, batch 16, fp32, explicit attention, AdamW, RTX A6000.
+    """
+
+    batch_size: int = 16
+    """Images a training step."""
+
+    profile: ProfileName = "paper"
+    """Sets the axes below where not given. paper: fp32, eager, none, adamw. fast: bf16, sdpa, none, adamw_fused."""
+
+    precision: Precision | None = None
+    """fp32, or autocast to bf16 or fp16 with fp32 weights."""
+
+    attention: AttentionMode | None = None
+    """eager: explicit score matrices. sdpa: the fused kernel PyTorch chooses. flash, efficient: that fused kernel."""
+
+    checkpointing: Checkpointing | None = None
+    """block: recompute each transformer block in the backward pass."""
+
+    optimizer: OptimizerName | None = None
+    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum."""
+
+    def cells(self) -> list[CellConfig]:
+        """A cell for each model, resolution and method.
 
         Raises:
             InvalidInput: if any value is out of range.
         """
         axes = {name: getattr(self, name) or default for name, default in PROFILES[self.profile].items()}
-        combinations = product(self.model or ("vit_b",), self.res or (512,), self.method or tuple(METHODS))
-        return [
-            CellConfig(
-                method=method,
-                model=model,
-                res=res,
-                batch_size=self.batch_size,
-                num_classes=self.num_classes,
-                gpu=self.gpu_to_predict.name,
-                **axes,
-                **measurement,
-            )
-            for model, res, method in dict.fromkeys(combinations)
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepConfig(Setting):
-    """Predict parameters, MACs and peak memory of fine-tuning methods; measure them where there is a GPU.
-
-    The defaults are the paper's: all ten methods, ViT-B, 512 px, batch 16, fp32, explicit attention, AdamW, RTX A6000.
-    """
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to measure. auto: on the CUDA device if there is one, else predict only. cpu: time steps on the CPU."""
-
-    cpu_budget_s: float = 30.0
-    """Seconds that timing one cell may take on a CPU; a cell that would take longer is not timed, and says so."""
-
-    weights: str | None = None
-    """Checkpoint file (timm or Hugging Face) or timm pretrained name to measure with. Default: random weights."""
-
-    seed: int = 0
-    """Of weights and inputs."""
-
-    out: str = "results"
-    """Folder for results.csv and records/."""
-
-    def cells(self) -> list[CellConfig]:
-        """Every combination, each once, to be measured on this machine's device.
-
-        Raises:
-            InvalidInput: if any value is out of range, or the device asked for is not there.
-        """
-        if self.cpu_budget_s <= 0:
-            raise InvalidInput(f"cpu-budget-s must be above 0 seconds, got {self.cpu_budget_s:g}.")
-        return super().cells(device=measured_on(self.device), weights=self.weights, seed=self.seed)
-
-
-def measured_on(device: Literal["auto", "cpu", "cuda"]) -> MeasuredOn:
-    """What `auto` means on this machine.
-
-    Raises:
-        InvalidInput: if there is no CUDA device and one is asked for.
-    """
-    has_cuda = torch.cuda.is_available()
-    if device == "auto":
-        return "cuda" if has_cuda else "nothing"
-    if device == "cuda" and not has_cuda:
-        raise InvalidInput(
-            "device must be auto or cpu on a machine without a CUDA device, got cuda; auto predicts instead."
-        )
-    return device
+        return self._combined([{"batch_size": self.batch_size, **axes}])

@@ -5,7 +5,10 @@ import subprocess
 from pathlib import Path
 
 import psutil
+import pynvml
 import torch
+
+from .meters.nvml import NvmlDevice
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,12 +23,35 @@ def provenance() -> dict[str, str | bool | None]:
     }
 
 
-def device_facts(device: str) -> dict[str, str | int]:
-    """Name and memory of the processor that `cuda` or `cpu` stands for."""
+def device_facts(device: str) -> dict[str, str | int | None]:
+    """Name and memory of the processor that `cuda` or `cpu` stands for; of a GPU also its UUID and PyTorch's CUDA."""
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
-        return {"device": properties.name, "device_memory_bytes": properties.total_memory}
+        return {
+            "device": properties.name,
+            "device_memory_bytes": properties.total_memory,
+            "gpu_uuid": str(properties.uuid),
+            "cuda_version": torch.version.cuda,
+        }
     return {"device": _cpu_name(), "device_memory_bytes": psutil.virtual_memory().total}
+
+
+def nvml_facts(device: NvmlDevice) -> dict[str, str | int | float | bool | None]:
+    """What else makes two measurements on one kind of GPU differ; None where NVML does not say."""
+    ecc = device.ask(pynvml.nvmlDeviceGetEccMode, board=True)
+    sm, memory = pynvml.NVML_CLOCK_SM, pynvml.NVML_CLOCK_MEM
+    try:
+        driver = pynvml.nvmlSystemGetDriverVersion()
+    except pynvml.NVMLError:
+        driver = None
+    return {
+        "driver_version": driver,
+        "sm_clock_mhz": device.ask(pynvml.nvmlDeviceGetClockInfo, sm, board=True),
+        "memory_clock_mhz": device.ask(pynvml.nvmlDeviceGetClockInfo, memory, board=True),
+        "max_sm_clock_mhz": device.ask(pynvml.nvmlDeviceGetMaxClockInfo, sm, board=True),
+        "power_limit_w": device.power_limit_w,
+        "ecc_enabled": None if ecc is None else bool(ecc[0]),
+    }
 
 
 def _cpu_name() -> str:

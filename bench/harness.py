@@ -1,29 +1,60 @@
-"""Run one cell: predict it, measure it where asked, and make its record."""
+"""Run one cell: predict it, measure it in a process of its own where asked, and make its record."""
 
+import time
 import warnings
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+
+import psutil
+import torch
 
 from fptplus import InvalidInput
 
 from .config import CellConfig
+from .device_lock import device_lock
+from .duration import derived_training_time_s
 from .environment import provenance
-from .measure import TimingBudget, measure
+from .isolation import run_isolated
+from .journal import Reading
+from .measure import CPU_STEPS_WANTED, Budget
 from .predict.predictor import Prediction, predict
 from .record import Record, new_record
 
 
-def run_cell(cell: CellConfig, budget: TimingBudget) -> Record:
-    """Predict and, where the cell names a device, measure; whatever goes wrong with one cell is in its record."""
-    record = new_record(cell)
-    record.started_at = datetime.now(UTC).isoformat(timespec="seconds")
+def run_cell(
+    cell: CellConfig,
+    budget: Budget,
+    *,
+    on_phase: Callable[[str], None] = lambda phase: None,
+    prediction: Prediction | None = None,
+    end_by: float | None = None,
+) -> Record | None:
+    """Predict and, where the cell names a device, measure; whatever goes wrong with one cell is in its record.
+
+    Args:
+        cell: to run.
+        budget: of time.
+        on_phase: told what is being done.
+        prediction: of the cell, where there is one already.
+        end_by: moment of time.monotonic() at which a measurement is cut; None for never.
+
+    Returns:
+        The record; None if its measurement was cut.
+    """
+    record, began = new_record(cell), time.monotonic()
+    record.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     _fill(record, provenance())
     try:
-        prediction = predict(cell)
-        _fill(record, _columns_of(prediction))
+        on_phase("predicting")
+        prediction = prediction or predict(cell)
+        _fill(record, columns_of(prediction))
         if cell.device == "nothing":
             record.status_detail = "predicted only: no device was asked"
+        elif (reading := _measure(cell, prediction, budget, on_phase, end_by)) is None:
+            return None
         else:
-            _fill(record, measure(cell, prediction, budget))
+            _fill(record, reading)
+            record.wall_s = time.monotonic() - began
     except InvalidInput as error:
         record.status, record.status_detail = "unsupported", str(error)
     except Exception as error:  # one broken cell must not end a sweep; the record says what broke
@@ -32,12 +63,76 @@ def run_cell(cell: CellConfig, budget: TimingBudget) -> Record:
     return record
 
 
+def cell_runner(
+    budget: Budget,
+    num_images: int,
+    on_phase: Callable[[str], None] = lambda phase: None,
+    predictions: Mapping[str, Prediction] | None = None,
+    end_by: float | None = None,
+) -> Callable[[CellConfig], Record | None]:
+    """What a sweep calls for each cell: run_cell(), and the training time derived from its steps.
+
+    Args:
+        budget, on_phase, end_by: as of run_cell.
+        num_images: of the derived training.
+        predictions: by cell_id, where there are some already.
+    """
+
+    def run(cell: CellConfig) -> Record | None:
+        prediction = (predictions or {}).get(cell.cell_id)
+        record = run_cell(cell, budget, on_phase=on_phase, prediction=prediction, end_by=end_by)
+        if record is not None and (derived_s := derived_training_time_s(record, num_images)) is not None:
+            record.derived_training_time_s, record.derived_num_images = derived_s, num_images
+        return record
+
+    return run
+
+
+def _measure(
+    cell: CellConfig,
+    prediction: Prediction,
+    budget: Budget,
+    on_phase: Callable[[str], None],
+    end_by: float | None,
+) -> Reading | None:
+    """Columns of a measurement; without a device where the cell was not run, None where it was cut."""
+    if cell.device == "cpu" and (reason := _why_not_on_cpu(prediction, budget.cpu_s)):
+        return {"status_detail": reason}
+    on_phase("waiting for the device")
+    with device_lock(cell.device):
+        cut_s = None if end_by is None else end_by - time.monotonic()
+        return None if cut_s is not None and cut_s <= 0 else run_isolated(cell, budget, on_phase, cut_s)
+
+
+def _why_not_on_cpu(prediction: Prediction, budget_s: float) -> str | None:
+    """The reason why timing this cell would take too long or too much memory, or None."""
+    needed, free = prediction.peak.allocated_bytes, psutil.virtual_memory().available
+    if needed > 0.8 * free:
+        return f"not timed: needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of memory are free"
+    expected_s = CPU_STEPS_WANTED * 2 * prediction.train_step_macs / cpu_flops_per_s()
+    if expected_s > budget_s:
+        steps = f"{CPU_STEPS_WANTED} steps would take about {expected_s:.0f} s"
+        return f"not timed: {steps}, the CPU budget is {budget_s:g} s"
+    return None
+
+
+def cpu_flops_per_s() -> float:
+    """Speed of a matrix product here; a training step never reaches more."""
+    size = 1024
+    matrix = torch.randn(size, size)
+    matrix @ matrix  # the first one starts the threads
+    start = time.perf_counter()
+    for _ in range(3):
+        matrix @ matrix
+    return 3 * 2 * size**3 / (time.perf_counter() - start)
+
+
 def _fill(record: Record, columns: dict) -> None:
     for name, value in columns.items():
         setattr(record, name, value)
 
 
-def _columns_of(prediction: Prediction) -> dict[str, int | float | None]:
+def columns_of(prediction: Prediction) -> dict[str, int | float | None]:
     """A prediction as columns of a record."""
     shared = (
         "learnable_params",

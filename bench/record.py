@@ -88,6 +88,67 @@ class Record:
     """ISO 8601, UTC."""
 
     # beyond the columns that every reader may count on
+    measured_run_peak_allocated_bytes: int | None = None
+    measured_run_peak_reserved_bytes: int | None = None
+    """Peaks of the whole run, warm-up included; those above are of the steps after it."""
+
+    measured_context_bytes: int | None = None
+    """Process less reserved: CUDA context and loaded kernels."""
+
+    measured_fragmentation_bytes: int | None = None
+    """Reserved less allocated, both at their peaks."""
+
+    process_memory_source: str | None = None
+    """How this process was told from others on the device."""
+
+    vram_bytes: int | None = None
+    """Memory of the smaller card that was emulated."""
+
+    loader_step_time_s: float | None = None
+    loader_throughput_img_s: float | None = None
+    """As step_time_s and throughput_img_s, with batches from disk."""
+
+    disk_bytes_per_img: float | None = None
+    """Of a preloading pass: size of one image's features in a file."""
+
+    derived_training_time_s: float | None = None
+    """Worked out, not measured: 20 epochs of derived_num_images at step_time_s."""
+
+    derived_num_images: int | None = None
+    epochs: int | None = None
+    epoch_images: int | None = None
+    measured_training_time_s: float | None = None
+    """Of so many epochs of so many images, with batches from disk."""
+
+    gross_energy_j_per_img: float | None = None
+    """Idle power included; energy_j_per_img is net of it."""
+
+    power_window_s: float | None = None
+    power_limit_w: float | None = None
+    gpu_temperature_c: int | None = None
+    power_quality: str | None = None
+    """`good`, or what speaks against the power figures."""
+
+    ended_in_phase: str | None = None
+    """Where a cell that is not ok ended."""
+
+    oom_asked_bytes: int | None = None
+    last_peak_allocated_bytes: int | None = None
+
+    gpu_uuid: str | None = None
+    driver_version: str | None = None
+    cuda_version: str | None = None
+    """That PyTorch was built with."""
+
+    sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    """Clocks at the end of the measurement."""
+
+    max_sm_clock_mhz: int | None = None
+    ecc_enabled: bool | None = None
+    wall_s: float | None = None
+    """That the whole cell took."""
+
     gpu: str | None = None
     """The GPU that memory is predicted for."""
 
@@ -105,7 +166,7 @@ class Record:
 
     @property
     def is_measured(self) -> bool:
-        """Whether a device has answered, if only that it has too little memory; such a record is never replaced."""
+        """Whether a device has answered, if only that it has too little memory; such a record is never lost."""
         return self.device is not None
 
 
@@ -116,5 +177,6 @@ COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Record))
 def new_record(cell: CellConfig) -> Record:
     """A record of a cell with its configuration and nothing else."""
     shared = ("method", "model", "res", "batch_size", "precision", "attention", "checkpointing", "optimizer")
-    configured = {name: getattr(cell, name) for name in (*shared, "gpu", "num_classes", "seed", "cell_id")}
-    return Record(**configured)
+    later = ("gpu", "num_classes", "seed", "vram_bytes", "cell_id")
+    configured = {name: getattr(cell, name) for name in (*shared, *later)}
+    return Record(**configured, epochs=cell.epochs or None, epoch_images=cell.epoch_images or None)

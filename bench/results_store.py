@@ -1,21 +1,46 @@
-"""Where records live: one JSON file a cell, written atomically, and one CSV rebuilt from all of them."""
+"""Where records live: one JSON file a cell, written atomically, and one CSV rebuilt from all of them.
+
+Several processes, on several machines, may use one folder: file locks keep them apart, and die with their process.
+"""
 
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from fptplus import InvalidInput
 
 from .record import COLUMNS, Record
 
 
+def writable_folder(name: str | Path) -> Path:
+    """The folder of a name, made where it is missing.
+
+    Raises:
+        InvalidInput: if nothing can be written there.
+    """
+    try:
+        if not str(name):
+            raise ValueError("the name is empty")
+        folder = Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInput(
+            f"out must be a folder that can be written, got {str(name)!r} ({reason}); name another."
+        ) from error
+
+
 class ResultsStore:
-    """Records under one folder: `records/<cell_id>.json` and `results.csv`.
+    """Records under one folder: `records/<cell_id>.json` and `results.csv`; `records/superseded/` has older ones.
 
     Args:
         folder: made where it is missing.
@@ -25,38 +50,71 @@ class ResultsStore:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.records_folder = self.folder / "records"
+        self.folder = writable_folder(folder)
+        self.records_folder = writable_folder(self.folder / "records")
         self.csv_path = self.folder / "results.csv"
-        try:
-            self.records_folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.records_folder):
-                pass
-        except OSError as error:
-            raise InvalidInput(
-                f"out must be a folder that can be written, got {str(folder)!r} ({error.strerror}); name another."
-            ) from error
-        self._lock = FileLock(self.folder / "records" / ".lock")
+        self._lock = FileLock(self.records_folder / ".lock")
 
     def find(self, cell_id: str) -> Record | None:
         """The record of a cell, or None."""
         path = self.records_folder / f"{cell_id}.json"
         return _read(path) if path.exists() else None
 
-    def write(self, record: Record) -> None:
+    @contextmanager
+    def claim(self, cell_id: str, *, wait: bool) -> Iterator[bool]:
+        """Be the only one to run a cell.
+
+        Args:
+            cell_id: of the cell.
+            wait: until whoever runs it now has ended.
+
+        Yields:
+            Whether it is ours; always true after waiting.
+        """
+        locks = self.records_folder / ".claims"
+        locks.mkdir(exist_ok=True)
+        lock = FileLock(locks / f"{cell_id}.lock")
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def write(self, record: Record, *, supersede: bool = False) -> None:
         """Keep a record; a measured one already there stays, and only a measurement takes a prediction's place.
 
+        Args:
+            record: of a cell.
+            supersede: put a measured one that is there aside, into `records/superseded/`, instead of staying.
+
         Raises:
-            InvalidInput: if the cell has been measured before.
+            InvalidInput: if the cell has been measured before, and is not to be superseded.
         """
         path = self.records_folder / f"{record.cell_id}.json"
         with self._lock:
             if (earlier := self.find(record.cell_id)) is not None and earlier.is_measured:
-                raise InvalidInput(
-                    f"cell {record.cell_id} must not be measured twice into one folder, {str(path)!r} holds it; "
-                    "name another folder with --out."
-                )
-            _write_atomically(path, json.dumps(asdict(record), indent=1) + "\n")
+                if not supersede:
+                    raise InvalidInput(
+                        f"cell {record.cell_id} must not be measured twice into one folder, {str(path)!r} holds it; "
+                        "name another folder with --out, or --redo what is to be measured again."
+                    )
+                self._put_aside(path)
+            _write_atomically(path, _as_text(record))
+
+    def _put_aside(self, path: Path) -> None:
+        """A second name for a record, so that it has one at every moment."""
+        aside = self.records_folder / "superseded"
+        aside.mkdir(exist_ok=True)
+        number = 1
+        while (kept := aside / f"{path.stem}.{number}.json").exists():
+            if kept.read_text() == path.read_text():
+                return  # put aside by a process that then died
+            number += 1
+        _write_atomically(kept, path.read_text())
 
     def records(self) -> list[Record]:
         """All records, in the order of their configurations."""
@@ -64,10 +122,16 @@ class ResultsStore:
         return sorted(found, key=lambda record: (record.model, record.res, record.method, record.cell_id))
 
     def write_csv(self) -> None:
-        """Rebuild results.csv from the records."""
+        """Rebuild results.csv from the records, and remove what a process that died while writing has left."""
         with self._lock:
+            for unfinished in (*self.records_folder.glob(".*.json.*"), *self.folder.glob(".results.csv.*")):
+                unfinished.unlink()
             table = pd.DataFrame([asdict(record) for record in self.records()], columns=list(COLUMNS), dtype=object)
             _write_atomically(self.csv_path, table.to_csv(index=False))
+
+
+def _as_text(record: Record) -> str:
+    return json.dumps(asdict(record), indent=1) + "\n"
 
 
 def _read(path: Path) -> Record:

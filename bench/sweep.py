@@ -1,17 +1,24 @@
-"""Run the cells of a sweep one after another, each record on disk before the next cell begins."""
+"""Run the cells of a sweep, each record on disk before the next cell begins.
 
+Nothing measured is lost: a sweep that was ended, by Ctrl-C, by a time limit or by kill -9, goes on where it was. Sweeps
+side by side share the cells of one folder out among themselves.
+"""
+
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 import torch
 
 from methods import create_backbone
 
-from .config import CellConfig, Setting
-from .harness import run_cell
-from .measure import TimingBudget
-from .record import Record
+from .config import CellConfig, Selection
+from .record import Record, new_record
 from .results_store import ResultsStore
+
+RunCell = Callable[[CellConfig], Record | None]
+"""Makes the record of a cell; None if it was cut off by a time limit."""
 
 
 @dataclass(frozen=True)
@@ -20,36 +27,143 @@ class Progress:
 
     begin: Callable[[CellConfig], None]
     end: Callable[[Record], None]
+    phase: Callable[[str], None] = lambda phase: None
+    """Of the cell that runs."""
 
 
-def run_sweep(cells: list[CellConfig], store: ResultsStore, progress: Progress, budget: TimingBudget) -> list[Record]:
+SILENT = Progress(begin=lambda cell: None, end=lambda record: None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redo:
+    """Which measured cells are measured again, each once."""
+
+    what: str = "nothing"
+    """nothing, failed, oom or all."""
+
+    before: datetime | None = None
+    """Only records from before this moment: the start of the sweep, so that those who share it redo no cell twice."""
+
+    def wants(self, record: Record) -> bool:
+        """Whether the record's cell is to be measured again."""
+        if self.what not in ("all", record.status):
+            return False
+        return self.before is None or datetime.fromisoformat(record.started_at) < self.before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How a sweep goes about its cells."""
+
+    redo: Redo = Redo()
+    skip_larger_after_oom: bool = False
+    end_by: float | None = None
+    """Moment of time.monotonic() after which no cell begins."""
+
+
+def run_sweep(
+    cells: list[CellConfig], store: ResultsStore, progress: Progress, run: RunCell, rules: Rules = Rules()
+) -> list[Record]:
     """Run every cell, or take its record where it has been measured into this folder before.
 
+    Args:
+        cells: to run, in this order; with skip_larger_after_oom, smaller ones first.
+        store: where records are kept.
+        progress: told of each cell.
+        run: makes the record of a cell.
+        rules: how to go about it.
+
     Returns:
-        The records in the order of the cells.
+        The records in the order of the cells; without those that a time limit has left out.
     """
-    records = []
+    found: dict[str, Record] = {}
+    order = sorted(cells, key=lambda c: (c.res, c.batch_size)) if rules.skip_larger_after_oom else cells
     try:
-        for cell in cells:
-            progress.begin(cell)
-            record = store.find(cell.cell_id)
-            if record is None or not record.is_measured:
-                record = run_cell(cell, budget)
-                store.write(record)
-            records.append(record)
-            progress.end(record)
+        waiting = [cell for cell in order if not _settle(cell, store, progress, run, rules, found, wait=False)]
+        for cell in waiting:  # another sweep was at them
+            _settle(cell, store, progress, run, rules, found, wait=True)
     finally:
         store.write_csv()
-    return records
+    return [found[cell.cell_id] for cell in cells if cell.cell_id in found]
 
 
-def checked_cells(config: Setting) -> list[CellConfig]:
+def is_settled(record: Record | None, redo: Redo) -> bool:
+    """Whether a cell need not be run."""
+    return record is not None and record.is_measured and not redo.wants(record)
+
+
+def _settle(
+    cell: CellConfig,
+    store: ResultsStore,
+    progress: Progress,
+    run: RunCell,
+    rules: Rules,
+    found: dict[str, Record],
+    *,
+    wait: bool,
+) -> bool:
+    """Find or make the record of one cell; False if another sweep has it in hand."""
+    with store.claim(cell.cell_id, wait=wait) as is_ours:
+        if not is_ours:
+            return False
+        progress.begin(cell)
+        record = store.find(cell.cell_id)
+        if not is_settled(record, rules.redo):
+            had_one = record is not None and record.is_measured
+            record = _skipped(cell, store, rules) or _in_time(cell, run, rules)
+            if record is not None:
+                store.write(record, supersede=had_one)
+        if record is not None:
+            found[cell.cell_id] = record
+            progress.end(record)
+        return True
+
+
+def _in_time(cell: CellConfig, run: RunCell, rules: Rules) -> Record | None:
+    if rules.end_by is not None and time.monotonic() >= rules.end_by:
+        return None
+    return run(cell)
+
+
+def _skipped(cell: CellConfig, store: ResultsStore, rules: Rules) -> Record | None:
+    """The record of a cell that must run out of memory since a smaller one did; None if it has to be run."""
+    if not rules.skip_larger_after_oom or cell.device != "cuda":
+        return None
+    for other in store.records():
+        if other.status == "oom" and other.is_measured and _is_smaller(other, cell):
+            record = new_record(cell)
+            record.status = "oom"
+            record.status_detail = (
+                f"not run (--skip-larger-after-oom): {other.res} px at batch {other.batch_size} ran out of memory, "
+                "and this is larger"
+            )
+            return record
+    return None
+
+
+def _is_smaller(record: Record, cell: CellConfig) -> bool:
+    """Whether a record is of the same but fewer pixels or images."""
+    same = ("method", "model", "precision", "attention", "checkpointing", "optimizer", "gpu", "vram_bytes")
+    sizes = (record.res, record.batch_size), (cell.res, cell.batch_size)
+    return (
+        all(getattr(record, name) == getattr(cell, name) for name in same)
+        and sizes[0] != sizes[1]
+        and sizes[0][0] <= sizes[1][0]
+        and sizes[0][1] <= sizes[1][1]
+    )
+
+
+def checked_cells(config: Selection, **options) -> list[CellConfig]:
     """The cells that are asked about, each model once built on meta tensors.
+
+    Args:
+        config: of the command.
+        options: of its cells().
 
     Raises:
         InvalidInput: if a value is out of range, or a model, its resolution or its checkpoint is not what it must be.
     """
-    cells = config.cells()
+    cells = config.cells(**options)
     for model, res, weights in dict.fromkeys((cell.model, cell.res, cell.weights) for cell in cells):
         with torch.device("meta"):
             create_backbone(model, res, config.num_classes, weights=weights)

@@ -23,7 +23,7 @@ def parse_bytes(name: str, text: str) -> int:
     """
     match = _AMOUNT.fullmatch(text.strip())
     factor = {unit.lower(): factor for unit, factor in _FACTORS.items()}.get(match[2].lower()) if match else None
-    if factor is None or float(match[1]) <= 0:
+    if factor is None or not 0 < float(match[1]) * factor < 2**63:
         raise InvalidInput(
             f"{name} must be an amount above 0 with its unit ({', '.join(_FACTORS)}), got {text!r}; try 48GiB."
         )

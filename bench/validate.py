@@ -10,11 +10,11 @@ from methods import METHODS
 
 from .config import PROFILES, CellConfig
 from .harness import run_cell
-from .measure import TimingBudget
+from .measure import Budget
 from .record import Record
 from .report.figures import draw_scatter
 from .results_store import ResultsStore
-from .sweep import Progress
+from .sweep import Progress, Rules, run_sweep
 
 COUNTERS = {
     "allocated": ("predicted_peak_allocated_bytes", "measured_peak_allocated_bytes"),
@@ -51,21 +51,13 @@ def measure_cells(cells: list[CellConfig], store: ResultsStore, progress: Progre
         progress: told of each cell.
         limit_s: no further cell begins after so many seconds.
     """
-    began, records = time.monotonic(), []
-    try:
-        for cell in cells:
-            progress.begin(cell)
-            record = store.find(cell.cell_id)
-            is_measured = record is not None and record.is_measured
-            if not is_measured and time.monotonic() - began < limit_s:
-                record, is_measured = run_cell(cell, TimingBudget(cuda_s=1.0)), True
-                store.write(record)
-            if is_measured:
-                records.append(record)
-            progress.end(record)
-    finally:
-        store.write_csv()
-    return records
+    budget = Budget(cuda_s=1.0, power_window_s=0.0, loader_s=0.0)
+
+    def run(cell: CellConfig) -> Record | None:
+        return run_cell(cell, budget, on_phase=progress.phase)
+
+    records = run_sweep(cells, store, progress, run, Rules(end_by=time.monotonic() + limit_s))
+    return [record for record in records if record.is_measured]
 
 
 def errors(records: list[Record]) -> pd.DataFrame:

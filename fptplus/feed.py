@@ -4,18 +4,20 @@ Every random choice is a function of the seed, the epoch and the step alone, and
 together. So training that was interrupted goes on as if it had not been, and several processes see what one would.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .data.augment import Augmentation, draw_views, normalize, plain_views, render
+from .data.augment import Augmentation, Views, draw_views, normalize, plain_views, render
 from .data.dataset import Split
 from .distributed import Processes
 from .errors import InvalidInput
 from .feature_store import FeatureStore
+from .store_rows import RowReader, fits_beside_the_step
 
 ALONE = Processes()
 OFFICIAL = Augmentation()
@@ -26,7 +28,7 @@ class Batch:
     """What one training step takes."""
 
     inputs: tuple[Tensor, ...]
-    """Normalised images (B, 3, res, res), and for FPT and FPT+ keys and values (layers, B, heads, n, head_dim)."""
+    """Normalised images (B, 3, res, res), and for FPT and FPT+ keys, values and int8's scales as stored."""
 
     targets: Tensor
     """(B,) class indices."""
@@ -77,29 +79,42 @@ class Feed:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch in random order, randomly augmented: this process's share of each."""
-        rows = self.store.rows(self.split)
+        rows, share = self.store.rows(self.split), self.processes.share(self.batch_size)
         order = torch.randperm(len(rows), generator=self._generator(epoch)).numpy()
-        for step in range(self.steps_per_epoch):
-            batch_rows = rows[order[step * self.batch_size : (step + 1) * self.batch_size]]
-            views = draw_views(self.augmentation, self.batch_size, self._generator(epoch, step))
-            share = self.processes.share(self.batch_size)
-            yield self._batch(batch_rows[share], views[share])
+        whole = order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
+        views = (
+            draw_views(self.augmentation, self.batch_size, self._generator(epoch, step))[share]
+            for step in range(self.steps_per_epoch)
+        )
+        yield from self._batches([rows[chosen][share] for chosen in whole], views)
 
     def in_order(self) -> Iterator[Batch]:
         """All images once, as they are, in the store's order: this process's stretch of it."""
         rows = self.store.rows(self.split)
         rows = rows[self.processes.share(len(rows))]
-        for start in range(0, len(rows), self.batch_size):
-            chosen = rows[start : start + self.batch_size]
-            yield self._batch(chosen, plain_views(len(chosen)))
+        chosen = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        yield from self._batches(chosen, (plain_views(len(some)) for some in chosen))
 
-    def _batch(self, rows: np.ndarray, views) -> Batch:
+    def _batches(self, chosen: list[np.ndarray], views: Iterable[Views]) -> Iterator[Batch]:
         manifest = self.store.manifest
-        images = render(self.store.images(rows).to(self.device), views, self.res)
-        inputs: tuple[Tensor, ...] = (normalize(images, manifest.mean, manifest.std),)
-        if self.reads_features:
-            inputs += tuple(part.to(self.device) for part in self.store.features(rows))
-        return Batch(inputs, self.store.labels[torch.from_numpy(rows)].to(self.device))
+        for numbers, rows, view in zip(chosen, self._reader.batches(chosen), views, strict=True):
+            images = render(rows.images, view, self.res)
+            inputs: tuple[Tensor, ...] = (normalize(images, manifest.mean, manifest.std),)
+            if rows.features is not None:
+                inputs += self.store.layout.unpack(rows.features).by_layer()
+            yield Batch(inputs, self.store.labels[torch.from_numpy(numbers)].to(self.device))
+
+    @cached_property
+    def _reader(self) -> RowReader:
+        """Reads the store, which stays on a CUDA device where there is room for this split of it."""
+        keep = None
+        if torch.device(self.device).type == "cuda":
+            rows = self.store.rows(self.split)
+            row_bytes = 3 * self.store.manifest.image_res**2
+            row_bytes += self.store.layout.row_bytes if self.reads_features else 0
+            free_bytes, _ = torch.cuda.mem_get_info(self.device)
+            keep = rows if fits_beside_the_step(len(rows) * row_bytes, free_bytes) else None
+        return RowReader(self.store, with_features=self.reads_features, device=self.device, keep=keep)
 
     def _generator(self, *position: int) -> torch.Generator:
         """A generator for one place in the training."""

@@ -8,38 +8,68 @@
 
 Eq. 7 reads f_out(CA) + p; p has the LPM's width D and f_out(CA) the side network's D/k, so FPT+ adds p before the
 projection, as the official code does. LayerNorm, prompt_proj and out_proj are shared by all layers. The queries do not
-depend on the image and are computed once a step.
+depend on the image and are computed once a step, and nothing here depends on the side network's tokens: with fused
+attention the prompts of all layers are fused at once.
 """
 
+from collections.abc import Iterator
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .stored_attention import stored_attention
 
 PROMPT_STD = 1e-6
 """Prompts start from N(0, 1e-6²) (official code)."""
 
 
-def cross_attention(queries: Tensor, keys: Tensor, values: Tensor, fused: bool) -> Tensor:
-    """CA of Eq. 8: the same queries for every image.
+def eager_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, key_scales: Tensor | None = None, value_scales: Tensor | None = None
+) -> Tensor:
+    """CA of Eq. 8 with its score matrices, as in the official code.
 
-    Args:
-        queries: (heads, P, head_dim).
-        keys, values: (B, heads, n, head_dim).
-        fused: scaled_dot_product_attention, else the explicit score matrix.
-
-    Returns:
-        (B, P, heads·head_dim).
+    Args and result are those of stored_attention for one layer, without the axis of the layers.
     """
-    keys, values = keys.to(queries.dtype), values.to(queries.dtype)
-    if fused:
-        out = F.scaled_dot_product_attention(queries.expand(keys.shape[0], -1, -1, -1), keys, values)
-    else:
-        scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
-        out = scores.softmax(dim=-1) @ values
+    keys, values = (
+        part.to(queries.dtype) if scales is None else part * scales.unsqueeze(-2).to(queries.dtype)
+        for part, scales in ((keys, key_scales), (values, value_scales))
+    )
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
+    out = scores.softmax(dim=-1) @ values
     return out.transpose(1, 2).flatten(2)
 
 
-class FineGrainedFusion(nn.Module):
+class Fusion(nn.Module):
+    """What both fusion modules share: `queries`, and `forward` on any stretch of the tapped layers."""
+
+    prompts: nn.Parameter
+    num_heads: int
+    fused_attention: bool
+
+    def queries(self) -> Tensor:
+        """(layers, heads, P, head_dim), for all layers at once."""
+        raise NotImplementedError
+
+    def of_each_layer(self, *features: Tensor | None) -> Iterator[Tensor]:
+        """Fused prompts (B, P, D/k) of each layer, lowest first; the features as stored_attention takes them.
+
+        With fused attention those of all layers are made at once, otherwise each as it is asked for.
+        """
+        queries = self.queries()
+        at_once = len(queries) if self.fused_attention else 1
+        for first in range(0, len(queries), at_once):
+            layers = slice(first, first + at_once)
+            some = (part if part is None else part[layers] for part in features)
+            yield from self(layers, queries[layers], *some)
+
+    def attend(self, queries: Tensor, *features: Tensor | None) -> Tensor:
+        """CA of Eq. 8, (layers, B, P, D), of all layers or, without fused attention, of one."""
+        if self.fused_attention:
+            return stored_attention(queries, *features)
+        return eager_attention(*(part if part is None else part[0] for part in (queries, *features))).unsqueeze(0)
+
+
+class FineGrainedFusion(Fusion):
     """FPT+'s fusion: prompts as wide as the LPM, normalised into queries, projected down once fused.
 
     Args:
@@ -70,16 +100,14 @@ class FineGrainedFusion(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def queries(self) -> Tensor:
-        """(layers, heads, P, head_dim), for all layers at once."""
         return split_heads(self.norm(self.prompts), self.num_heads)
 
-    def forward(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Fused prompts (B, P, D/k) of one layer from its queries (heads, P, head_dim) and the LPM's tokens."""
-        attended = cross_attention(queries, keys, values, self.fused_attention)
-        return self.dropout(self.out_proj(attended + self.prompts[layer]))
+    def forward(self, layers: slice, queries: Tensor, *features: Tensor | None) -> Tensor:
+        """Fused prompts (layers, B, P, D/k) of some layers, from their arguments of stored_attention."""
+        return self.dropout(self.out_proj(self.attend(queries, *features) + self.prompts[layers].unsqueeze(1)))
 
 
-class ProjectedFusion(nn.Module):
+class ProjectedFusion(Fusion):
     """FPT's fusion: prompts as wide as the side network, projected up into queries; arguments as FineGrainedFusion."""
 
     def __init__(
@@ -101,13 +129,11 @@ class ProjectedFusion(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def queries(self) -> Tensor:
-        """(layers, heads, P, head_dim), for all layers at once."""
         return split_heads(self.prompt_proj(self.prompts), self.num_heads)
 
-    def forward(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Fused prompts (B, P, D/k) of one layer from its queries (heads, P, head_dim) and the LPM's tokens."""
-        attended = cross_attention(queries, keys, values, self.fused_attention)
-        return self.dropout(self.out_proj(attended) + self.prompts[layer])
+    def forward(self, layers: slice, queries: Tensor, *features: Tensor | None) -> Tensor:
+        """Fused prompts (layers, B, P, D/k) of some layers, from their arguments of stored_attention."""
+        return self.dropout(self.out_proj(self.attend(queries, *features)) + self.prompts[layers].unsqueeze(1))
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

@@ -1,7 +1,9 @@
 """FPT and FPT+ as one model: fusion modules feeding a side network (FPT+, Fig. 3, Eq. 6)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .backbone import FrozenBackbone
 from .config import FPTConfig
@@ -10,27 +12,41 @@ from .side_network import SideNetwork
 
 
 class FineGrainedPromptTuning(nn.Module):
-    """All that FPT or FPT+ trains; the LPM's features are inputs (Sec. III-F, preloading)."""
+    """All that FPT or FPT+ trains; the LPM's features are inputs (Sec. III-F, preloading).
 
-    def __init__(self, side: SideNetwork, fusion: FineGrainedFusion | ProjectedFusion) -> None:
+    With checkpointing, the backward pass runs each layer of the side network again instead of keeping what it computed.
+    """
+
+    def __init__(
+        self, side: SideNetwork, fusion: FineGrainedFusion | ProjectedFusion, *, checkpointing: bool = False
+    ) -> None:
         super().__init__()
-        self.side, self.fusion = side, fusion
+        self.side, self.fusion, self.checkpointing = side, fusion, checkpointing
 
-    def forward(self, side_images: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def forward(
+        self,
+        side_images: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        key_scales: Tensor | None = None,
+        value_scales: Tensor | None = None,
+    ) -> Tensor:
         """Classify.
 
         Args:
             side_images: (B, 3, side_res, side_res).
-            keys, values: (layers, B, heads, n, head_dim), the important tokens of the tapped LPM layers.
+            keys, values: (layers, B, heads, n, head_dim), the important tokens of the tapped LPM layers, of any type.
+            key_scales, value_scales: (layers, B, heads, head_dim), where keys and values are int8.
 
         Returns:
             Logits (B, classes).
         """
-        queries = self.fusion.queries()
         tokens = self.side.embed(side_images)
-        for layer in range(len(self.side.blocks)):
-            prompts = self.fusion(layer, queries[layer], keys[layer], values[layer])
-            tokens = self.side.layer(layer, tokens, prompts)
+        for layer, prompts in enumerate(self.fusion.of_each_layer(keys, values, key_scales, value_scales)):
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(self.side.layer, layer, tokens, prompts, use_reentrant=False)
+            else:
+                tokens = self.side.layer(layer, tokens, prompts)
         return self.side.classify(tokens)
 
 
@@ -57,6 +73,7 @@ def build_fpt(
     lpm_depth: int,
     num_classes: int,
     fused_attention: bool = True,
+    checkpointing: bool = False,
 ) -> FineGrainedPromptTuning:
     """The trainable part of FPT or FPT+ for an LPM of the given width, heads and depth, with random weights.
 
@@ -76,4 +93,4 @@ def build_fpt(
         num_classes,
         fused_attention=fused_attention,
     )
-    return FineGrainedPromptTuning(side, fusion)
+    return FineGrainedPromptTuning(side, fusion, checkpointing=checkpointing)

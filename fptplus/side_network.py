@@ -3,10 +3,12 @@
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from .errors import InvalidInput
+from .side_attention import side_attention
 
 
 class SideNetwork(nn.Module):
@@ -36,7 +38,7 @@ class SideNetwork(nn.Module):
     ) -> None:
         super().__init__()
         norm_layer = partial(nn.LayerNorm, eps=layer_norm_eps)
-        self.res = res
+        self.res, self.fused_attention = res, fused_attention
         self.patch_embed = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size)
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
         self.pos_embed = nn.Parameter(torch.randn(1, (res // patch_size) ** 2 + 1, dim) * 0.02)
@@ -63,12 +65,36 @@ class SideNetwork(nn.Module):
         return torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1) + self.pos_embed
 
     def layer(self, index: int, tokens: Tensor, prompts: Tensor) -> Tensor:
-        """One layer on tokens (B, T, dim) with fused prompts (B, P, dim) appended, and dropped afterwards."""
-        return self.blocks[index](torch.cat([tokens, prompts], dim=1))[:, : tokens.shape[1]]
+        """One layer on tokens (B, T, dim) with fused prompts (B, P, dim) appended, and dropped afterwards.
+
+        With fused attention, what would be dropped is not made, and of the last layer only the class token (B, 1, dim).
+        """
+        both = torch.cat([tokens, prompts], dim=1)
+        if not self.fused_attention:
+            return self.blocks[index](both)[:, : tokens.shape[1]]
+        is_last = index == len(self.blocks) - 1
+        return _block_of_first(self.blocks[index], both, 1 if is_last else tokens.shape[1])
 
     def classify(self, tokens: Tensor) -> Tensor:
         """Logits (B, classes) from the class token."""
         return self.head(self.norm(tokens)[:, 0])
+
+
+def _block_of_first(block: Block, tokens: Tensor, kept: int) -> Tensor:
+    """What a block makes of its first `kept` tokens (B, kept, dim), of which the others are only keys and values."""
+    attention, dim = block.attn, tokens.shape[-1]
+    normed = block.norm1(tokens)
+    weights, biases = (part.split([dim, 2 * dim]) for part in (attention.qkv.weight, attention.qkv.bias))
+    queries = F.linear(normed[:, :kept], weights[0], biases[0])
+    keys, values = F.linear(normed, weights[1], biases[1]).chunk(2, dim=-1)
+    attended = side_attention(*(_split_heads(part, attention.num_heads) for part in (queries, keys, values)))
+    tokens = tokens[:, :kept] + attention.proj(attended.transpose(1, 2).flatten(2))
+    return tokens + block.mlp(block.norm2(tokens))
+
+
+def _split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, N, dim) to (B, heads, N, head_dim)."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -34,6 +34,11 @@ class RawFeatures:
     scales: Tensor | None
     """(B, 2, layers, heads, head_dim) in fp16 for int8, else None."""
 
+    def by_layer(self) -> tuple[Tensor, ...]:
+        """Views: keys and values (layers, B, heads, n, head_dim), of int8 also both scales (layers, B, heads, head_dim)."""
+        parts = (part for part in (self.numbers, self.scales) if part is not None)
+        return tuple(half for part in parts for half in part.transpose(0, 2).unbind(1))
+
     def keys_and_values(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Dequantised keys and values, each (layers, B, heads, n, head_dim) of a dtype."""
         numbers = self.numbers

@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
+from timm.layers import Attention
 from torch import Tensor
 
 from .backbone import FrozenBackbone, split_qkv
@@ -110,15 +111,15 @@ def attention_on_prompts(trained: FineGrainedPromptTuning, side_images: Tensor, 
     shares: list[Tensor] = []
     num_prompts = trained.fusion.prompts.shape[1]
 
-    def measure(block_attention, _inputs, qkv: Tensor) -> None:
-        queries, keys, _ = split_qkv(block_attention, qkv)
+    def measure(block_attention: Attention, normed: Tensor) -> None:
+        queries, keys, _ = split_qkv(block_attention, block_attention.qkv(normed))
         own = queries[:, :, :-num_prompts] * queries.shape[-1] ** -0.5
         probabilities = (own @ keys.transpose(-2, -1)).softmax(dim=-1)
         shares.append(probabilities[..., -num_prompts:].sum(dim=-1).mean())
 
     hooks = [
-        block.attn.qkv.register_forward_hook(
-            lambda module, inputs, qkv, attention=block.attn: measure(attention, inputs, qkv)
+        block.norm1.register_forward_hook(
+            lambda _module, _inputs, normed, attention=block.attn: measure(attention, normed)
         )
         for block in trained.side.blocks
     ]

@@ -140,6 +140,11 @@ def uses_fused_attention(vit: VisionTransformer) -> bool:
     return vit.blocks[0].attn.fused_attn
 
 
+def uses_checkpointing(vit: VisionTransformer) -> bool:
+    """Whether the backward pass runs the blocks again."""
+    return isinstance(vit.blocks[0].forward, partial)
+
+
 def token_count(vit: VisionTransformer) -> int:
     """N, tokens in each block: patches, class token and registers."""
     return vit.patch_embed.num_patches + vit.num_prefix_tokens

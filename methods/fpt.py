@@ -1,14 +1,15 @@
 """FPT and FPT+: a side network reads a frozen LPM through fine-grained prompts (Huang et al., FPT 2024, FPT+ 2025)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import fptplus
 from fptplus.selection import num_important_tokens
+from fptplus.store_layout import TORCH_DTYPE, StoreDtype
 
-from .backbone import published_params, token_count, uses_fused_attention
+from .backbone import published_params, token_count, uses_checkpointing, uses_fused_attention
 from .method import FineTuning
 
 
@@ -23,20 +24,29 @@ class FineGrainedPrompts:
     live: bool = False
     """Run the frozen LPM in every step, on images, instead of reading features preloaded once."""
 
+    symmetric: bool = False
+    """Give the side network images of the LPM's resolution: FPT+ before its asymmetric input."""
+
+    features: StoreDtype = "fp32"
+    """What preloaded keys and values are stored in."""
+
     def build(self, vit: VisionTransformer, res: int) -> FineTuning:
+        config = replace(self.config, side_res=res) if self.symmetric else self.config
         attention, depth = vit.blocks[0].attn, len(vit.blocks)
+        fused_attention = uses_fused_attention(vit)  # as asked for: the frozen pass uses it anyway
         lpm_params = published_params(vit)
-        tapped = self.config.tapped_layers(depth)
+        tapped = config.tapped_layers(depth)
         trained = fptplus.build_fpt(
-            self.config,
+            config,
             lpm_dim=vit.embed_dim,
             lpm_heads=attention.num_heads,
             lpm_depth=depth,
             num_classes=vit.num_classes,
-            fused_attention=uses_fused_attention(vit),
+            fused_attention=fused_attention,
+            checkpointing=uses_checkpointing(vit),
         )
-        num_tokens = num_important_tokens(token_count(vit), self.config.token_ratio)
-        backbone = fptplus.FrozenBackbone(vit, tapped, self.config.token_ratio)
+        num_tokens = num_important_tokens(token_count(vit), config.token_ratio)
+        backbone = fptplus.FrozenBackbone(vit, tapped, config.token_ratio)
         total_params = lpm_params + sum(parameter.numel() for parameter in trained.parameters())
         if self.live:
             return FineTuning(
@@ -44,10 +54,51 @@ class FineGrainedPrompts:
                 example_inputs=lambda batch_size: (torch.randn(batch_size, 3, res, res),),
                 total_params=total_params,
             )
-        side_res, heads = self.config.side_res, attention.num_heads
+        heads = attention.num_heads
+        shape = (len(tapped), heads, num_tokens, vit.embed_dim // heads)
+        side_res = config.side_res
 
         def example_inputs(batch_size: int) -> tuple[torch.Tensor, ...]:
-            features = (len(tapped), batch_size, heads, num_tokens, vit.embed_dim // heads)
-            return torch.randn(batch_size, 3, side_res, side_res), torch.randn(features), torch.randn(features)
+            images = torch.randn(batch_size, 3, side_res, side_res)
+            return images, *_example_features(self.features, batch_size, shape, by_image=fused_attention)
 
         return FineTuning(model=trained, example_inputs=example_inputs, total_params=total_params, preloader=backbone)
+
+
+@dataclass(frozen=True)
+class Preloading:
+    """The frozen pass that makes a method's features once, as a cost of its own (FPT+, Sec. III-F, Table II)."""
+
+    of: FineGrainedPrompts
+    title: str
+    source: str
+
+    def build(self, vit: VisionTransformer, res: int) -> FineTuning:
+        total_params = published_params(vit)
+        return FineTuning(
+            model=self.of.build(vit, res).preloader,
+            example_inputs=lambda batch_size: (torch.randn(batch_size, 3, res, res),),
+            total_params=total_params,
+        )
+
+
+def _example_features(
+    dtype: StoreDtype, batch_size: int, shape: tuple[int, ...], *, by_image: bool
+) -> tuple[torch.Tensor, ...]:
+    """Random keys and values, with their scales if they are int8.
+
+    Args:
+        dtype: of the store.
+        batch_size: images.
+        shape: layers, heads, n and head_dim.
+        by_image: whether the numbers of an image lie together, as in a store, which is what fused attention reads;
+            otherwise those of a layer do, as explicit attention takes them.
+    """
+    layers, heads, tokens, head_dim = shape
+    numbers = torch.randn(2, layers, batch_size, heads, tokens, head_dim)
+    parts = [numbers.mul(32).clamp(-127, 127).to(torch.int8) if dtype == "int8" else numbers.to(TORCH_DTYPE[dtype])]
+    if dtype == "int8":
+        parts.append(torch.full((2, layers, batch_size, heads, head_dim), 1 / 32, dtype=torch.float16))
+    if by_image:
+        parts = [part.movedim(2, 0).contiguous().movedim(0, 2) for part in parts]
+    return tuple(half for part in parts for half in part)

@@ -39,6 +39,11 @@ class FineTuning:
     preloader: nn.Module | None = None
     """The frozen pass that makes the inputs once, from images (B, 3, H, W), where inputs are preloaded features."""
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing moves: a pass that makes features, not a training."""
+        return not any(parameter.requires_grad for parameter in self.model.parameters())
+
     def training_step(self, optimizer: torch.optim.Optimizer, **options) -> TrainingStep:
         """The training step of this model; options as of TrainingStep."""
         return TrainingStep(self.model, optimizer, regularizer=self.regularizer, after_step=self.after_step, **options)

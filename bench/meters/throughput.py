@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class ThroughputReading:
-    """Wall time of a training step, data already on the device."""
+    """Time of a training step, data already on the device."""
 
     step_time_s: float
     """Median."""
@@ -21,28 +21,55 @@ class ThroughputReading:
     """Batch size over the median step time."""
 
 
+class WallClock:
+    """Marks moments of a processor that works in step with Python."""
+
+    def __init__(self) -> None:
+        self._marks_s: list[float] = []
+
+    def mark(self) -> None:
+        self._marks_s.append(time.perf_counter())
+
+    def intervals_s(self) -> list[float]:
+        """Seconds from each mark to the next."""
+        return [after - before for before, after in zip(self._marks_s, self._marks_s[1:], strict=False)]
+
+
+class CudaClock:
+    """Marks moments in the stream of a CUDA device, so that nothing waits between steps, as in training."""
+
+    def __init__(self) -> None:
+        self._marks: list[torch.cuda.Event] = []
+
+    def mark(self) -> None:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._marks.append(event)
+
+    def intervals_s(self) -> list[float]:
+        """Seconds from each mark to the next; waits for the last (CUDA says ms)."""
+        self._marks[-1].synchronize()
+        return [before.elapsed_time(after) / 1e3 for before, after in zip(self._marks, self._marks[1:], strict=False)]
+
+
 def time_steps(
     take_step: Callable[[], object], *, batch_size: int, device: str, budget_s: float, min_steps: int, max_steps: int
 ) -> ThroughputReading:
-    """Time steps that have been warmed up.
+    """Time steps that have been warmed up: min_steps, and as many more as the budget holds at their pace.
 
     Args:
         take_step: takes one step.
         batch_size: images a step.
-        device: `cuda` waits for the device around each step.
-        budget_s: no further step begins after it, once min_steps are taken.
+        device: `cuda` is timed by events in its stream, anything else by the wall.
+        budget_s: for all steps.
         min_steps, max_steps: bounds on the number of steps.
     """
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    times_s: list[float] = []
-    began = time.perf_counter()
-    while len(times_s) < max_steps and (len(times_s) < min_steps or time.perf_counter() - began < budget_s):
-        wait()
-        start = time.perf_counter()
-        take_step()
-        wait()
-        times_s.append(time.perf_counter() - start)
-    deciles = statistics.quantiles(times_s, n=10, method="inclusive")
+    times_s = _times_s(take_step, device, min_steps)
+    left_s = budget_s - sum(times_s)
+    further = min(max_steps - min_steps, int(left_s / max(statistics.median(times_s), 1e-9)))
+    if further > 0:
+        times_s += _times_s(take_step, device, further)
+    deciles = statistics.quantiles(times_s, n=10, method="inclusive") if len(times_s) > 1 else times_s
     median = statistics.median(times_s)
     return ThroughputReading(
         step_time_s=median,
@@ -50,3 +77,12 @@ def time_steps(
         step_time_p90_s=deciles[-1],
         throughput_img_s=batch_size / median,
     )
+
+
+def _times_s(take_step: Callable[[], object], device: str, num_steps: int) -> list[float]:
+    clock = CudaClock() if device == "cuda" else WallClock()
+    clock.mark()
+    for _ in range(num_steps):
+        take_step()
+        clock.mark()
+    return clock.intervals_s()

@@ -6,10 +6,8 @@ messages state. The CUDA context (with the kernels it has loaded) is what a proc
 
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cache
 
-import torch
-
+from bench.probe import present_properties
 from bench.units import GIB, MIB
 from fptplus import InvalidInput
 
@@ -101,20 +99,18 @@ def default_gpu() -> Gpu:
     return present_gpu() or GPUS[PAPER_GPU]
 
 
-@cache
 def present_gpu() -> Gpu | None:
     """The CUDA device of this machine, by its own figures and, if the catalogue lists it, its name there; or None."""
-    if not torch.cuda.is_available():
+    if (properties := present_properties()) is None:
         return None
-    properties = torch.cuda.get_device_properties(0)
     known = next((gpu for gpu in GPUS.values() if gpu.title in properties.name), None)
     return replace(
         known or GPUS[PAPER_GPU],
         name=known.name if known else properties.name.lower().replace(" ", "-"),
         title=properties.name,
-        memory_bytes=properties.total_memory,
-        compute_capability=(properties.major, properties.minor),
-        num_sms=properties.multi_processor_count,
-        max_threads_per_sm=properties.max_threads_per_multi_processor,
+        memory_bytes=properties.memory_bytes,
+        compute_capability=properties.compute_capability,
+        num_sms=properties.num_sms,
+        max_threads_per_sm=properties.max_threads_per_sm,
         memory_source="the device",
     )

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fptplus.stored_attention import stored_attention
+
 AttentionKernel = Literal["math", "efficient", "flash", "cudnn"]
 
 LOWER_PRECISION: frozenset[Callable] = frozenset(
@@ -105,6 +107,8 @@ class MetaAutocast(TorchFunctionMode):
             return func(*args, **kwargs)  # autocast leaves operators alone that write into a given tensor
         if func in LOWER_PRECISION:
             args, kwargs = tree_map(self._lower, (args, kwargs))
+        elif func is stored_attention:
+            args = (self._lower(args[0]), *args[1:])  # it brings the features to the queries' type by itself
         elif func in FP32:
             args, kwargs = tree_map(lambda leaf: leaf.float() if _is_float(leaf) else leaf, (args, kwargs))
         elif func in WIDEST:

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.config import CellConfig
 from bench.meters.flops import forward_macs, fvcore_macs
@@ -31,7 +31,7 @@ class Prediction:
     """Of one image, through what a training step computes."""
 
     train_step_macs: int
-    """Of a whole step on the whole batch, backward pass included."""
+    """Of a whole step on the whole batch, backward pass included where there is one."""
 
     backbone_forward_macs: int | None
     """Of one image through the frozen LPM, where features are preloaded; None otherwise."""
@@ -101,6 +101,8 @@ def _trace(
     with torch.device("meta"):
         inputs = tuning.example_inputs(cell.batch_size)
     gpu = find_gpu(cell.gpu)
+    if tuning.is_frozen:
+        return _trace_pass(cell, tuning.model, inputs)
     with CudaKernels(cell.attention, gpu.compute_capability, dtype), fused_optimizers_on_meta():
         optimizer = make_optimizer(cell.optimizer, tuning.model.parameters())
         step = tuning.training_step(optimizer, autocast=autocast)
@@ -115,12 +117,16 @@ def trace_preloading(cell: CellConfig) -> Trace | None:
     tuning, _ = build_on("meta", cell)
     if tuning.preloader is None:
         return None
-    gpu = find_gpu(cell.gpu)
     with torch.device("meta"):
         image = torch.empty(1, 3, cell.res, cell.res)
-    dtype = AUTOCAST_DTYPE.get(cell.precision)
+    return _trace_pass(cell, tuning.preloader, (image,))
+
+
+def _trace_pass(cell: CellConfig, model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
+    """Every allocation of a frozen pass, its attention fused, as the cell's GPU would make them."""
+    gpu, dtype = find_gpu(cell.gpu), AUTOCAST_DTYPE.get(cell.precision)
     with CudaKernels("sdpa", gpu.compute_capability), MetaAutocast(dtype) if dtype else nullcontext():
-        return trace_inference(tuning.preloader, (image,), Target(gpu, INSTALLED_TORCH), RULES.values())
+        return trace_inference(model, inputs, Target(gpu, INSTALLED_TORCH), RULES.values())
 
 
 def predict(cell: CellConfig) -> Prediction:
@@ -143,7 +149,7 @@ def predict(cell: CellConfig) -> Prediction:
         forward_macs=one_image,
         backbone_forward_macs=backbone,
         fvcore_forward_macs=fvcore_macs(tuning.model, inputs),
-        train_step_macs=trace.train_step_macs,
+        train_step_macs=cell.batch_size * one_image if tuning.is_frozen else trace.train_step_macs,
         peak=replay(trace),
         context_bytes=find_gpu(cell.gpu).context_bytes,
     )

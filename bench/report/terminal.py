@@ -25,7 +25,10 @@ PLAIN_WIDTH = 180
 def print_tables(records: list[Record], console: Console, gpu: Gpu) -> None:
     """One table for each model, resolution and choice of axes, and a line for whatever is not ok."""
     for setting, group in groupby(records, key=_setting):
-        console.print(_table(setting, list(group), gpu))
+        cells = list(group)
+        console.print(_table(setting, cells, gpu))
+        if any(record.is_measured for record in cells):
+            console.print(_measured_table(cells))
     for detail in dict.fromkeys(r.status_detail for r in records if r.status == "ok" and r.status_detail):
         console.print(f"[dim]{detail}[/]", highlight=False)
     for record in records:
@@ -48,15 +51,27 @@ def _setting(record: Record) -> str:
 
 
 def _table(setting: str, records: list[Record], gpu: Gpu) -> Table:
-    """The predictions in MiB, and what was measured beside them."""
+    """The predictions in MiB."""
     fits = f"Fits {gpu.memory_bytes / GIB:.3g} GiB"
-    measured = [column for column in _MEASURED if any(getattr(r, column.field) is not None for r in records)]
     table = _plain_table(f"{setting}; MiB predicted on {gpu.name}")
-    for heading in ("Method", *(column.heading for column in (*_PREDICTED, *measured)), fits):
+    for heading in ("Method", *(column.heading for column in _PREDICTED), fits):
         table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
     for record in records:
-        values = [column.show(record) for column in (*_PREDICTED, *measured)]
+        values = [column.show(record) for column in _PREDICTED]
         table.add_row(find_method(record.method).title, *values, _verdict(record, gpu))
+    return table
+
+
+def _measured_table(records: list[Record]) -> Table:
+    """What was measured of the same cells; a column for each quantity that was."""
+    measured = [column for column in _MEASURED if any(getattr(r, column.field) is not None for r in records)]
+    devices = dict.fromkeys(record.device for record in records if record.is_measured)
+    table = _plain_table(f"measured on {', '.join(devices)}; MiB")
+    for heading in ("Method", *(column.heading for column in measured)):
+        table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
+    for record in records:
+        if record.is_measured:
+            table.add_row(find_method(record.method).title, *(column.show(record) for column in measured))
     return table
 
 
@@ -90,9 +105,17 @@ _PREDICTED = (
     _Column("+ inputs", "predicted_inputs_bytes", unit=MIB),
 )
 _MEASURED = (
-    _Column("Meas. alloc", "measured_peak_allocated_bytes", unit=MIB),
-    _Column("Meas. resvd", "measured_peak_reserved_bytes", unit=MIB),
+    _Column("Allocated", "measured_peak_allocated_bytes", unit=MIB),
+    _Column("Reserved", "measured_peak_reserved_bytes", unit=MIB),
+    _Column("Process", "measured_process_bytes", unit=MIB),
+    _Column("Context", "measured_context_bytes", unit=MIB),
     _Column("img/s", "throughput_img_s", ".2f"),
+    _Column("img/s from disk", "loader_throughput_img_s", ".2f"),
+    _Column("20 epochs s (derived)", "derived_training_time_s"),
+    _Column("epochs s", "measured_training_time_s", ",.1f"),
+    _Column("Disk MiB/img", "disk_bytes_per_img", ",.2f", MIB),
+    _Column("Mean W", "mean_power_w", ".0f"),
+    _Column("net J/img", "energy_j_per_img", ",.2f"),
 )
 
 

@@ -8,10 +8,11 @@ import torch
 
 from bench.advise import advise
 from bench.config import CellConfig
-from bench.predict.devices import GPUS, default_gpu, find_gpu, present_gpu
+from bench.predict.devices import GPUS, default_gpu, find_gpu
 from bench.predict.extrapolate import TraceFamily
 from bench.predict.predictor import trace_cell
 from bench.predict.replay import fits, replay
+from bench.probe import present_properties
 from bench.units import MIB
 from fptplus import InvalidInput
 
@@ -102,6 +103,7 @@ def test_a_gpu_that_is_present_is_known_by_its_own_figures(monkeypatch):
         total_memory=150 * 10**9, major=9, minor=0, multi_processor_count=132, max_threads_per_multi_processor=2048
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     for title, name in (
         ("NVIDIA H200", "h200"),
@@ -109,10 +111,10 @@ def test_a_gpu_that_is_present_is_known_by_its_own_figures(monkeypatch):
         ("NVIDIA Unheard Of", "nvidia-unheard-of"),
     ):
         properties.name = title
-        present_gpu.cache_clear()
+        present_properties.cache_clear()
         assert default_gpu() == find_gpu(name)
         assert (find_gpu(name).memory_bytes, find_gpu(name).memory_source) == (150 * 10**9, "the device")
-    present_gpu.cache_clear()
+    present_properties.cache_clear()
 
 
 def test_an_unknown_gpu_is_answered_with_the_known_ones():

@@ -2,14 +2,20 @@
 
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from bench.__main__ import main
+from bench.config import CellConfig
+from bench.record import new_record
+from bench.results_store import ResultsStore
 from methods import METHODS, create_backbone
 
 ROOT = Path(__file__).parents[2]
@@ -67,16 +73,42 @@ def test_the_verdict_on_a_gpu_s_memory(bench):
 
 
 def test_steps_are_timed_on_a_cpu_that_is_asked_for(bench, out):
-    status, _, _ = bench(*SMALL, "--method", "fptplus", "--device", "cpu", "--batch-size", "2")
-    row = pd.read_csv(out / "results.csv").iloc[0]
+    arguments = ("--device", "cpu", "--batch-size", "2", "--cpu-budget-s", "1")
+    status, printed, _ = bench(*SMALL, "--method", "fptplus", *arguments)
+    row, preloading = (row for _, row in pd.read_csv(out / "results.csv").iterrows())
+    assert (row.method, preloading.method) == ("fptplus", "fptplus_preloading")
+    assert preloading.disk_bytes_per_img > 0 and preloading.throughput_img_s > 0
+    assert "2 cells: 0 measured before, 2 to run" in printed and "measured on" in printed
+    assert row.derived_num_images == 1049
+    assert row.derived_training_time_s == pytest.approx(20 * (1049 // 2) * row.step_time_s)
+    assert row.wall_s > 0 and pd.isna(row.measured_peak_allocated_bytes)
     assert status == 0
     assert row.step_time_p10_s <= row.step_time_s <= row.step_time_p90_s
     assert row.throughput_img_s == pytest.approx(2 / row.step_time_s)
     assert isinstance(row.device, str)
 
 
+def test_kill_9_loses_nothing_that_was_measured_and_leaves_no_process(bench, out):
+    arguments = [*SMALL, "--method", "linear", "--method", "lora", "--device", "cpu"]
+    arguments += ["--cpu-budget-s", "1", "--batch-size", "2"]
+    store = ResultsStore(out)
+    cell = CellConfig(method="linear", model="test_vit", res=64, batch_size=2, device="cpu")
+    store.write(measured := replace(new_record(cell), device="a CPU", throughput_img_s=9.0))
+    command = [sys.executable, "-m", "bench", *arguments, "--out", str(out)]
+    sweep = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (children := psutil.Process(sweep.pid).children()) and sweep.poll() is None:
+        time.sleep(0.05)
+    sweep.kill()
+    sweep.wait()
+    assert children and not psutil.wait_procs(children, timeout=30)[1]
+    assert store.records() == [measured]
+    assert bench(*arguments)[0] == 0
+    assert store.find(cell.cell_id) == measured
+    assert pd.read_csv(out / "results.csv").throughput_img_s.notna().tolist() == [True, True]
+
+
 def test_what_was_measured_is_kept_when_the_command_runs_again(bench, out):
-    arguments = (*SMALL, "--method", "linear", "--device", "cpu")
+    arguments = (*SMALL, "--method", "linear", "--device", "cpu", "--cpu-budget-s", "1")
     bench(*arguments)
     first = (out / "results.csv").read_text()
     assert bench(*arguments)[0] == 0
@@ -98,7 +130,7 @@ def test_a_cell_that_was_not_timed_is_timed_once_the_budget_allows_it(bench, out
     arguments = (*SMALL, "--method", "linear", "--device", "cpu", "--cpu-budget-s")
     bench(*arguments, "0.0001")
     assert pd.isna(pd.read_csv(out / "results.csv").throughput_img_s[0])
-    bench(*arguments, "30")
+    bench(*arguments, "1")
     assert pd.read_csv(out / "results.csv").throughput_img_s[0] > 0
 
 

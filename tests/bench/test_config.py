@@ -3,7 +3,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from bench.config import PROFILES, CellConfig, SweepConfig
+from bench.config import PROFILES, CellConfig
+from bench.grid import SweepConfig
 from bench.units import parse_bytes
 from fptplus import InvalidInput
 from methods import METHODS
@@ -20,7 +21,7 @@ def test_the_default_is_the_paper_s_setting():
 
 
 def test_a_profile_sets_the_axes_that_are_not_given():
-    cell = SweepConfig(profile="fast", attention="efficient").cells()[0]
+    cell = SweepConfig(profile=("fast",), attention=("efficient",)).cells()[0]
     assert (cell.precision, cell.attention, cell.optimizer) == ("bf16", "efficient", "adamw_fused")
     assert all(profile.keys() == PROFILES["paper"].keys() for profile in PROFILES.values())
 
@@ -46,8 +47,16 @@ def test_every_field_of_a_cell_changes_its_id(field):
         "gpu": "h200",
         "seed": 1,
         "weights": "some.pt",
+        "epochs": 1,
+        "epoch_images": 64,
+        "vram_bytes": 2**33,
     }
-    assert replace(CELL, **{field: others[field]}).cell_id != CELL.cell_id
+    cell = replace(CELL, epoch_images=32)  # as many as an epoch needs
+    assert replace(cell, **{field: others[field]}).cell_id != cell.cell_id
+
+
+def test_records_made_before_a_field_was_added_keep_their_names():
+    assert CELL.cell_id == "01eb5dd5a72ca23a"
 
 
 @pytest.mark.parametrize(

@@ -140,15 +140,27 @@ def adalora_regularizer():
 def side(count, kind, *, side_res, layers):
     dim, patches, prompts, kept = DIM // 8, (side_res // PATCH) ** 2, 16, int(0.2 * (PATCHES + 1))
     patch_embedding(count, weight_grad=True, dim=dim, patches=patches)
-    for _ in range(layers):
+    for layer in range(layers):
         macs = prompts * kept * DIM
         count.forward += 2 * macs
-        count.step += 2 * macs + (2 if kind == "eager" else 5) * macs  # stored keys and values get no gradient
+        count.step += 4 * macs  # stored keys and values get no gradient
         count.product(prompts * DIM * dim)
-        vit_block(
-            count, kind, tokens=patches + 1 + prompts, dim=dim, qkv_weight=True, proj_weight=True, mlp_weight=True
-        )
+        tokens = patches + 1 + prompts
+        if kind == "eager":
+            vit_block(count, kind, tokens=tokens, dim=dim, qkv_weight=True, proj_weight=True, mlp_weight=True)
+        else:
+            block_of_first(count, kind, dim=dim, tokens=tokens, used=1 if layer == layers - 1 else patches + 1)
     head(count, dim=dim)
+
+
+def block_of_first(count, kind, *, dim, tokens, used):
+    """A block of whose tokens all are keys and values, and only those used later are queries and go on."""
+    count.product(2 * tokens * dim * dim)
+    count.product(used * dim * dim)
+    count.attention(used, dim, kind, keys=tokens)
+    count.product(used * dim * dim)
+    for _ in range(2):
+        count.product(MLP * used * dim * dim)
 
 
 def fpt(count, kind):

@@ -1,94 +1,227 @@
-"""The measured half without a GPU: outcomes, budgets, and NVML's answers from a faked NVML."""
+"""The measured half without a GPU: CUDA and NVML are faked where the code meets them, the steps are real ones."""
 
+import io
+import json
 import os
+import time
+from dataclasses import replace
 from unittest import mock
 
-import pynvml
 import pytest
 import torch
 
-from bench import measure
+from bench import measure as module
 from bench.config import CellConfig
-from bench.meters import memory
-from bench.meters.throughput import time_steps
+from bench.environment import device_facts
+from bench.harness import _why_not_on_cpu
+from bench.journal import Journal, Story, read_journal
+from bench.measure import Budget, measure
 from bench.predict.predictor import predict
+from bench.work import work_on_device
+from fptplus import InvalidInput
 
-CELL = CellConfig(method="linear", model="test_vit", res=64, device="cuda")
-BUDGET = measure.TimingBudget()
+MIB, GIB = 2**20, 2**30
+CELL = CellConfig(method="linear", model="test_vit", res=64, batch_size=2, device="cuda")
+QUICK = Budget(cuda_s=0.05, idle_s=0.01, power_window_s=0.1, loader_s=0.0)
+
+
+class FakeEvent:
+    def __init__(self, enable_timing):
+        pass
+
+    def record(self):
+        self.at_s = time.perf_counter()
+
+    def synchronize(self):
+        pass
+
+    def elapsed_time(self, other):
+        return 1e3 * (other.at_s - self.at_s)
 
 
 @pytest.fixture
-def failing_with(monkeypatch):
-    def set_error(error):
-        monkeypatch.setattr(measure, "_measure_on_cuda", mock.Mock(side_effect=error))
-        monkeypatch.setattr(measure, "device_facts", lambda device: {"device": "a GPU"})
+def cuda(monkeypatch, faked_nvml):
+    """A CUDA device of 8 GiB whose steps run on the CPU; gives what it was asked for."""
+    properties = mock.Mock(total_memory=8 * GIB, uuid="cc")
+    properties.name = "a GPU"
+    asked = mock.Mock()
+    fakes = {
+        "synchronize": lambda: None,
+        "get_device_properties": lambda _: properties,
+        "is_initialized": lambda: True,
+        "max_memory_allocated": lambda: 100 * MIB,
+        "max_memory_reserved": lambda: 120 * MIB,
+        "memory_reserved": lambda: 120 * MIB,
+        "reset_peak_memory_stats": asked.reset,
+        "set_per_process_memory_fraction": asked.fraction,
+        "Event": FakeEvent,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(module, "work_on_device", lambda cell: work_on_device(replace(cell, device="cpu")))
+    return asked
 
-    return set_error
+
+@pytest.fixture
+def run(tmp_path):
+    """Measure a cell; gives the story that its journal tells."""
+
+    def measured(cell=CELL, budget=QUICK):
+        file = io.StringIO()
+        measure(cell, budget, tmp_path, Journal(file))
+        return list(read_journal(file.getvalue().splitlines()) or [Story()])[-1]
+
+    return measured
 
 
-def test_out_of_memory_is_an_outcome(failing_with):
-    failing_with(
-        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB. GPU 0 has a total of ...")
-    )
-    reading = measure.measure(CELL, predict(CELL), BUDGET)
-    assert reading["status"] == "oom"
-    assert reading["status_detail"] == "CUDA out of memory. Tried to allocate 3.00 GiB"
-    assert reading["device"] == "a GPU"
+def test_all_four_counters_time_and_power_of_one_cell(cuda, run, faked_nvml):
+    columns = run().columns
+    assert "status" not in columns
+    assert (columns["measured_peak_allocated_bytes"], columns["measured_peak_reserved_bytes"]) == (100 * MIB, 120 * MIB)
+    assert (columns["measured_process_bytes"], columns["measured_device_bytes"]) == (3 * GIB, 5 * GIB)
+    assert columns["measured_context_bytes"] == 3 * GIB - 120 * MIB
+    assert columns["measured_fragmentation_bytes"] == 20 * MIB
+    assert columns["throughput_img_s"] == pytest.approx(2 / columns["step_time_s"])
+    assert (columns["mean_power_w"], columns["idle_power_w"], columns["power_limit_w"]) == (200, 200, 300)
+    assert "window of 0.1 s, under 5 s" in columns["power_quality"]
+    assert (columns["device"], columns["gpu_uuid"], columns["driver_version"]) == ("a GPU", "cc", "570.1")
+    assert (columns["sm_clock_mhz"], columns["max_sm_clock_mhz"], columns["ecc_enabled"]) == (1410, 1980, True)
+    cuda.reset.assert_called_once()
+    faked_nvml.nvmlShutdown.assert_called_once()
+    faked_nvml.nvmlDeviceGetHandleByUUID.assert_called_with("GPU-cc")
 
 
-def test_a_kernel_the_device_does_not_have_is_an_outcome(failing_with):
-    failing_with(RuntimeError("No available kernel. Aborting execution."))
-    assert measure.measure(CELL, predict(CELL), BUDGET)["status"] == "unsupported"
+def test_without_nvml_its_columns_are_empty_and_the_reason_is_noted(cuda, run, faked_nvml):
+    faked_nvml.nvmlInit.side_effect = module_error(faked_nvml, "LIBRARY_NOT_FOUND")
+    story = run()
+    assert story.columns["measured_process_bytes"] is None
+    assert "mean_power_w" not in story.columns
+    assert story.columns["measured_peak_allocated_bytes"] == 100 * MIB
+    assert story.notes == [
+        "NVML counters not measured: there is no NVIDIA driver here; install one, or pass it into the container"
+    ]
 
 
-def test_any_other_error_is_not_swallowed(failing_with):
-    failing_with(RuntimeError("device-side assert triggered"))
+def module_error(faked_nvml, name):
+    return faked_nvml.NVMLError(getattr(faked_nvml, f"NVML_ERROR_{name}"))
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_foreign_process_fails_the_cell(cuda, run, faked_nvml, before):
+    own, other = mock.Mock(pid=os.getpid(), usedGpuMemory=GIB), mock.Mock(pid=4, usedGpuMemory=GIB)
+    lists = [[other], [other, own]] if before else [[], [own], [own], [own, other]]
+    faked_nvml.nvmlDeviceGetComputeRunningProcesses.side_effect = lambda _: lists.pop(0) if len(lists) > 1 else lists[0]
+    faked_nvml.nvmlDeviceGetUUID.return_value = "GPU-cc"
+    columns = run().columns
+    assert columns["status"] == "failed"
+    assert columns["status_detail"].startswith("foreign process on the GPU: 4 (python); end it, or choose another GPU")
+    assert ("step_time_s" in columns) is not before
+
+
+@pytest.mark.parametrize(
+    ("message", "asked_bytes"),
+    [
+        ("CUDA out of memory. Tried to allocate 3.50 GiB. GPU 0 has a total of ...", 7 * 2**29),
+        ("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 ...", 20 * MIB),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", None),
+    ],
+)
+def test_out_of_memory_is_an_outcome_with_phase_bytes_and_last_peak(cuda, run, monkeypatch, message, asked_bytes):
+    def work(_cell):
+        def step(on_phase):
+            on_phase("backward")
+            raise torch.OutOfMemoryError(message) if asked_bytes else RuntimeError(message)
+
+        return step
+
+    monkeypatch.setattr(module, "work_on_device", work)
+    columns = run().columns
+    assert columns["status"] == "oom"
+    assert columns["ended_in_phase"] == "warm-up, backward"
+    assert columns["oom_asked_bytes"] == asked_bytes
+    assert columns["last_peak_allocated_bytes"] == 100 * MIB
+    assert columns["device"] == "a GPU"
+    asked = message.partition("allocate ")[2].partition(". GPU")[0]
+    assert columns["status_detail"] == (
+        "out of memory during warm-up, backward" + (f", asked for {asked}" if asked else "")
+        + ", last peak 100 MiB allocated"
+    )  # fmt: skip
+
+
+def test_a_kernel_the_device_does_not_have_is_an_outcome(cuda, run, monkeypatch):
+    monkeypatch.setattr(module, "work_on_device", mock.Mock(side_effect=RuntimeError("No available kernel. Aborting")))
+    assert run().columns["status"] == "unsupported"
+
+
+def test_any_other_error_is_not_swallowed(cuda, run, monkeypatch):
+    monkeypatch.setattr(module, "work_on_device", mock.Mock(side_effect=RuntimeError("device-side assert triggered")))
     with pytest.raises(RuntimeError, match="device-side assert"):
-        measure.measure(CELL, predict(CELL), BUDGET)
+        run()
+
+
+def test_a_part_beyond_the_steps_that_runs_out_of_memory_leaves_the_rest(cuda, run, monkeypatch):
+    oom = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB. GPU 0 has")
+    monkeypatch.setattr(module, "_measure_loader", mock.Mock(side_effect=oom))
+    story = run()
+    assert "status" not in story.columns and story.columns["step_time_s"] > 0
+    assert story.notes == ["timing steps from disk did not work: CUDA out of memory. Tried to allocate 3.00 GiB"]
+
+
+def test_a_smaller_card_is_emulated_by_what_it_would_leave_beside_the_context(cuda, run):
+    run(replace(CELL, vram_bytes=4 * GIB))
+    cuda.fraction.assert_called_once_with((4 - 3) / 8)
+
+
+@pytest.mark.parametrize(
+    ("vram_bytes", "sentence"),
+    [(3 * GIB, "vram must be more than the CUDA context's"), (9 * GIB, "vram must be at most the device's")],
+)
+def test_a_card_that_cannot_be_emulated_is_refused(cuda, run, vram_bytes, sentence):
+    with pytest.raises(InvalidInput, match=sentence):
+        run(replace(CELL, vram_bytes=vram_bytes))
+
+
+def test_the_preloading_pass_has_time_and_disk(run):
+    cell = CellConfig(method="fptplus_preloading", model="test_vit", res=64, batch_size=2, device="cpu")
+    columns = run(cell, Budget(cpu_s=1.0)).columns
+    keys, values = work_on_device(cell)()
+    assert columns["disk_bytes_per_img"] == 4 * (keys.numel() + values.numel()) / 2
+    assert columns["throughput_img_s"] > 0
+    assert "loader_throughput_img_s" not in columns
+
+
+def test_epochs_are_whole_and_leave_out_what_is_no_whole_batch(tmp_path):
+    cell = replace(CELL, device="cpu", epochs=2, epoch_images=7)
+    work, batches = work_on_device(cell), []
+    counted = replace(work, step=lambda inputs, targets: batches.append(len(targets)))
+    assert module._measure_epochs(tmp_path, cell, counted)["measured_training_time_s"] > 0
+    assert batches == [2] * 6
+
+
+def test_epochs_that_were_asked_for_are_found(run):
+    cell = replace(CELL, device="cpu", epochs=1, epoch_images=4)
+    assert run(cell, Budget(cpu_s=1.0, loader_s=0)).columns["measured_training_time_s"] > 0
+
+
+def test_a_cpu_s_facts_are_its_own():
+    facts = device_facts("cpu")
+    assert set(facts) == {"device", "device_memory_bytes"}
 
 
 def test_a_cell_that_does_not_fit_this_computer_is_not_timed():
     cell = CellConfig(method="full", model="vit_s", res=224, device="cpu")
-    with mock.patch.object(measure.psutil, "virtual_memory", return_value=mock.Mock(available=2**28)):
-        assert "GiB of memory are free" in measure.measure(cell, predict(cell), BUDGET)["status_detail"]
+    with mock.patch("bench.harness.psutil.virtual_memory", return_value=mock.Mock(available=2**28)):
+        assert "GiB of memory are free" in _why_not_on_cpu(predict(cell), 30.0)
 
 
-def test_the_number_of_timed_steps_is_bounded_from_both_sides():
-    steps = []
-    reading = time_steps(lambda: steps.append(1), batch_size=8, device="cpu", budget_s=0.0, min_steps=3, max_steps=20)
-    assert len(steps) == 3
-    assert reading.throughput_img_s == pytest.approx(8 / reading.step_time_s)
-    time_steps(lambda: steps.append(1), batch_size=8, device="cpu", budget_s=60.0, min_steps=1, max_steps=5)
-    assert len(steps) == 8
-
-
-@pytest.fixture
-def nvml(monkeypatch):
-    """NVML with one GPU on which this process uses 3 GiB of 5."""
-    fake = mock.create_autospec(pynvml)
-    fake.NVMLError = pynvml.NVMLError
-    fake.nvmlDeviceGetMemoryInfo.return_value = mock.Mock(used=5 * 2**30)
-    fake.nvmlDeviceGetComputeRunningProcesses.return_value = [
-        mock.Mock(pid=1, usedGpuMemory=2**31),
-        mock.Mock(pid=os.getpid(), usedGpuMemory=3 * 2**30),
+def test_the_journal_is_one_json_object_a_line():
+    file = io.StringIO()
+    journal = Journal(file)
+    journal.begin("a", 1)
+    journal.found({"x": None})
+    journal.end()
+    assert [json.loads(line) for line in file.getvalue().splitlines()] == [
+        {"phase": "a", "peak_allocated_bytes": 1},
+        {"found": {"x": None}},
+        {"end": True},
     ]
-    monkeypatch.setattr(memory, "pynvml", fake)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: mock.Mock(uuid="1234"))
-    return fake
-
-
-def test_nvml_tells_this_process_from_the_device(nvml):
-    assert memory._nvml_bytes() == (3 * 2**30, 5 * 2**30)
-    nvml.nvmlDeviceGetHandleByUUID.assert_called_once_with("GPU-1234")
-    nvml.nvmlShutdown.assert_called_once()
-
-
-def test_where_process_ids_are_invisible_the_process_is_not_measured(nvml):
-    nvml.nvmlDeviceGetComputeRunningProcesses.return_value = []
-    assert memory._nvml_bytes() == (None, 5 * 2**30)
-
-
-def test_without_nvml_nothing_is_measured(nvml):
-    nvml.nvmlInit.side_effect = pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
-    assert memory._nvml_bytes() == (None, None)

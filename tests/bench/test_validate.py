@@ -26,7 +26,7 @@ def measured(monkeypatch):
     """Stands in for the device: 2 % above the prediction; counts the cells that it was asked for."""
     asked = []
 
-    def run_cell(cell, budget):
+    def run_cell(cell, budget, on_phase):
         asked.append(cell)
         size = 1000 * (len(asked) + 1)
         return replace(

@@ -21,6 +21,10 @@ from fptplus.store_writer import ShardWriter, progress_path
 from methods import create_backbone
 
 RES, IMAGE_RES = 64, 32
+
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+"""Python 3.12 warns of it; the children here start threads of their own and take no lock from the parent."""
+
 MEAN, STD = (0.4, 0.3, 0.2), (0.2, 0.25, 0.3)
 
 
@@ -105,6 +109,7 @@ def test_preloading_again_opens_the_finished_store_and_another_one_is_refused(re
         run(dataset_of(*"abcdefg"), reference.folder, store_dtype="bf16")
 
 
+@forks
 def test_several_processes_write_shards_of_the_same_store_at_once(reference, tmp_path):
     context = multiprocessing.get_context("fork")
     options = {"store_dtype": "fp32", "world_size": 3}
@@ -150,6 +155,7 @@ def killed_while_preloading(folder, progress):
     run(dataset, folder, store_dtype="fp32", batch_size=1, on_progress=lambda done, total: progress.put(done))
 
 
+@forks
 def test_a_killed_process_loses_no_finished_row_and_the_rest_is_the_same(reference, tmp_path):
     context = multiprocessing.get_context("fork")
     progress = context.SimpleQueue()

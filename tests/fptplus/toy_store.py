@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from fptplus.store_layout import RowLayout
+
 CLASSES = ("left", "right")
 
 
@@ -21,6 +23,7 @@ class ToyStore:
         self._keys, self._values = (torch.randn(shape, generator=generator) for _ in range(2))
         self._splits = np.resize(np.array(["train"] * 8 + ["val"] * 2 + ["test"] * 2), count)
         self.has_features = True
+        self.layout = RowLayout(layers=layers, heads=heads, tokens=tokens, head_dim=head_dim, dtype="fp32")
         self.manifest = SimpleNamespace(
             dataset="toy",
             classes=CLASSES,
@@ -39,6 +42,6 @@ class ToyStore:
     def images(self, rows):
         return self._images[torch.from_numpy(np.asarray(rows))]
 
-    def features(self, rows, dtype=torch.float32):
+    def feature_rows(self, rows):
         chosen = torch.from_numpy(np.asarray(rows))
-        return self._keys[:, chosen].to(dtype), self._values[:, chosen].to(dtype)
+        return self.layout.pack(self._keys[:, chosen], self._values[:, chosen])

@@ -1,0 +1,135 @@
+"""The paper's efficiency tables measured on one GPU, in calls of a few minutes that go on where the last one ended.
+
+All methods at ViT-B 512 px (Tables I and II) and ViT-L 128 to 640 px (Table III), each with both profiles.
+"""
+
+import time
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+
+from methods import METHODS
+
+from .config import PROFILES, CellConfig
+from .duration import Eta
+from .grid import with_preloading
+from .harness import cell_runner
+from .measure import Budget
+from .plan import predict_all
+from .record import Record
+from .results_store import ResultsStore
+from .sweep import Progress, Redo, Rules, is_settled, run_sweep
+
+SIZES = (("vit_b", 512), *(("vit_l", res) for res in (128, 256, 384, 512, 640)))
+BUDGET = Budget(cuda_s=2.0, idle_s=1.0, loader_s=1.5, timeout_s=240.0)
+NUM_IMAGES = 1049
+"""Training images of Messidor-2, as Table II implies."""
+
+_WRITING_S = 10.0
+"""Kept for the table at the end."""
+
+_PAPER = Path(__file__).parent / "paper"
+RATIOS = {
+    "process": "measured_process_bytes",
+    "reserved": "measured_peak_reserved_bytes",
+    "throughput": "throughput_img_s",
+    "energy": "energy_j_per_img",
+    "gross_energy": "gross_energy_j_per_img",
+}
+"""What is set in relation to full fine-tuning, and its column."""
+
+
+def campaign_cells(gpu: str) -> list[CellConfig]:
+    """Every cell of the campaign; the paper's setting first, full fine-tuning first in each."""
+    cells = [
+        CellConfig(method=method, model=model, res=res, device="cuda", gpu=gpu, **axes)
+        for axes, (model, res), method in product(PROFILES.values(), SIZES, METHODS)
+    ]
+    return list(with_preloading(cells))
+
+
+def unsettled(cells: list[CellConfig], store: ResultsStore) -> list[CellConfig]:
+    """Those that no device has answered yet."""
+    return [cell for cell in cells if not is_settled(store.find(cell.cell_id), Redo())]
+
+
+def run_campaign(
+    cells: list[CellConfig], store: ResultsStore, progress: Progress, eta: Eta, end_by: float
+) -> list[Record]:
+    """Measure cells until shortly before a moment of time.monotonic(); a cell that would go over it is left for later.
+
+    Cells are predicted on all processors, as many at a time as can be measured in what is left of the call.
+
+    Returns:
+        Records of all cells that have been measured, in this call or before.
+    """
+    end_by -= _WRITING_S
+    left = unsettled(cells, store)
+    while left and (left_s := end_by - time.monotonic()) > 0:
+        count = 1 + int(left_s / eta.cell_s(left[0]))
+        chosen, left = left[:count], left[count:]
+        answers = dict(zip((cell.cell_id for cell in chosen), predict_all(chosen), strict=True))
+        predictions = {name: answer for name, answer in answers.items() if not isinstance(answer, str)}
+        runner = cell_runner(BUDGET, NUM_IMAGES, progress.phase, predictions, end_by)
+        run_sweep(chosen, store, progress, runner, Rules(end_by=end_by))
+    records = (store.find(cell.cell_id) for cell in cells)
+    return [record for record in records if record is not None and record.is_measured]
+
+
+def ratios(records: list[Record]) -> pd.DataFrame:
+    """Each measured cell in relation to full fine-tuning in the same setting, beside the paper's ratio.
+
+    Returns:
+        Columns profile, model, res, method, status, for each of RATIOS name_ratio, and paper_memory_ratio,
+        paper_throughput_ratio, paper_gross_energy_ratio. Empty where either side was not measured or not printed; the
+        paper's energy is average power over throughput, idle power included.
+    """
+    paper = _paper_ratios()
+    rows = []
+    full = {_setting(record): record for record in records if record.method == "full"}
+    for record in records:
+        reference = full.get(_setting(record))
+        row = {"profile": _profile(record), "model": record.model, "res": record.res}
+        row |= {"method": record.method, "status": record.status}
+        row |= {f"{name}_ratio": _ratio(record, reference, column) for name, column in RATIOS.items()}
+        rows.append(row | paper.get((record.model, record.res, record.method), {}))
+    columns = ["profile", "model", "res", "method", "status", *(f"{name}_ratio" for name in RATIOS)]
+    columns += ["paper_memory_ratio", "paper_throughput_ratio", "paper_gross_energy_ratio"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _setting(record: Record) -> tuple:
+    return record.model, record.res, record.batch_size, _profile(record)
+
+
+def _profile(record: Record) -> str:
+    axes = {name: getattr(record, name) for name in ("precision", "attention", "optimizer")}
+    return next((name for name, profile in PROFILES.items() if axes.items() <= profile.items()), "")
+
+
+def _ratio(record: Record, reference: Record | None, column: str) -> float | None:
+    if reference is None or None in (pair := (getattr(record, column), getattr(reference, column))):
+        return None
+    return pair[0] / pair[1]
+
+
+def _paper_ratios() -> dict[tuple[str, int, str], dict[str, float]]:
+    """What the paper prints, as ratios to full fine-tuning, by model, resolution and method."""
+    found: dict[tuple[str, int, str], dict[str, float]] = {}
+    memory_b = pd.read_csv(_PAPER / "table1.csv").query("weights == 'supervised'").set_index("method").mem_mb
+    for method, size in memory_b.items():
+        found["vit_b", 512, method] = {"paper_memory_ratio": size / memory_b["full"]}
+    for res, rows in pd.read_csv(_PAPER / "table3.csv").groupby("res"):
+        memory_l = rows.set_index("method").mem_mb.dropna()
+        for method, size in memory_l.items() if "full" in memory_l else ():
+            found["vit_l", res, method] = {"paper_memory_ratio": size / memory_l["full"]}
+    speed = pd.read_csv(_PAPER / "table2.csv").set_index("method")
+    energy = speed.avg_power_w / speed.throughput_img_s
+    for method in speed.index:
+        name = "fptplus_preloading" if method == "preloading" else method
+        found.setdefault(("vit_b", 512, name), {}).update(
+            paper_throughput_ratio=speed.throughput_img_s[method] / speed.throughput_img_s["full"],
+            paper_gross_energy_ratio=energy[method] / energy["full"],
+        )
+    return found

@@ -1,0 +1,42 @@
+"""`python -m bench plan`: what a sweep would do, and how long it would take; nothing is run or written."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import tyro
+
+from bench.grid import SweepConfig
+from bench.measure import Budget
+from bench.plan import make_plan
+from bench.report.plan import plan_summary, plan_table
+from bench.report.terminal import make_console
+from bench.results_store import ResultsStore
+from bench.sweep import Redo, checked_cells
+
+from .progress import in_words
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(SweepConfig):
+    """List the cells that `run` would run with the same options: predicted memory, what does not fit, time.
+
+    Nothing is run or written. --device cuda plans for a machine that has one.
+    """
+
+
+def plan(arguments: list[str]) -> int:
+    """The table of a plan, and its sum."""
+    config = tyro.cli(PlanConfig, args=arguments, prog="python -m bench plan")
+    cells = checked_cells(config, device=None if config.device == "auto" else config.device)
+    store = ResultsStore(config.out) if (Path(config.out) / "records").is_dir() else None
+    made = make_plan(cells, store, Redo(what=config.redo, before=datetime.now(UTC)), budget_of(config))
+    console, gpu = make_console(), config.gpu_to_predict
+    console.print(plan_table(made, gpu))
+    console.print(plan_summary(made, gpu, in_words(made.left_s)), highlight=False)
+    return 0
+
+
+def budget_of(config: SweepConfig) -> Budget:
+    """The time that each cell may take."""
+    return Budget(cpu_s=config.cpu_budget_s, timeout_s=config.timeout_s)

@@ -1,0 +1,63 @@
+"""A bar on the error stream while cells run: which one, what it does, how many are done, how long it will take."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
+
+from bench.config import CellConfig
+from bench.duration import Eta
+from bench.sweep import Progress
+
+
+@contextmanager
+def progress_bar(num_cells: int, left: Callable[[], str] = lambda: "") -> Iterator[Progress]:
+    """A bar while cells run.
+
+    Args:
+        num_cells: in all.
+        left: says how long the rest will take.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns += (TextColumn("{task.fields[left]}"),)
+    with ProgressBar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=num_cells, left="")
+        name = ""
+
+        def begin(cell: CellConfig) -> None:
+            nonlocal name
+            name = f"{cell.method} {cell.model} {cell.res} px"
+            bar.update(task, description=name, left=left())
+
+        yield Progress(
+            begin=begin,
+            end=lambda _: bar.advance(task),
+            phase=lambda phase: bar.update(task, description=f"{name}: {phase}"),
+        )
+
+
+@contextmanager
+def sweep_progress(cells: list[CellConfig], eta: Eta) -> Iterator[Progress]:
+    """The same with the time left, which is guessed anew after each cell.
+
+    Args:
+        cells: that will be run.
+        eta: of their times.
+    """
+    open_cells = {cell.cell_id: cell for cell in cells}
+    with progress_bar(len(cells), lambda: f"about {in_words(sum(map(eta.cell_s, open_cells.values())))} left") as bar:
+
+        def end(record) -> None:
+            open_cells.pop(record.cell_id, None)
+            eta.learn(record)
+            bar.end(record)
+
+        yield Progress(begin=bar.begin, end=end, phase=bar.phase)
+
+
+def in_words(seconds: float) -> str:
+    """A duration as 0:01:30."""
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,69 @@
+"""`python -m bench run`: predict, and measure where there is a GPU."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import tyro
+
+from bench.executor import Jobs, run_on_executor
+from bench.grid import SweepConfig
+from bench.harness import cell_runner
+from bench.plan import make_plan
+from bench.report.plan import plan_summary
+from bench.report.terminal import make_console, print_tables
+from bench.results_store import ResultsStore
+from bench.sweep import Redo, Rules, checked_cells, run_sweep
+from fptplus import InvalidInput
+
+from .plan import budget_of
+from .progress import in_words, sweep_progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(SweepConfig):
+    __doc__ = SweepConfig.__doc__
+
+    executor: Literal["none", "local", "slurm"] = "none"
+    """none: here, cell after cell. local: several processes of this machine, one a GPU. slurm: jobs of a cluster.
+    Both need submitit, and share one results folder."""
+
+    jobs: int = 1
+    """Processes or Slurm jobs that share the cells out among themselves."""
+
+    partition: str | None = None
+    """Slurm partition. Default: the cluster's."""
+
+    job_minutes: int = 60
+    """Time limit of each job."""
+
+    def check(self) -> None:
+        """As of SweepConfig."""
+        super().check()
+        for name in ("jobs", "job_minutes"):
+            if (value := getattr(self, name)) < 1:
+                raise InvalidInput(f"{name.replace('_', '-')} must be at least 1, got {value}.")
+
+
+def run(arguments: list[str]) -> int:
+    """Predict, and measure where there is a GPU. Returns 1 if a cell failed."""
+    config = tyro.cli(RunConfig, args=arguments, prog="python -m bench run")
+    elsewhere = config.executor != "none" and config.device != "auto"
+    cells = checked_cells(config, **({"device": config.device} if elsewhere else {}))
+    store, gpu, console, budget = ResultsStore(config.out), config.gpu_to_predict, make_console(), budget_of(config)
+    rules = Rules(
+        redo=Redo(what=config.redo, before=datetime.now(UTC)), skip_larger_after_oom=config.skip_larger_after_oom
+    )
+    plan = make_plan(cells if cells[0].device != "nothing" else [], store, rules.redo, budget)
+    if plan.cells:
+        console.print(plan_summary(plan, gpu, in_words(plan.left_s)), highlight=False)
+    with sweep_progress(cells, plan.eta) as progress:
+        if config.executor == "none":
+            runner = cell_runner(budget, config.num_images, progress.phase, plan.predictions)
+            records = run_sweep(cells, store, progress, runner, rules)
+        else:
+            jobs = Jobs(kind=config.executor, count=config.jobs, minutes=config.job_minutes, partition=config.partition)
+            records = run_on_executor(cells, store, progress, rules, budget, config.num_images, jobs)
+    print_tables(records, console, gpu)
+    console.print(f"{len(records)} records in {config.out}/records, table in {config.out}/results.csv", highlight=False)
+    return int(any(record.status == "failed" for record in records))

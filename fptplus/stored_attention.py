@@ -1,0 +1,106 @@
+"""Cross-attention of the prompts over stored keys and values, of all layers at once (FPT+, Eq. 8).
+
+Every image has the same queries, and the stored features get no gradient. So the scores need no copy of the queries for
+each image, the backward pass makes no gradient of keys and values, and only a few images at a time are brought from the
+type they are stored in to the type they are multiplied in:
+
+    P = softmax(q · Kᵀ)     out = P · V
+    dS = P ∘ (dP - Σ P ∘ dP)  with dP = dout · Vᵀ     dq = Σ over images of dS · K
+
+int8 features are K = K₈ ∘ k with one scale k a channel, and q · Kᵀ = (q ∘ k) · K₈ᵀ: the numbers are multiplied as they
+are, and only the few queries, outputs and their gradients are scaled.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+
+def stored_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, key_scales: Tensor | None = None, value_scales: Tensor | None = None
+) -> Tensor:
+    """CA of Eq. 8 of every layer, image and head.
+
+    Args:
+        queries: (layers, heads, P, head_dim); the products are of their type, or of autocast's.
+        keys, values: (layers, B, heads, n, head_dim) of any type; fastest where the numbers of an image lie together.
+        key_scales, value_scales: (layers, B, heads, head_dim) of int8 keys and values, else None.
+
+    Returns:
+        (layers, B, P, heads·head_dim) in the type of the products.
+    """
+    features = (keys, values, key_scales, value_scales)
+    if has_torch_function((queries,)):  # a prediction's autocast for meta tensors
+        return handle_torch_function(stored_attention, (queries,), queries, *features)
+    device_type = queries.device.type
+    if device_type != "meta" and torch.is_autocast_enabled(device_type):
+        queries = queries.to(torch.get_autocast_dtype(device_type))
+    queries = (queries * queries.shape[-1] ** -0.5).flatten(0, 1)
+    attended = _StoredAttention.apply(queries, *(part if part is None else _by_image(part) for part in features))
+    return attended.unflatten(1, keys.shape[0:3:2]).permute(1, 0, 3, 2, 4).flatten(3)
+
+
+def _by_image(part: Tensor) -> Tensor:
+    """(layers, B, heads, ...) as (B, layers·heads, ...), which is how a store keeps it."""
+    return part.transpose(0, 1).flatten(1, 2)
+
+
+class _StoredAttention(torch.autograd.Function):
+    """Of queries (M, P, head_dim) and features (B, M, n, head_dim), M layers times heads; gives (B, M, P, head_dim)."""
+
+    @staticmethod
+    def forward(ctx, queries: Tensor, keys: Tensor, values: Tensor, key_scales, value_scales) -> Tensor:
+        out = queries.new_empty(len(keys), *queries.shape)
+        ctx.kept = [] if _keeps_probabilities(queries.device) else None
+        for images in _pieces(keys):
+            probabilities = _probabilities(queries, keys[images], key_scales, images)
+            out[images] = _scaled(probabilities @ values[images].to(queries.dtype), value_scales, images)
+            if ctx.kept is not None:
+                ctx.kept.append(probabilities)
+        ctx.save_for_backward(queries, keys, values, key_scales, value_scales)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        queries, keys, values, key_scales, value_scales = ctx.saved_tensors
+        dtype = grad.dtype
+        total = torch.zeros_like(queries, dtype=torch.float32)
+        for index, images in enumerate(_pieces(keys)):
+            if ctx.kept is None:
+                probabilities = _probabilities(queries, keys[images], key_scales, images)
+            else:
+                probabilities = ctx.kept[index]
+            slopes = _scaled(grad[images], value_scales, images) @ values[images].to(dtype).mT
+            slopes = torch.ops.aten._softmax_backward_data(slopes, probabilities, -1, dtype)
+            by_image = _scaled(slopes @ keys[images].to(dtype), key_scales, images)
+            total += by_image.sum(dim=0, dtype=torch.float32)
+        return total.to(dtype), None, None, None, None
+
+
+def _probabilities(queries: Tensor, keys: Tensor, key_scales: Tensor | None, images: slice) -> Tensor:
+    """P (b, M, P, n) of b images from their keys (b, M, n, head_dim)."""
+    scores = _scaled(queries, key_scales, images) @ keys.to(queries.dtype).mT
+    return torch.softmax(scores, dim=-1, out=scores)
+
+
+def _keeps_probabilities(device: torch.device) -> bool:
+    """Whether P waits for the backward pass: a CPU has more memory than speed."""
+    return device.type == "cpu"
+
+
+def _images_at_once(device: torch.device) -> int:
+    """How many images are converted and multiplied together: on a CPU one, which its caches hold."""
+    return 1 if device.type == "cpu" else 2
+
+
+def _pieces(features: Tensor) -> Iterator[slice]:
+    """The images of a batch, a few at a time."""
+    step = _images_at_once(features.device)
+    return (slice(start, start + step) for start in range(0, len(features), step))
+
+
+def _scaled(rows: Tensor, scales: Tensor | None, images: slice) -> Tensor:
+    """Rows (..., M, P, head_dim) times the scales (B, M, head_dim) of some images; as they are where there are none."""
+    return rows if scales is None else rows * scales[images].unsqueeze(2).to(rows.dtype)

@@ -1,0 +1,46 @@
+"""A real Chromium, and a faked NVML: every function as the real one, answering for one GPU with this one process."""
+
+import os
+from unittest import mock
+
+import pynvml
+import pytest
+from chromium import browser as browser
+
+from bench import doctor, environment
+from bench.meters import memory, nvml, power
+
+UUID = "11111111-2222-3333-4444-555555555555"
+
+
+def process(pid, used_bytes):
+    return mock.Mock(pid=pid, usedGpuMemory=used_bytes)
+
+
+@pytest.fixture
+def faked_nvml(monkeypatch):
+    """pynvml with one GPU; a test changes what it answers, or lets it raise."""
+    fake = mock.create_autospec(pynvml)
+    for name in dir(pynvml):
+        if name.startswith(("NVML_", "nvmlClocks")) or name == "NVMLError":
+            setattr(fake, name, getattr(pynvml, name))
+    fake.nvmlDeviceGetCount.return_value = 1
+    fake.nvmlDeviceGetHandleByIndex.side_effect = lambda index: f"board {index}"
+    fake.nvmlDeviceGetHandleByUUID.side_effect = lambda uuid: f"handle of {uuid}"
+    fake.nvmlDeviceGetUUID.return_value = f"GPU-{UUID}"
+    fake.nvmlDeviceGetMaxMigDeviceCount.return_value = 0
+    fake.nvmlDeviceGetMemoryInfo.return_value = mock.Mock(used=5 * 2**30)
+    fake.nvmlDeviceGetComputeRunningProcesses.return_value = [process(os.getpid(), 3 * 2**30)]
+    fake.nvmlSystemGetProcessName.return_value = "python"
+    fake.nvmlSystemGetDriverVersion.return_value = "570.1"
+    fake.nvmlDeviceGetPowerUsage.return_value = 200_000
+    fake.nvmlDeviceGetTotalEnergyConsumption.side_effect = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+    fake.nvmlDeviceGetTemperature.return_value = 61
+    fake.nvmlDeviceGetEnforcedPowerLimit.return_value = 300_000
+    fake.nvmlDeviceGetCurrentClocksThrottleReasons.return_value = 0
+    fake.nvmlDeviceGetEccMode.return_value = [1, 1]
+    fake.nvmlDeviceGetClockInfo.side_effect = lambda handle, kind: {1: 1410, 2: 1593}[kind]
+    fake.nvmlDeviceGetMaxClockInfo.return_value = 1980
+    for module in (nvml, memory, power, environment, doctor):
+        monkeypatch.setattr(module, "pynvml", fake)
+    return fake

@@ -1,0 +1,31 @@
+"""`pytest bench/ --benchmark-only`: what its saved results say."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+from bench.meters.memory import MemoryReading
+from bench.meters.power import PowerReading
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_saved_results_have_speed_memory_and_power_null_where_not_measured(tmp_path):
+    saved = tmp_path / "saved.json"
+    command = [sys.executable, "-m", "pytest", "bench/", "--benchmark-only", "-k", "linear", "-q"]
+    command += ["--model", "test_vit", "--res", "64", "--benchmark-json", str(saved)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stdout
+    (benchmark,) = json.loads(saved.read_text())["benchmarks"]
+    info = benchmark["extra_info"]
+    assert (info["method"], info["model"], info["res"]) == ("linear", "test_vit", 64)
+    batch_size = int(benchmark["group"].partition("batch ")[2].partition(",")[0])
+    assert abs(info["throughput_img_s"] * benchmark["stats"]["median"] / batch_size - 1) < 1e-6
+    columns = {field.name for kind in (MemoryReading, PowerReading) for field in fields(kind)}
+    assert columns <= info.keys()
+    if not torch.cuda.is_available():
+        assert {info[name] for name in columns} == {None}

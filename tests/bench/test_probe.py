@@ -1,0 +1,48 @@
+"""Asking for the GPU without touching it, and one cell at a time on it."""
+
+import json
+import subprocess
+from dataclasses import asdict
+from unittest import mock
+
+import pytest
+import torch
+from filelock import Timeout
+
+from bench import device_lock, probe
+from bench.probe import Properties, present_properties
+from fptplus import InvalidInput
+
+PROPERTIES = Properties(
+    name="a GPU", uuid="cc", memory_bytes=1, compute_capability=(9, 0), num_sms=132, max_threads_per_sm=2048
+)
+
+
+@pytest.fixture
+def another_process(monkeypatch):
+    """The process that asks, faked; CUDA must not be started in this one."""
+    present_properties.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", mock.Mock(side_effect=AssertionError("asked here")))
+    answer = mock.create_autospec(subprocess.run)
+    monkeypatch.setattr(probe.subprocess, "run", answer)
+    yield answer
+    present_properties.cache_clear()
+
+
+def test_another_process_asks(another_process):
+    another_process.return_value = mock.Mock(returncode=0, stdout=json.dumps(asdict(PROPERTIES)))
+    assert present_properties() == PROPERTIES
+
+
+def test_a_device_that_does_not_answer_is_told_in_one_sentence(another_process):
+    another_process.return_value = mock.Mock(returncode=1, stderr="Traceback\nRuntimeError: no kernel image\n")
+    with pytest.raises(InvalidInput, match="the CUDA device must answer, it says 'RuntimeError: no kernel image'"):
+        present_properties()
+
+
+def test_a_device_is_locked_by_its_uuid(monkeypatch, tmp_path):
+    monkeypatch.setattr(device_lock.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(device_lock, "present_properties", lambda: PROPERTIES)
+    with device_lock.device_lock("cuda"), device_lock.device_lock("cpu"), pytest.raises(Timeout):
+        device_lock.device_lock("cuda").acquire(timeout=0)
