@@ -22,7 +22,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
-from .data.synthetic import STRUCTURES, draw_fundus
+from .data.synthetic import REFERENCE_RES, STRUCTURES, draw_fundus
 from .errors import InvalidInput
 from .training import MAX_GRAD_NORM
 
@@ -34,6 +34,12 @@ OWN_WEIGHTS = (2.0, 5.0, 5.0, 5.0)
 
 FILTER_GAIN = 25.0
 """By how much patch filters start larger than timm's, without their mean: spots are faint beside a patch's colour."""
+
+AROUND_SCALE = 6.0
+"""Of the square root of a structure's share of the patches, which `around` is."""
+
+AROUND_WEIGHTS, AROUND_BEGINS = (0.14, 0.7), 0.3
+"""Of `around` in the loss before and after that share of the steps: spots must be seen before they are counted."""
 
 WARMUP_STEPS = 60
 
@@ -51,13 +57,13 @@ class PretextConfig:
     images: int = 100
     """Generated images that crops are taken from."""
 
-    steps: int = 900
+    steps: int = 1000
     """Batches of crops."""
 
     batch_size: int = 32
     """Crops in a batch."""
 
-    lr: float = 2e-3
+    lr: float = 3e-3
     """Of AdamW at its highest."""
 
     seed: int = 0
@@ -67,6 +73,10 @@ class PretextConfig:
         for name in ("images", "steps", "batch_size"):
             if (value := getattr(self, name)) < 1:
                 raise InvalidInput(f"{name} must be at least 1, got {value}.")
+        if self.crop_res > REFERENCE_RES:
+            raise InvalidInput(
+                f"crop_res must be at most {REFERENCE_RES}, the size of the images, got {self.crop_res}."
+            )
 
 
 @dataclass(frozen=True)
@@ -129,7 +139,7 @@ def train_pretext(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_factor(step, config.steps))
     for step in range(config.steps):
         batch = scenes.crops(config.batch_size, vit.patch_embed.grid_size[0], generator)
-        loss = model.loss(batch)
+        loss = model.loss(batch, AROUND_WEIGHTS[step >= AROUND_BEGINS * config.steps])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
@@ -164,14 +174,14 @@ class Pretext(nn.Module):
         tokens = self.vit.forward_features((images / 255 - self.mean) / self.std)
         return self.head(tokens[:, self.vit.num_prefix_tokens :])
 
-    def loss(self, scenes: Scenes) -> Tensor:
-        """Cross-entropy of `own` and squared error of `around`."""
+    def loss(self, scenes: Scenes, around_weight: float) -> Tensor:
+        """Cross-entropy of `own` plus the weighted squared error of `around`."""
         own, around = self(scenes.images).split(len(STRUCTURES), dim=-1)
         present = scenes.structures.float()
         share = present.mean(dim=(2, 3)).sqrt() * AROUND_SCALE
         return F.binary_cross_entropy_with_logits(
             own, present.flatten(2).transpose(1, 2), pos_weight=self.own_weights
-        ) + AROUND_WEIGHT * F.mse_loss(around, share[:, None].expand_as(around))
+        ) + around_weight * F.mse_loss(around, share[:, None].expand_as(around))
 
     @torch.no_grad()
     def score(self, scenes: Scenes, generator: torch.Generator) -> dict[str, float]:

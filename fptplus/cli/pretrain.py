@@ -1,6 +1,5 @@
 """`python -m fptplus pretrain`: an LPM for the synthetic task, where published weights cannot be had."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,4 +56,4 @@ def _save(vit: torch.nn.Module, out: Path) -> None:
     weights = {name: tensor for name, tensor in vit.state_dict().items() if not name.startswith("head.")}
     beside = out.with_name(f".{out.name}.part")
     save_file(weights, beside)
-    os.replace(beside, out)
+    beside.replace(out)
