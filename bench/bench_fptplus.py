@@ -1,4 +1,6 @@
-"""FPT and FPT+ as trained here against the plain baseline, in turns: `pytest bench/bench_fptplus.py --benchmark-only -s`.
+"""FPT and FPT+ as trained here against the plain baseline, in turns.
+
+    pytest bench/bench_fptplus.py --benchmark-only -s
 
 ViT-B at 512 px, 16 prompts, k = 8, batch 16, five classes. The timed function is ours; before each of its rounds the
 baseline takes one, so that whatever else the machine does falls on both. The ratios are printed and are in `extra_info`
@@ -65,12 +67,10 @@ def compare(benchmark, ours: Callable[[], object], baseline: Callable[[], object
         ours()
         wait()
 
-    benchmark.pedantic(
-        ours_and_wait,
-        setup=lambda: baseline_s.append(timed(baseline)),
-        rounds=rounds,
-        warmup_rounds=2 if ON_CUDA else 1,
-    )
+    def setup() -> None:
+        baseline_s.append(timed(baseline))
+
+    benchmark.pedantic(ours_and_wait, setup=setup, rounds=rounds, warmup_rounds=2 if ON_CUDA else 1)
     baseline_s = baseline_s[-rounds:]
     ratios = {
         "ratio_of_medians": statistics.median(baseline_s) / benchmark.stats["median"],

@@ -104,7 +104,8 @@ class FineGrainedFusion(Fusion):
 
     def forward(self, layers: slice, queries: Tensor, *features: Tensor | None) -> Tensor:
         """Fused prompts (layers, B, P, D/k) of some layers, from their arguments of stored_attention."""
-        return self.dropout(self.out_proj(self.attend(queries, *features) + self.prompts[layers].unsqueeze(1)))
+        attended = self.attend(queries, *features)
+        return self.dropout(self.out_proj(attended + self.prompts[layers].unsqueeze(1).to(attended.dtype)))
 
 
 class ProjectedFusion(Fusion):

@@ -3,12 +3,13 @@
 A GPU has kernels for it. A CPU's fused kernel is made for wide heads, and in explicit attention over such narrow ones
 the softmax takes most of the time. So here, on a CPU, a few heads at a time stay in the caches, the exponentials are
 not normalised but their sums come from the product with the values, by columns of ones, and the backward pass makes
-them again. With E = exp(q · Kᵀ), and V₁ the values with two columns of ones:
+them again. With E = exp(q · Kᵀ), and V₁ the values with columns of ones beside them:
 
-    [E · V, Σ E] = E · V₁      out = E · V / Σ E
-    g = dout / Σ E             dV = Eᵀ · g      dS = E ∘ ([g, -Σ out ∘ g] · V₁ᵀ)      dq = dS · K     dK = dSᵀ · q
+    [E · V, Σ E, ...] = E · V₁      out = E · V / Σ E
+    g = dout / Σ E      dV = Eᵀ · g      dS = E ∘ ([g, -Σ out ∘ g, 0 ...] · V₁ᵀ)      dq = dS · K      dK = dSᵀ · q
 
-Two columns, because Σ out ∘ g is one number for a whole row: kept in half precision, its error would not average out.
+There are as many ones as values, so that the division is of equal shapes, and as many more as make whole vectors. The
+number Σ out ∘ g, one for a whole row, is spread over two of them: in half precision its error would not average out.
 """
 
 import math
@@ -49,13 +50,12 @@ class _NarrowHeads(torch.autograd.Function):
     @staticmethod
     def forward(ctx, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         width = values.shape[-1]
-        ones = values.new_ones(*values.shape[:2], 2)
-        values = F.pad(torch.cat([values, ones], dim=-1), (0, -(width + 2) % 16))
+        values = F.pad(values, (0, -(-2 * width // 16) * 16 - width), value=1.0)
         small = _largest_norm(queries) * _largest_norm(keys) <= SAFE_EXPONENT * LOG2_E
         raw = torch.empty(*queries.shape[:2], values.shape[-1], dtype=values.dtype)
         for heads in _pieces(queries, keys):
             raw[heads] = _exponentials(queries[heads], keys[heads], small) @ values[heads]
-        sums = raw[..., width : width + 1]
+        sums = raw[..., width : 2 * width]
         out = raw[..., :width] / sums
         ctx.small, ctx.width = small, width
         ctx.save_for_backward(queries, keys, values, out, sums)
