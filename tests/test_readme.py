@@ -24,7 +24,7 @@ from bench.commands import (
 )
 from bench.config import CellConfig
 from bench.predict.predictor import predict
-from fptplus.__main__ import COMMANDS as fptplus_commands
+from fptplus.__main__ import COMMANDS as FPTPLUS_COMMANDS
 from fptplus.__main__ import find_command
 from methods import METHODS
 
@@ -81,7 +81,7 @@ def test_every_module_command_has_options_that_parse(line):
 def test_every_command_of_the_tool_has_options_that_parse(line):
     words = shlex.split(line.partition(" fptplus ")[2].removeprefix("-- "))
     module = importlib.import_module(f"fptplus.cli.{words[0]}")
-    assert words[0] in fptplus_commands and find_command(words[0])
+    assert words[0] in FPTPLUS_COMMANDS and find_command(words[0])
     assert tyro.cli(getattr(module, f"{words[0].capitalize()}Config"), args=words[1:])
 
 
