@@ -106,8 +106,8 @@ KNOWN: tuple[Known, ...] = (
         column="FLOPs",
         low=0.8,
         high=0.95,
-        reason="ours, with fused attention, does not make the tokens that a layer drops; with them it is 0.07, and 0.06 "
-        "without the prompts' projection and the normalisations",
+        reason="ours, with fused attention, does not make the tokens that a layer drops; with them it is 0.07, and "
+        "0.06 without the prompts' projection and the normalisations",
     ),
     Known(
         table="I",
