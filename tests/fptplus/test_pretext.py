@@ -4,7 +4,7 @@ import torch
 from fptplus import InvalidInput, read_checkpoint
 from fptplus.__main__ import main
 from fptplus.data.synthetic import STRUCTURES, draw_example
-from fptplus.pretext import PretextConfig, Scenes, draw_scenes, train_pretext
+from fptplus.pretext import Pretext, PretextConfig, Scenes, draw_scenes, train_pretext
 from methods import create_backbone
 
 NORMALIZATION = ((0.5,) * 3, (0.5,) * 3)
@@ -40,9 +40,40 @@ def test_a_few_steps_learn_something_and_the_same_seed_learns_the_same():
         vit = create_backbone("test_vit", 64, 1, attention="sdpa")
         auc = train_pretext(vit, NORMALIZATION, config, lambda *done: told.append(done))
         results.append((auc, vit.blocks[2].mlp.fc1.weight.clone()))
-    assert told == 2 * [(done, 40) for done in range(1, 41)] and list(auc) == list(STRUCTURES)
+    assert told == 2 * [(done, 40) for done in range(1, 41)] and list(auc) == [
+        *STRUCTURES,
+        "microaneurysm against druse",
+    ]
     assert auc["disc"] > 0.75
     assert results[0][0] == results[1][0] and torch.equal(results[0][1], results[1][1])
+
+
+def test_an_lpm_that_sees_spots_and_not_their_kind_scores_at_chance_between_them():
+    """Logits that are the same for both kinds of spot: each kind looks found, and the kinds are not told apart."""
+    scenes = draw_scenes(4, seed=0, patch_size=16)
+    model = Pretext(create_backbone("test_vit", 64, 1), NORMALIZATION)
+    lookup = {}
+    scenes.images[:, 0, ::16, ::16] = torch.arange(4, dtype=torch.uint8)[:, None, None]  # no two crops are alike
+    original = Scenes.crops
+
+    def remembered(self, count, patches, generator):
+        crops = original(self, count, patches, generator)
+        lookup.update(
+            (image.numpy().tobytes(), truth) for image, truth in zip(crops.images, crops.structures, strict=True)
+        )
+        return crops
+
+    def spots_only(images):
+        truth = torch.stack([lookup[image.numpy().tobytes()] for image in images]).flatten(2).transpose(1, 2).float()
+        spot = truth[..., 2:].amax(-1, keepdim=True)
+        return torch.cat([truth[..., :2], spot, spot, truth], dim=-1)
+
+    model.forward = spots_only
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scenes, "crops", remembered)
+        auc = model.score(scenes, torch.Generator().manual_seed(0))
+    assert auc["microaneurysm"] > 0.9 and auc["druse"] > 0.9
+    assert auc["microaneurysm against druse"] == 0.5
 
 
 def test_the_command_writes_weights_that_a_backbone_of_another_resolution_takes(tmp_path, capsys):
