@@ -93,3 +93,15 @@ def doctor(session: nox.Session) -> None:
 def h200(session: nox.Session) -> None:
     """Measure the paper's efficiency tables on an H200 into results/h200, 9 minutes a call; call again to go on."""
     _run(session, "-m", "bench", "campaign", "--limit-s", "540", "--out", "results/h200", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def reproduce(session: nox.Session) -> None:
+    """Make the paper's tables and figures, the findings and results/report.html from the records."""
+    _run(session, "-m", "bench", "reproduce", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def verify(session: nox.Session) -> None:
+    """Hold every number that the paper prints against ours."""
+    _run(session, "-m", "bench", "verify", *session.posargs)

@@ -17,6 +17,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare": commands.compare,
     "doctor": commands.doctor,
     "campaign": commands.campaign,
+    "reproduce": commands.reproduce,
+    "verify": commands.verify,
 }
 
 

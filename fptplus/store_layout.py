@@ -35,7 +35,7 @@ class RawFeatures:
     """(B, 2, layers, heads, head_dim) in fp16 for int8, else None."""
 
     def by_layer(self) -> tuple[Tensor, ...]:
-        """Views: keys and values (layers, B, ...), of int8 also both scales (layers, B, heads, head_dim)."""
+        """Views: keys and values (layers, B, heads, n, head_dim), and int8's scales (layers, B, heads, head_dim)."""
         parts = (part for part in (self.numbers, self.scales) if part is not None)
         return tuple(half for part in parts for half in part.transpose(0, 2).unbind(1))
 

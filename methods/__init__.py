@@ -1,10 +1,11 @@
-"""Fine-tuning methods over one shared ViT; METHODS names the ten of the paper, VARIANTS others of the same."""
+"""Fine-tuning methods over one shared ViT: METHODS are the ten of the paper, VARIANTS and ABLATIONS others of FPT+."""
 
 from dataclasses import replace
 from difflib import get_close_matches
 
 from fptplus import FPT, FPTPLUS, InvalidInput
 
+from .ablations import fptplus_ablations
 from .adalora import AdaLoRA
 from .adapter import AdapterTuning
 from .attention import AttentionTuning
@@ -12,6 +13,7 @@ from .backbone import MODELS as MODELS
 from .backbone import create_backbone as create_backbone
 from .backbone import patch_size_of as patch_size_of
 from .bitfit import BitFit
+from .components import SideComponents
 from .fpt import FineGrainedPrompts, Preloading
 from .full import Full
 from .linear import Linear
@@ -39,8 +41,19 @@ VARIANTS: dict[str, Method] = {
     "fptplus_live": replace(METHODS["fptplus"], title="FPT+, live LPM", live=True),
     "fptplus_bf16": replace(METHODS["fptplus"], title="FPT+, bf16 features", features="bf16"),
     "fptplus_int8": replace(METHODS["fptplus"], title="FPT+, int8 features", features="int8"),
+    "side_only": SideComponents(FPTPLUS, "Side network alone", with_lpm=False),
+    "side_mlp": SideComponents(FPTPLUS, "Side network, LPM by MLP", with_lpm=True),
+    "side_fusion": FineGrainedPrompts(
+        replace(FPTPLUS, token_ratio=1.0), "Side network, fusion modules", "FPT+, Sec. IV-G1", live=True, symmetric=True
+    ),
+    "side_fusion_asymmetric": FineGrainedPrompts(
+        replace(FPTPLUS, token_ratio=1.0), "Fusion modules, asymmetric input", "FPT+, Sec. IV-G1", live=True
+    ),
 }
-"""FPT and FPT+ with the frozen LPM run in every step, FPT+ on features stored smaller; not in the default selection."""
+"""With the frozen LPM run in every step, on features stored smaller, and FPT+'s components one by one (Fig. 7)."""
+
+ABLATIONS: dict[str, Method] = dict(fptplus_ablations(METHODS["fptplus"]))
+"""FPT+ with one hyperparameter changed, as fptplus_side64 or fptplus_prompts4. None of these runs unless named."""
 
 PASSES: dict[str, Method] = {
     f"{name}_preloading": Preloading(METHODS[name], f"{METHODS[name].title}, preloading", METHODS[name].source)
@@ -50,15 +63,16 @@ PASSES: dict[str, Method] = {
 
 
 def find_method(name: str) -> Method:
-    """The method of a name of METHODS, VARIANTS or PASSES.
+    """The method of a name of METHODS, VARIANTS, ABLATIONS or PASSES.
 
     Raises:
         InvalidInput: if there is none, with the known names.
     """
-    known = METHODS | VARIANTS | PASSES
+    known = METHODS | VARIANTS | ABLATIONS | PASSES
     if name not in known:
         near = get_close_matches(name, known, n=1)
         raise InvalidInput(
-            f"method must be one of {', '.join(known)}, got {name!r}" + (f"; did you mean {near[0]}?" if near else ".")
+            f"method must be one of {', '.join(METHODS | VARIANTS)}, or an ablation such as {next(iter(ABLATIONS))}, "
+            f"got {name!r}" + (f"; did you mean {near[0]}?" if near else ".")
         )
     return known[name]

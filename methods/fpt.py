@@ -1,6 +1,6 @@
 """FPT and FPT+: a side network reads a frozen LPM through fine-grained prompts (Huang et al., FPT 2024, FPT+ 2025)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -24,16 +24,20 @@ class FineGrainedPrompts:
     live: bool = False
     """Run the frozen LPM in every step, on images, instead of reading features preloaded once."""
 
+    symmetric: bool = False
+    """Give the side network images of the LPM's resolution: FPT+ before its asymmetric input."""
+
     features: StoreDtype = "fp32"
     """What preloaded keys and values are stored in."""
 
     def build(self, vit: VisionTransformer, res: int) -> FineTuning:
+        config = replace(self.config, side_res=res) if self.symmetric else self.config
         attention, depth = vit.blocks[0].attn, len(vit.blocks)
         fused_attention = uses_fused_attention(vit)  # as asked for: the frozen pass uses it anyway
         lpm_params = published_params(vit)
-        tapped = self.config.tapped_layers(depth)
+        tapped = config.tapped_layers(depth)
         trained = fptplus.build_fpt(
-            self.config,
+            config,
             lpm_dim=vit.embed_dim,
             lpm_heads=attention.num_heads,
             lpm_depth=depth,
@@ -41,8 +45,8 @@ class FineGrainedPrompts:
             fused_attention=fused_attention,
             checkpointing=uses_checkpointing(vit),
         )
-        num_tokens = num_important_tokens(token_count(vit), self.config.token_ratio)
-        backbone = fptplus.FrozenBackbone(vit, tapped, self.config.token_ratio)
+        num_tokens = num_important_tokens(token_count(vit), config.token_ratio)
+        backbone = fptplus.FrozenBackbone(vit, tapped, config.token_ratio)
         total_params = lpm_params + sum(parameter.numel() for parameter in trained.parameters())
         if self.live:
             return FineTuning(
@@ -52,7 +56,7 @@ class FineGrainedPrompts:
             )
         heads = attention.num_heads
         shape = (len(tapped), heads, num_tokens, vit.embed_dim // heads)
-        side_res = self.config.side_res
+        side_res = config.side_res
 
         def example_inputs(batch_size: int) -> tuple[torch.Tensor, ...]:
             images = torch.randn(batch_size, 3, side_res, side_res)

@@ -1,5 +1,6 @@
 """Each promise of the README: commands exist, the tree is the tree, examples work, the table is what is printed."""
 
+import importlib
 import importlib.util
 import re
 import shlex
@@ -15,12 +16,16 @@ from bench.commands import (
     CompareConfig,
     DoctorConfig,
     PlanConfig,
+    ReproduceConfig,
     RunConfig,
     ValidateConfig,
+    VerifyConfig,
     WhyConfig,
 )
 from bench.config import CellConfig
 from bench.predict.predictor import predict
+from fptplus.__main__ import COMMANDS as FPTPLUS_COMMANDS
+from fptplus.__main__ import find_command
 from methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +56,8 @@ OPTIONS = {
     "doctor": DoctorConfig,
     "campaign": CampaignConfig,
     "h200": CampaignConfig,
+    "reproduce": ReproduceConfig,
+    "verify": VerifyConfig,
 }
 
 
@@ -68,6 +75,14 @@ def test_every_module_command_has_options_that_parse(line):
     words = shlex.split(line)[3:]
     command = words.pop(0) if words[0] in COMMANDS else "bench"
     assert tyro.cli(OPTIONS[command], args=words)
+
+
+@pytest.mark.parametrize("line", [line for line in COMMAND_LINES if " fptplus " in line])
+def test_every_command_of_the_tool_has_options_that_parse(line):
+    words = shlex.split(line.partition(" fptplus ")[2].removeprefix("-- "))
+    module = importlib.import_module(f"fptplus.cli.{words[0]}")
+    assert words[0] in FPTPLUS_COMMANDS and find_command(words[0])
+    assert tyro.cli(getattr(module, f"{words[0].capitalize()}Config"), args=words[1:])
 
 
 def test_the_file_tree_is_the_file_tree():

@@ -10,9 +10,13 @@ from .doctor import DoctorConfig as DoctorConfig
 from .doctor import doctor as doctor
 from .plan import PlanConfig as PlanConfig
 from .plan import plan as plan
+from .reproduce import ReproduceConfig as ReproduceConfig
+from .reproduce import reproduce as reproduce
 from .run import RunConfig as RunConfig
 from .run import run as run
 from .validate import ValidateConfig as ValidateConfig
 from .validate import validate as validate
+from .verify import VerifyConfig as VerifyConfig
+from .verify import verify as verify
 from .why import WhyConfig as WhyConfig
 from .why import why as why

@@ -33,11 +33,14 @@ def fvcore_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int | None:
     """
     try:
         from fvcore.nn import FlopCountAnalysis
+        from fvcore.nn.jit_handles import bmm_flop_jit
     except ImportError:
         return None
     with warnings.catch_warnings(), _patch_embeddings_as_products(model):
         warnings.simplefilter("ignore")  # the tracer's remarks on shapes; a batch of one is traced as it is
         analysis = FlopCountAnalysis(model, inputs)
+        # fvcore's own rule breaks where a product is written into a third tensor
+        analysis.set_op_handle("aten::bmm", lambda operands, results: bmm_flop_jit(operands[:2], results))
         return int(analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total())
 
 

@@ -3,7 +3,7 @@
     healthy           drusen: a pale core in a dark rim
     microaneurysms    as many spots in all, a few of them turned round: a dark core in a pale rim
 
-Core and rim of a spot cancel, so that its mean colour is that of its surroundings: at 512 px a spot is about five
+Core and rim of a spot cancel, so that its mean colour is that of its surroundings: at 512 px its core is about three
 pixels across, at 128 px nothing of it is left above the texture of the background. Number, place and strength of the
 spots, the disc, the vessels, the illumination and the colour of the background come from the same distributions in
 both classes, so neither colours nor a small image tell the label. Nothing here is medical evidence.
@@ -29,7 +29,9 @@ REFERENCE_RES = 512
 
 MIN_IMAGES_PER_CLASS = 10
 
-CORE_SIGMA, RIM_SIGMA = 1.2, 2.1
+SPOT_SIGMAS = (1.1, 1.7, 2.4)
+"""Of the core, the rim and a faint outer rim of a spot: Gaussians that cancel."""
+
 SPOT_COLOUR = np.array([0.45, 0.55, 0.35], np.float32)
 """How far a spot of strength 1 moves red, green and blue at its centre."""
 
@@ -81,7 +83,7 @@ def draw_fundus(
 def draw_example(seed: int, label: int, index: int, res: int = REFERENCE_RES) -> Fundus:
     """The image of a class at a position: the same whatever else is drawn."""
     rng = np.random.default_rng([seed, label, index])
-    spots, lesions = rng.integers(14, 25), rng.integers(6, 13)
+    spots, lesions = rng.integers(18, 31), rng.integers(8, 17)
     lesions = lesions if CLASSES[label] == "microaneurysms" else 0
     return draw_fundus(rng, microaneurysms=lesions, drusen=spots - lesions, res=res)
 
@@ -136,17 +138,18 @@ def _spot_centres(rng: np.random.Generator, res: int, count: int) -> np.ndarray:
 
 
 def _stamp(image: np.ndarray, centre: np.ndarray, strength: float, scale: float) -> None:
-    """Add a spot whose core and rim cancel: a difference of two Gaussians of equal volume."""
-    core, rim = CORE_SIGMA * scale, RIM_SIGMA * scale
-    half = int(np.ceil(4 * rim))
+    """Add a spot: Gaussians whose sum has neither volume nor second moment, so that blurring leaves little of it."""
+    variances = (np.array(SPOT_SIGMAS) * scale) ** 2
+    moments = np.stack([np.ones(3), variances, [1, 0, 0]])
+    volumes = np.linalg.solve(moments, [0, 0, 1])
+    half = int(np.ceil(4 * SPOT_SIGMAS[-1] * scale))
     x, y = np.floor(centre).astype(int)
     offsets = np.arange(-half, half + 1)
     squared = (offsets[None, :] + x - centre[0]) ** 2 + (offsets[:, None] + y - centre[1]) ** 2
-    profile = np.exp(-squared / (2 * core**2)) - (core / rim) ** 2 * np.exp(-squared / (2 * rim**2))
-    profile /= 1 - (core / rim) ** 2
-    image[y - half : y + half + 1, x - half : x + half + 1] += (strength * profile[..., None] * SPOT_COLOUR).astype(
-        np.float32
-    )
+    profile = sum(v / s * np.exp(-squared / (2 * s)) for v, s in zip(volumes, variances, strict=True))
+    profile *= strength / (volumes / variances).sum()
+    window = slice(y - half, y + half + 1), slice(x - half, x + half + 1)
+    image[window] += (profile[..., None] * SPOT_COLOUR).astype(np.float32)
 
 
 def _spot_mask(centres: np.ndarray, res: int) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""A faked NVML: every function has the real one's signature, and answers for one GPU with one process, this one."""
+"""A real Chromium, and a faked NVML: every function as the real one, answering for one GPU with this one process."""
 
 import os
 from unittest import mock
 
 import pynvml
 import pytest
+from chromium import browser as browser
 
 from bench import doctor, environment
 from bench.meters import memory, nvml, power

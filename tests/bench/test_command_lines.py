@@ -99,6 +99,9 @@ def quick(monkeypatch, small):
     monkeypatch.setattr(advise, "trace_preloading", lambda cell: None)
     monkeypatch.setattr(why, "trace_cell", lambda cell: trace)
     monkeypatch.setattr(why, "contributions", lambda cell: [])
+    reproduce = sys.modules["bench.commands.reproduce"]
+    monkeypatch.setattr(reproduce, "predict_missing", lambda *_: 0)
+    monkeypatch.setattr(reproduce, "write_everything", lambda results: None)
     for draw in ("draw_timeline", "draw_breakdown"):
         monkeypatch.setattr(why, draw, lambda *_: None)
 

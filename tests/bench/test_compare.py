@@ -99,7 +99,10 @@ def test_the_command_says_what_became_worse_with_its_status(folders, capsys):
     assert main(["compare", a, b, "--threshold-pct", "60"]) == 0
 
 
-@pytest.mark.parametrize()
+@pytest.mark.parametrize(
+    ("second", "sentence"),
+    [((), "compare needs folders with records/"), ((OTHER,), "compare needs a cell that both folders have")],
+)
 def test_folders_that_cannot_be_compared_are_refused(folders, capsys, second, sentence):
     assert main(["compare", folders("a", RECORD), folders("b", *second)]) == 2
     assert sentence in capsys.readouterr().err

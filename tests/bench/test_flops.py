@@ -8,7 +8,7 @@ import torch
 from bench.config import CellConfig
 from bench.meters.flops import fvcore_macs
 from bench.predict.predictor import build_on, predict
-from methods import METHODS
+from methods import METHODS, VARIANTS
 
 MODEL, RES, BATCH, CLASSES = "vit_s", 224, 2, 5
 DIM, DEPTH, HEADS, PATCH, MLP = 384, 12, 6, 16, 4
@@ -231,3 +231,10 @@ def test_fvcore_says_the_same_of_meta_tensors_as_of_real_ones():
         on_meta = fvcore_macs(meta.model, meta.example_inputs(1))
     counted = analysis(real.model, real.example_inputs(1)).unsupported_ops_warnings(False)
     assert on_meta == counted.uncalled_modules_warnings(False).total()
+
+
+@pytest.mark.parametrize("method", VARIANTS)
+def test_every_variant_is_counted_by_both_counters(method):
+    pytest.importorskip("fvcore")
+    prediction = predict(CellConfig(method=method, model="test_vit", res=64))
+    assert prediction.fvcore_forward_macs > 0 and prediction.forward_macs > 0

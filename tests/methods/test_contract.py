@@ -27,6 +27,10 @@ LEARNABLE = {
     "fptplus_int8": r"(side|fusion)\..*",
     "fpt_live": r"trained\.(side|fusion)\..*",
     "fptplus_live": r"trained\.(side|fusion)\..*",
+    "side_only": r"side\..*",
+    "side_mlp": r"(side|mlps)\..*",
+    "side_fusion": r"trained\.(side|fusion)\..*",
+    "side_fusion_asymmetric": r"trained\.(side|fusion)\..*",
 }
 """The parameters that each method says it moves, and no others."""
 
@@ -111,7 +115,7 @@ def test_total_params_count_what_is_frozen_too(name):
     tuning = build(name)
     learnable = sum(p.numel() for p in tuning.model.parameters() if p.requires_grad)
     assert 0 < learnable <= tuning.total_params
-    assert (learnable == tuning.total_params) == (name == "full")
+    assert (learnable == tuning.total_params) == (name in ("full", "side_only"))
 
 
 @pytest.mark.parametrize(

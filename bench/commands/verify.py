@@ -1,0 +1,29 @@
+"""`python -m bench verify`: each number that the paper prints against ours."""
+
+from dataclasses import dataclass
+
+import tyro
+
+from bench.paper.check import check
+from bench.paper.evidence import Evidence
+from bench.report.check_table import print_check
+from bench.report.terminal import make_console
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Hold every number that the paper prints against ours, from the records under `results/`.
+
+    The exit status is 1 where a cell left the band in which it is known to be.
+    """
+
+    results: str = "results"
+    """Folder of the records."""
+
+
+def verify(arguments: list[str]) -> int:
+    """Each printed cell: ours, differences, the ratio to full fine-tuning in both, verdict and reason."""
+    config = tyro.cli(VerifyConfig, args=arguments, prog="python -m bench verify")
+    comparisons = check(Evidence(config.results))
+    print_check(comparisons, make_console())
+    return int(any(one.left_band for one in comparisons))

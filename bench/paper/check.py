@@ -1,0 +1,188 @@
+"""Each printed cell against ours: differences, the ratio to full fine-tuning in both, a verdict, and its reason."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+
+from bench.config import CellConfig
+
+from .bands import FITS_AFTER_ALL, FITS_AFTER_ALL_CELLS, TOLERANCES, Verdict, known_deviation
+from .cells import paper_cell
+from .evidence import Evidence, Number
+from .flops import by_convention_gmacs, preloading_by_convention_gmacs, preloading_gmacs, true_gmacs
+from .metrics import FULL_MEM_MB, efficiency
+from .printed import DATASETS, PrintedCell, printed_cells
+
+PAPER_CARD = "RTX A6000"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One printed cell beside ours."""
+
+    printed_cell: PrintedCell
+    ours: Number | None
+    """None without a record; a value of None is out of memory."""
+
+    verdict: Verdict
+    ratio_printed: float | None
+    """The printed number over that of full fine-tuning."""
+
+    ratio_ours: float | None
+    left_band: bool = False
+    """Whether the check fails for it."""
+
+    reason: str = ""
+    true_value: float | None = None
+    """For FLOPs: with every product counted."""
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less printed."""
+        printed = self.printed_cell.printed
+        return None if self.ours is None or None in (self.ours.value, printed) else self.ours.value - printed
+
+    @property
+    def relative(self) -> float | None:
+        """The difference over the printed number."""
+        return None if self.difference is None else self.difference / self.printed_cell.printed
+
+
+def check(evidence: Evidence) -> list[Comparison]:
+    """Every printed cell, in the paper's order.
+
+    Raises:
+        InvalidInput: if the records of the paper's cells are not there.
+    """
+    return [_compare(cell, evidence) for cell in printed_cells()]
+
+
+def check_table(comparisons: list[Comparison]) -> pd.DataFrame:
+    """The comparisons as a table, one row a printed cell; empty where a number is not there, never 0."""
+    return pd.DataFrame(
+        [
+            {
+                "table": one.printed_cell.table,
+                "row": one.printed_cell.row,
+                "column": one.printed_cell.column,
+                "printed": "/" if one.printed_cell.printed is None else one.printed_cell.printed,
+                "ours": _shown(one.ours),
+                "difference": one.difference,
+                "relative_pct": None if one.relative is None else 100 * one.relative,
+                "ratio_to_full_printed": one.ratio_printed,
+                "ratio_to_full_ours": one.ratio_ours,
+                "true_value": one.true_value,
+                "verdict": one.verdict,
+                "left_band": one.left_band,
+                "reason": one.reason,
+                "source": one.ours.source if one.ours else "",
+                "record": one.ours.record if one.ours else "",
+            }
+            for one in comparisons
+        ]
+    )
+
+
+def _shown(ours: Number | None) -> float | str | None:
+    if ours is None:
+        return None
+    return "/" if ours.value is None else ours.value
+
+
+def _compare(cell: PrintedCell, evidence: Evidence) -> Comparison:
+    ours = _ours(cell, evidence)
+    full = _ours_of_full(cell, evidence)
+    compared = partial(
+        Comparison,
+        printed_cell=cell,
+        ours=ours,
+        ratio_printed=_ratio(cell.printed, cell.full_printed),
+        ratio_ours=_ratio(ours.value, full.value) if ours and full else None,
+        true_value=_true_gmacs(cell, evidence) if cell.quantity == "gmacs" else None,
+    )
+    if ours is None:
+        return compared(verdict="no record")
+    if ours.source == "measured" and PAPER_CARD not in (evidence.record(cell.cell).device or ""):
+        device = evidence.record(cell.cell).device
+        return compared(verdict="no record", reason=f"measured on {device}, which is not the paper's card")
+    if ours.value is None or cell.printed is None:
+        return _compare_capacity(cell, ours, compared)
+    return _compare_numbers(cell, ours.value, compared)
+
+
+def _compare_capacity(cell: PrintedCell, ours: Number, compared: Callable[..., Comparison]) -> Comparison:
+    """One of the two is out of memory."""
+    is_known = FITS_AFTER_ALL_CELLS.search(cell.row) is not None and cell.quantity == "memory_mib"
+    if ours.value is None and cell.printed is None:
+        return compared(verdict="pass", left_band=is_known)
+    return compared(verdict="differs", left_band=not is_known, reason=FITS_AFTER_ALL if is_known else "")
+
+
+def _compare_numbers(cell: PrintedCell, ours: float, compared: Callable[..., Comparison]) -> Comparison:
+    tolerance, known = TOLERANCES[cell.quantity], known_deviation(cell)
+    off = abs(ours / cell.printed - 1)
+    rounds_to_it = abs(ours - cell.printed) <= 0.5 * 10**-cell.decimals * (1 + 1e-9)
+    verdict: Verdict = "differs"
+    if rounds_to_it or off <= tolerance.passes:
+        verdict = "pass"
+    elif off <= tolerance.warns:
+        verdict = "warn"
+    low, high = (known.low, known.high) if known else (1 - tolerance.warns, 1 + tolerance.warns)
+    left_band = not (low <= ours / cell.printed <= high or (rounds_to_it and not known))
+    reason = known.reason if known and verdict != "pass" else ""
+    return compared(verdict=verdict, left_band=left_band, reason=reason)
+
+
+def _true_gmacs(cell: PrintedCell, evidence: Evidence) -> float:
+    return (true_gmacs(evidence, cell.cell.method) if cell.cell else preloading_gmacs(evidence)).value
+
+
+def _ratio(value: float | None, full: float | None) -> float | None:
+    return None if value is None or not full else value / full
+
+
+def _ours_of_full(cell: PrintedCell, evidence: Evidence) -> Number | None:
+    """Our number of full fine-tuning for the same column, model and resolution."""
+    if cell.quantity in ("ppe", "pme", "auc", "avg_auc"):
+        return Number(value=cell.full_printed, source="printed")
+    model, res = (cell.cell.model, cell.cell.res) if cell.cell else ("vit_b", 512)
+    return _by_record(cell, paper_cell("full", model, res), evidence)
+
+
+def _ours(cell: PrintedCell, evidence: Evidence) -> Number | None:
+    """Our number for a printed one, or None where no record has it."""
+    row = cell.of_row
+    match cell.quantity:
+        case "auc":
+            return evidence.auc(cell.cell.method, cell.dataset, cell.weights)
+        case "avg_auc" if cell.table == "I":
+            aucs = [row[f"{short}_auc"] for short in DATASETS]
+            return Number(value=sum(aucs) / len(aucs), source="computed", record="bench/paper/table1.csv")
+        case "ppe":
+            return Number(value=efficiency(row["avg_auc"], row["params_pct"] / 100), source="computed")
+        case "pme":
+            return Number(value=efficiency(row["avg_auc"], row["mem_mb"] / FULL_MEM_MB), source="computed")
+        case "avg_auc":
+            return None
+    if cell.cell is None:
+        return preloading_by_convention_gmacs(evidence) if cell.quantity == "gmacs" else None
+    return _by_record(cell, cell.cell, evidence)
+
+
+def _by_record(cell: PrintedCell, config: CellConfig, evidence: Evidence) -> Number | None:
+    match cell.quantity:
+        case "params_pct":
+            return evidence.params_pct(config)
+        case "memory_mib":
+            return evidence.memory_mib(config)
+        case "gmacs":
+            return by_convention_gmacs(evidence, config.method)
+        case "img_s":
+            return evidence.measured(config, "throughput_img_s")
+        case "peak_w":
+            return evidence.measured(config, "peak_power_w")
+        case "mean_w":
+            return evidence.measured(config, "mean_power_w")
+    return None  # the paper's total times depend on its epochs and data: no record has them

@@ -1,0 +1,217 @@
+"""What the scripts of the HTML report work on: records, cards, the grid, the paper check; plain values for JSON."""
+
+from bench.fit_grid import BATCHES, KERNELS, MODELS, RES, GridRow
+from bench.paper.cells import paper_cell
+from bench.paper.check import Comparison
+from bench.paper.evidence import Evidence
+from bench.paper.printed import paper_table
+from bench.predict.devices import GPUS
+from bench.record import Record
+from bench.units import MIB
+from methods import METHODS, find_method
+
+from .figures import BOTTOM_UP, COLORS
+from .paper_figures import GUIDES, STYLES
+from .paper_tables import average_auc
+
+_FORMS = {"o": "circle", "s": "square", "^": "up", "v": "down", "D": "diamond", "d": "diamond"}
+_FORMS |= {"P": "plus", "X": "cross", "h": "hexagon", "*": "star"}
+_SHORT = {"vpt": "Prompt-tuning"}
+
+
+def page_data(evidence: Evidence, grid: list[GridRow], comparisons: list[Comparison]) -> dict:
+    """All of it, ready for JSON."""
+    records = evidence.records()
+    return {
+        "methods": _methods(),
+        "columns": [column for column, _ in _COLUMNS],
+        "rows": [[value(record) for _, value in _COLUMNS] for record in records],
+        "records": [_charted(record) for record in records if record.predicted_process_bytes is not None],
+        "parts": {part: COLORS[part] for part in (*BOTTOM_UP, "cached", "context")},
+        "paper_setting": f"{_setting(evidence.record(paper_cell('full')))}, 512 px",
+        "cards": _cards(),
+        "grid": _grid(grid),
+        "pareto": _pareto(evidence),
+        "check": _check(comparisons),
+    }
+
+
+def _methods() -> list[dict]:
+    return [
+        {
+            "name": name,
+            "title": method.title,
+            "short": _SHORT.get(name, method.title),
+            "color": STYLES[name][0],
+            "form": _FORMS[STYLES[name][1]],
+            "dashed": STYLES[name][2] == "--",
+        }
+        for name, method in METHODS.items()
+    ]
+
+
+def _source(record: Record) -> str:
+    on_gpu = record.measured_peak_allocated_bytes is not None
+    return f"measured, {record.device}" if on_gpu else "predicted"
+
+
+def _mib(num_bytes: int | None) -> float | None:
+    return None if num_bytes is None else round(num_bytes / MIB)
+
+
+def _scaled(value: float | None, unit: float) -> float | None:
+    return None if value is None else round(value / unit, 3)
+
+
+def _process_mib(record: Record) -> float | None:
+    measured = record.measured_process_bytes
+    return _mib(record.predicted_process_bytes if measured is None else measured)
+
+
+def _number(title: str, decimals: int = 0) -> dict:
+    return {"title": title, "decimals": decimals, "number": True}
+
+
+_COLUMNS = (
+    ({"title": "Method"}, lambda r: find_method(r.method).title),
+    ({"title": "Model"}, lambda r: r.model),
+    (_number("px"), lambda r: str(r.res)),
+    (_number("Batch"), lambda r: str(r.batch_size)),
+    ({"title": "Precision"}, lambda r: r.precision),
+    ({"title": "Attention"}, lambda r: r.attention),
+    ({"title": "Checkpointing"}, lambda r: r.checkpointing),
+    ({"title": "Optimizer"}, lambda r: r.optimizer),
+    (_number("Learnable"), lambda r: r.learnable_params),
+    (_number("%", 2), lambda r: _scaled(r.params_pct, 1)),
+    (_number("GMACs/image", 2), lambda r: _scaled(r.forward_macs, 1e9)),
+    (_number("GMACs/step", 1), lambda r: _scaled(r.train_step_macs, 1e9)),
+    (_number("Process MiB"), _process_mib),
+    (_number("Allocated MiB"), lambda r: _mib(r.predicted_peak_allocated_bytes)),
+    (_number("Activations MiB"), lambda r: _mib(r.predicted_activations_bytes)),
+    (_number("Images/s", 1), lambda r: r.throughput_img_s),
+    ({"title": "Memory is"}, _source),
+    ({"title": "Record"}, lambda r: r.cell_id),
+)
+"""The table of all records: heading, and the value of a record."""
+
+
+def _setting(record: Record) -> str:
+    checkpointing = ", checkpointing" if record.checkpointing == "block" else ""
+    attention = "explicit" if record.attention == "eager" else record.attention
+    return (
+        f"{record.model}, batch {record.batch_size}, {record.precision}, {attention} attention{checkpointing}, "
+        f"{record.optimizer}"
+    )
+
+
+def _charted(record: Record) -> dict:
+    parts = {part: _mib(getattr(record, f"predicted_{part}_bytes")) for part in BOTTOM_UP}
+    reserved, allocated = record.predicted_peak_reserved_bytes, record.predicted_peak_allocated_bytes
+    parts |= {"cached": _mib(reserved - allocated), "context": _mib(record.predicted_process_bytes - reserved)}
+    return {
+        "method": record.method,
+        "res": record.res,
+        "setting": _setting(record),
+        "process_mib": _process_mib(record),
+        "predicted_mib": _mib(record.predicted_process_bytes),
+        "source": _source(record),
+        "parts": parts,
+    }
+
+
+def _cards() -> list[dict]:
+    return [
+        {
+            "name": gpu.name,
+            "title": gpu.title,
+            "mib": _mib(gpu.memory_bytes),
+            "context_mib": _mib(gpu.context_bytes),
+            "guide": gpu.name in GUIDES,
+        }
+        for gpu in sorted(GPUS.values(), key=lambda gpu: gpu.memory_bytes)
+    ]
+
+
+def _grid(rows: list[GridRow]) -> dict:
+    kernel_of = {tuple(axes.values()): name for name, axes in KERNELS.items()}
+
+    def key(row: GridRow) -> str:
+        kernel = kernel_of[row.precision, row.attention]
+        return f"{row.method}|{row.model}|{row.res}|{kernel}|{row.checkpointing}"
+
+    return {
+        "models": MODELS,
+        "res": RES,
+        "batches": BATCHES,
+        "kernels": list(KERNELS),
+        "rows": {key(row): row.reserved_mib for row in rows},
+    }
+
+
+_PARETO = (
+    ("process_mib", "process memory (MiB)", False),
+    ("params_pct", "learnable parameters (%)", False),
+    ("step_gmacs", "GMACs a training step", False),
+    ("auc", "average AUC, supervised", True),
+    ("seconds", "training time (s), printed", False),
+    ("img_s", "images/s, printed", True),
+    ("mean_w", "average power (W), printed", False),
+)
+"""Name, title, and whether high is good."""
+
+
+def _pareto(evidence: Evidence) -> dict:
+    times = paper_table(2).set_index("method")
+    rows = []
+    for row in paper_table(1).query("weights == 'supervised'").to_dict("records"):
+        method, record = row["method"], evidence.record(paper_cell(row["method"]))
+        printed = {"seconds": "train_time_s", "img_s": "throughput_img_s", "mean_w": "avg_power_w"}
+        rows.append(
+            {
+                "method": method,
+                "process_mib": _process_mib(record),
+                "params_pct": round(record.params_pct, 4),
+                "step_gmacs": _scaled(record.train_step_macs, 1e9),
+                "auc": round(average_auc(evidence, row).value, 2),
+                **{name: float(times.loc[method, column]) for name, column in printed.items()},
+            }
+        )
+    columns = [{"name": name, "title": title, "high_is_good": high} for name, title, high in _PARETO]
+    return {"columns": columns, "rows": rows}
+
+
+def _check(comparisons: list[Comparison]) -> dict:
+    columns = [
+        {"title": "Table"},
+        {"title": "Row"},
+        {"title": "Column"},
+        {"title": "Verdict"},
+        _number("Printed", 2),
+        _number("Ours", 2),
+        _number("Difference", 2),
+        _number("%", 1),
+        _number("Of full, printed", 3),
+        _number("Of full, ours", 3),
+        _number("True count", 2),
+        {"title": "Reason"},
+        {"title": "Ours is"},
+    ]
+    rows = []
+    for one in comparisons:
+        cell, ours = one.printed_cell, one.ours
+        relative = None if one.relative is None else 100 * one.relative
+        numbers = (one.difference, relative, one.ratio_printed, one.ratio_ours, one.true_value)
+        rows.append(
+            [
+                cell.table,
+                cell.row,
+                cell.column,
+                one.verdict,
+                "/" if cell.printed is None else cell.printed,
+                None if ours is None else "/" if ours.value is None else round(ours.value, 4),
+                *(None if number is None else round(number, 4) for number in numbers),
+                one.reason + (" LEFT ITS BAND" if one.left_band else ""),
+                ours.source if ours else "",
+            ]
+        )
+    return {"columns": columns, "rows": rows}

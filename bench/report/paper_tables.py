@@ -1,0 +1,170 @@
+"""Tables I to VI of the paper from our records; performance is the paper's where nothing was trained, and marked."""
+
+from collections.abc import Iterator
+
+from bench.paper.cells import SIX_SIDE_LAYERS, TABLE3_RES, ablated, paper_cell
+from bench.paper.evidence import Evidence, Number
+from bench.paper.flops import by_convention_gmacs, preloading_by_convention_gmacs, preloading_gmacs, true_gmacs
+from bench.paper.inconsistencies import EPOCHS
+from bench.paper.metrics import efficiency
+from bench.paper.printed import DATASETS, paper_table
+from methods import METHODS, find_method
+
+from .exhibit import Entry, Exhibit, Row
+
+SETTING = "batch 16, fp32, explicit attention, AdamW, RTX A6000"
+MEMORY_NOTE = "Memory in MiB of the whole process, CUDA context included."
+EPOCH_IMAGES = 1050
+"""Images an epoch in the paper's Table II, by its own times and throughputs."""
+
+
+def paper_tables(evidence: Evidence) -> Iterator[Exhibit]:
+    """All six, in order."""
+    yield table1(evidence)
+    yield table2(evidence)
+    yield table3(evidence)
+    yield _ablation(evidence, 4, "side", "side_res", "Side px", "Table IV. FPT+ by the side network's resolution")
+    yield _ablation(evidence, 5, "prompts", "num_prompts", "Prompts", "Table V. FPT+ by the number of prompts")
+    yield _ablation(evidence, 6, "k", "reduction_factor", "k", "Table VI. FPT+ by the reduction factor")
+
+
+def printed(value: float, number: int) -> Number:
+    """A number of a printed table."""
+    return Number(value=value, source="printed", record=f"bench/paper/table{number}.csv")
+
+
+def average_auc(evidence: Evidence, row: dict) -> Number:
+    """The average of the eight AUCs where all were trained, else the printed one."""
+    aucs = [evidence.auc(row["method"], dataset, row["weights"]) for dataset in DATASETS]
+    if any(auc is None for auc in aucs):
+        return printed(row["avg_auc"], 1)
+    return Number(value=sum(auc.value for auc in aucs) / len(aucs), source="trained", record=aucs[0].record)
+
+
+def efficiencies(evidence: Evidence, auc: Number, params_pct: float, memory_mib: Number) -> tuple[Number, Number]:
+    """PPE and PME from an AUC and our parameters and memory."""
+    source = "trained" if auc.source == "trained" else "computed"
+    full_mib = evidence.needed_mib(paper_cell("full")).value
+    return (
+        Number(value=efficiency(auc.value, params_pct / 100), source=source, record=auc.record),
+        Number(value=efficiency(auc.value, memory_mib.value / full_mib), source=source, record=memory_mib.record),
+    )
+
+
+def table1(evidence: Evidence) -> Exhibit:
+    """Parameters, memory, performance and both efficiencies of the ten methods."""
+    rows: list[Row] = []
+    for row in paper_table(1).to_dict("records"):
+        cell = paper_cell(row["method"])
+        params, memory = evidence.params_pct(cell), evidence.memory_mib(cell)
+        auc = average_auc(evidence, row)
+        ppe, pme = efficiencies(evidence, auc, params.value, memory)
+        rows.append(
+            (
+                find_method(row["method"]).title,
+                row["weights"],
+                Entry(number=params, decimals=2),
+                Entry(number=memory),
+                *(_auc_entry(evidence, row, dataset) for dataset in DATASETS),
+                *(Entry(number=number, decimals=2) for number in (auc, ppe, pme)),
+            )
+        )
+    return Exhibit(
+        name="table1",
+        title=f"Table I. ViT-B, 512 px, {SETTING}",
+        headings=("Method", "Weights", "Params. %", "Mem.", *DATASETS.values(), "Avg.", "PPE", "PME"),
+        rows=rows,
+        notes=(MEMORY_NOTE,),
+    )
+
+
+def _auc_entry(evidence: Evidence, row: dict, dataset: str) -> Entry:
+    if (trained := evidence.auc(row["method"], dataset, row["weights"])) is not None:
+        return Entry(number=trained, decimals=2)
+    return Entry(number=printed(row[f"{dataset}_auc"], 1), decimals=2, plus_minus=row[f"{dataset}_std"])
+
+
+def table2(evidence: Evidence) -> Exhibit:
+    """Multiply-accumulates, time, throughput and power."""
+    rows: list[Row] = []
+    for row in paper_table(2).to_dict("records"):
+        if row["method"] == "preloading":
+            title, counted, own = (
+                "Preloading",
+                (preloading_by_convention_gmacs(evidence), preloading_gmacs(evidence)),
+                {},
+            )
+        else:
+            title = find_method(row["method"]).title
+            counted = by_convention_gmacs(evidence, row["method"]), true_gmacs(evidence, row["method"])
+            own = _measured(evidence, row["method"])
+        columns = ("train_time_s", "throughput_img_s", "peak_power_w", "avg_power_w")
+        numbers = (own.get(column) or printed(row[column], 2) for column in columns)
+        rows.append((title, *(Entry(number=number, decimals=2) for number in (*counted, *numbers))))
+    return Exhibit(
+        name="table2",
+        title=f"Table II. Training efficiency: ViT-B, 512 px, {SETTING}",
+        headings=("Method", "GMACs, paper's way", "GMACs, true", "Time s", "Images/s", "Peak W", "Avg. W"),
+        rows=rows,
+        notes=(
+            "GMACs of one image forward. The paper's way: by fvcore, which leaves out fused attention; LoRA and "
+            "AdaLoRA with explicit attention. True: every product.",
+            f"Time of {EPOCHS} epochs of {EPOCH_IMAGES:,} images; where it is measured, from the throughput.",
+        ),
+    )
+
+
+def _measured(evidence: Evidence, method: str) -> dict[str, Number | None]:
+    """What a GPU answered, by the printed table's columns."""
+    cell = paper_cell(method)
+    throughput = evidence.measured(cell, "throughput_img_s")
+    time_s = throughput and Number(
+        value=EPOCHS * EPOCH_IMAGES / throughput.value, source="measured", record=throughput.record
+    )
+    return {
+        "train_time_s": time_s,
+        "throughput_img_s": throughput,
+        "peak_power_w": evidence.measured(cell, "peak_power_w"),
+        "avg_power_w": evidence.measured(cell, "mean_power_w"),
+    }
+
+
+def table3(evidence: Evidence) -> Exhibit:
+    """ViT-L by resolution."""
+    table = paper_table(3).set_index(["method", "res"])
+    rows: list[Row] = []
+    for method in METHODS:
+        memory = [Entry(number=evidence.memory_mib(paper_cell(method, "vit_l", res))) for res in TABLE3_RES]
+        aucs = [table.avg_auc[method, res] for res in TABLE3_RES]
+        printed_aucs = [Entry(number=printed(auc if auc == auc else None, 3), decimals=2) for auc in aucs]
+        rows.append((find_method(method).title, *memory, *printed_aucs))
+    six = [Entry(number=evidence.memory_mib(paper_cell(SIX_SIDE_LAYERS, "vit_l", res))) for res in TABLE3_RES]
+    rows.append(("FPT+ with 6 side layers", *six, *(Entry(number=None) for _ in TABLE3_RES)))
+    return Exhibit(
+        name="table3",
+        title=f"Table III. ViT-L by resolution: {SETTING}; / is out of memory on 48 GB",
+        headings=("Method", *(f"Mem. {res}" for res in TABLE3_RES), *(f"AUC {res}" for res in TABLE3_RES)),
+        rows=rows,
+        notes=(
+            MEMORY_NOTE,
+            "FPT+ has a side layer for half of the LPM's blocks, 12 with ViT-L; the last row has the 6 of ViT-B.",
+        ),
+    )
+
+
+def _ablation(evidence: Evidence, number: int, short: str, field: str, heading: str, title: str) -> Exhibit:
+    table = paper_table(number).set_index(field)
+    rows: list[Row] = []
+    for value, cell in ablated(short):
+        auc = printed(table.avg_auc[value], number)
+        params, memory = evidence.params_pct(cell), evidence.memory_mib(cell)
+        ppe, pme = efficiencies(evidence, auc, params.value, memory)
+        numbers = ((auc, 2), (params, 2), (memory, 0), (ppe, 2), (pme, 2))
+        rows.append((str(value), *(Entry(number=one, decimals=decimals) for one, decimals in numbers)))
+    return Exhibit(
+        name=f"table{number}",
+        title=title,
+        headings=(heading, "Avg. AUC", "Params. %", "Mem.", "PPE", "PME"),
+        rows=rows,
+        notes=(MEMORY_NOTE,),
+    )

@@ -1,0 +1,122 @@
+"""Make the paper's tables, figures and report: predict what no record answers yet, then draw all of it from records."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from .config import CellConfig
+from .fit_grid import GridRow, grid_families, grid_rows, read_grid, write_grid
+from .harness import run_cell
+from .measure import Budget
+from .paper.cells import all_cells
+from .paper.check import check, check_table
+from .paper.evidence import PAPER_FOLDER, Evidence
+from .paper.preloading import predict_preloading, preloading_cells, read_preloading, write_preloading
+from .record import Record
+from .report.exhibit import write_exhibit
+from .report.fair_tables import fair_tables
+from .report.findings import findings_page
+from .report.page import page
+from .report.paper_figures import paper_figures
+from .report.paper_tables import paper_tables
+from .results_store import ResultsStore
+
+Track = Callable[[Iterable, str, int], Iterable]
+"""Shows progress over an iterable: (iterable, what, how many)."""
+
+
+def predict_missing(results: Path, again: bool, track: Track) -> int:
+    """Predict the paper's cells, the preloading passes and the grid, where `results/paper` does not hold them.
+
+    Args:
+        results: the results folder.
+        again: predict also what is there.
+        track: of progress.
+
+    Returns:
+        How many of them were predicted.
+    """
+    folder = results / PAPER_FOLDER
+    store = ResultsStore(folder)
+    cells = [cell for cell in all_cells() if again or not _is_answered(store.find(cell.cell_id))]
+    try:
+        for record in track(_on_all_cores(_predict, cells), "cells", len(cells)):
+            store.write(record)
+    finally:
+        store.write_csv()
+    passes_done = _predict_into(folder / "preloading.csv", again, preloading_cells(), _preloading, track)
+    families_done = _predict_into(folder / "grid.csv", again, grid_families(), _grid, track)
+    return len(cells) + passes_done + families_done
+
+
+def _is_answered(record: Record | None) -> bool:
+    return record is not None and (record.status == "ok" or record.is_measured)
+
+
+def _predict_into(path: Path, again: bool, cells: list[CellConfig], kind: "_Kind", track: Track) -> int:
+    """Fill one CSV file of predictions, if it is not there."""
+    if path.exists() and not again:
+        return 0
+    predict, write = kind
+    found = list(track(_on_all_cores(predict, cells), path.stem, len(cells)))
+    temporary = path.with_name(f".{path.name}")
+    write(temporary, found)
+    temporary.replace(path)
+    return len(cells)
+
+
+def _write_families(path: Path, families: list[list[GridRow]]) -> None:
+    write_grid(path, [row for family in families for row in family])
+
+
+_Kind = tuple[Callable[[CellConfig], Any], Callable[[Path, list], None]]
+_preloading: _Kind = (predict_preloading, write_preloading)
+_grid: _Kind = (grid_rows, _write_families)
+
+_predict: Callable[[CellConfig], Record] = partial(run_cell, budget=Budget())
+
+
+def _on_all_cores(work: Callable[[CellConfig], Any], cells: list[CellConfig]) -> Iterator[Any]:
+    """Results in the order of the cells."""
+    context = multiprocessing.get_context("fork") if sys.platform == "linux" else None
+    with ProcessPoolExecutor(
+        os.cpu_count(), mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        yield from pool.map(work, cells)
+
+
+def write_everything(results: Path) -> None:
+    """Tables, figures, findings and paper check into `results/paper`, and `results/report.html`; from records alone.
+
+    All of it is made in a folder beside and moved when it is whole.
+    """
+    folder, evidence = results / PAPER_FOLDER, Evidence(results)
+    passes, grid = read_preloading(folder / "preloading.csv"), list(read_grid(folder / "grid.csv"))
+    fair, figures = list(fair_tables(evidence, passes)), list(paper_figures(evidence))
+    comparisons, findings = check(evidence), findings_page(evidence, passes, fair)
+    with TemporaryDirectory(dir=results, prefix=".reproduce.") as name:
+        made = Path(name)
+        for exhibit in (*paper_tables(evidence), *figures, *fair):
+            write_exhibit(exhibit, made)
+        drawn = [(made / f"{figure.name}.svg", figure.title, " ".join(figure.notes)) for figure in figures]
+        document = page(evidence, grid, comparisons, findings, fair, drawn + _trained_figures(results))
+        check_table(comparisons).to_csv(made / "check.csv", index=False)
+        (made / "findings.md").write_text(findings, encoding="utf-8")
+        (made / "report.html").write_text(document, encoding="utf-8")
+        for path in made.iterdir():
+            path.replace((results if path.name == "report.html" else folder) / path.name)
+
+
+def _trained_figures(results: Path) -> list[tuple[Path, str, str]]:
+    """Pictures that training has left: Figures 6 and 9, which show what a trained model attends to."""
+    found = sorted(path for path in (results / "training").glob("fig*") if path.suffix in (".svg", ".png"))
+    pictures = {path.stem: path for path in found}  # of one name, the SVG
+    return [(path, stem.replace("_", " "), "From a model trained by us.") for stem, path in pictures.items()]

@@ -1,0 +1,25 @@
+from PIL import Image
+
+from fptplus.__main__ import main
+
+
+def test_synthesize_writes_class_folders_and_says_where(tmp_path, capsys):
+    assert main(["synthesize", "--out", str(tmp_path / "fundus"), "--images-per-class", "10", "--res", "64"]) == 0
+    assert "20 images of 64 px in" in capsys.readouterr().out
+    assert len(list((tmp_path / "fundus" / "train" / "healthy").iterdir())) == 7
+    assert main(["synthesize", "--out", str(tmp_path / "fundus"), "--images-per-class", "10"]) == 2
+    assert "new or empty folder" in capsys.readouterr().err
+
+
+def test_prepare_tells_counts_source_and_licence(tmp_path, capsys):
+    for index in range(10):
+        for label in (0, 1):
+            path = tmp_path / "raw" / "CXR_png" / f"CHNCXR_{index + 1:04d}_{label}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (2, 2)).save(path)
+    options = ["--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]
+    assert main(["prepare", "--preset", "chncxr", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "20 images in" in printed and "662 labelled images, this one 20" in printed and "licence:" in printed
+    assert main(["prepare", "--preset", "chn", *options]) == 2
+    assert "did you mean chncxr?" in capsys.readouterr().err
