@@ -24,8 +24,8 @@ ROWS_AT_ONCE = 64
 """Rows read at once while a store is brought to the device."""
 
 STEP_BYTES = 3 * 2**30
-"""Left free beside a store that is kept on the device: the largest predicted step of FPT and FPT+ at batch 16, FPT on ViT-L
-with explicit attention in fp32, needs 2.5 GiB; with fused attention in bf16 it needs 1.1 GiB, FPT+ on ViT-B 0.2 GiB."""
+"""Left free beside a store that is kept on the device. The largest step of FPT and FPT+ that is predicted at 512 px and
+batch 16, FPT on ViT-L with explicit attention in fp32, needs 2.5 GiB; fused and in bf16 it needs 1.1 GiB."""
 
 log = logging.getLogger(__name__)
 
