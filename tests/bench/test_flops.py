@@ -143,7 +143,8 @@ def side(count, kind, *, side_res, layers):
     for layer in range(layers):
         macs = prompts * kept * DIM
         count.forward += 2 * macs
-        count.step += (4 if kind == "eager" else 5) * macs  # stored keys and values get no gradient
+        # stored keys and values get no gradient; with fused attention a GPU computes the scores again for the backward
+        count.step += (4 if kind == "eager" else 5) * macs
         count.product(prompts * DIM * dim)
         tokens = patches + 1 + prompts
         if kind == "eager":
