@@ -11,7 +11,7 @@ int8 features are K = K₈ ∘ k with one scale k a channel, and q · Kᵀ = (q 
 are, and only the few queries, outputs and their gradients are scaled.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -37,46 +37,55 @@ def stored_attention(
     device_type = queries.device.type
     if device_type != "meta" and torch.is_autocast_enabled(device_type):
         queries = queries.to(torch.get_autocast_dtype(device_type))
-    queries = (queries * queries.shape[-1] ** -0.5).flatten(0, 1)
-    attended = _StoredAttention.apply(queries, *(part if part is None else _by_image(part) for part in features))
-    return attended.unflatten(1, keys.shape[0:3:2]).permute(1, 0, 3, 2, 4).flatten(3)
-
-
-def _by_image(part: Tensor) -> Tensor:
-    """(layers, B, heads, ...) as (B, layers·heads, ...), which is how a store keeps it."""
-    return part.transpose(0, 1).flatten(1, 2)
+    return _StoredAttention.apply(queries * queries.shape[-1] ** -0.5, *features)
 
 
 class _StoredAttention(torch.autograd.Function):
-    """Of queries (M, P, head_dim) and features (B, M, n, head_dim), M layers times heads; gives (B, M, P, head_dim)."""
+    """Arguments and result of stored_attention; the queries are scaled and of the products' type.
+
+    Inside, layers and heads are one axis M: features (B, M, n, head_dim), which is how a store keeps an image's.
+    """
 
     @staticmethod
-    def forward(ctx, queries: Tensor, keys: Tensor, values: Tensor, key_scales, value_scales) -> Tensor:
-        out = queries.new_empty(len(keys), *queries.shape)
+    def forward(ctx, queries: Tensor, *features: Tensor | None) -> Tensor:
+        layers, heads, prompts, head_dim = queries.shape
+        keys, values, key_scales, value_scales = _by_image(features)
+        flat = queries.flatten(0, 1)
+        out = queries.new_empty(layers, len(keys), prompts, heads, head_dim)
+        out_by_image = out.permute(1, 0, 3, 2, 4)
         ctx.kept = [] if _keeps_probabilities(queries.device) else None
         for images in _pieces(keys):
-            probabilities = _probabilities(queries, keys[images], key_scales, images)
-            out[images] = _scaled(probabilities @ values[images].to(queries.dtype), value_scales, images)
+            probabilities = _probabilities(flat, keys[images], key_scales, images)
+            attended = _scaled(probabilities @ values[images].to(flat.dtype), value_scales, images)
+            out_by_image[images] = attended.unflatten(1, (layers, heads))
             if ctx.kept is not None:
                 ctx.kept.append(probabilities)
-        ctx.save_for_backward(queries, keys, values, key_scales, value_scales)
-        return out
+        ctx.save_for_backward(queries, *features)
+        return out.flatten(3)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, values, key_scales, value_scales = ctx.saved_tensors
-        dtype = grad.dtype
-        total = torch.zeros_like(queries, dtype=torch.float32)
+        queries, *features = ctx.saved_tensors
+        keys, values, key_scales, value_scales = _by_image(features)
+        flat, dtype = queries.flatten(0, 1), grad.dtype
+        grad_by_image = grad.unflatten(3, (queries.shape[1], -1)).permute(1, 0, 3, 2, 4)
+        total = torch.zeros_like(flat, dtype=torch.float32)
         for index, images in enumerate(_pieces(keys)):
             if ctx.kept is None:
-                probabilities = _probabilities(queries, keys[images], key_scales, images)
+                probabilities = _probabilities(flat, keys[images], key_scales, images)
             else:
                 probabilities = ctx.kept[index]
-            slopes = _scaled(grad[images], value_scales, images) @ values[images].to(dtype).mT
+            slopes = _scaled(grad_by_image[images].flatten(1, 2), value_scales, images)
+            slopes = slopes @ values[images].to(dtype).mT
             slopes = torch.ops.aten._softmax_backward_data(slopes, probabilities, -1, dtype)
             by_image = _scaled(slopes @ keys[images].to(dtype), key_scales, images)
             total += by_image.sum(dim=0, dtype=torch.float32)
-        return total.to(dtype), None, None, None, None
+        return total.to(dtype).view_as(queries), None, None, None, None
+
+
+def _by_image(features: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """(layers, B, heads, ...) as (B, layers·heads, ...): views, where the numbers of an image lie together."""
+    return [part if part is None else part.transpose(0, 1).flatten(1, 2) for part in features]
 
 
 def _probabilities(queries: Tensor, keys: Tensor, key_scales: Tensor | None, images: slice) -> Tensor:

@@ -1,6 +1,7 @@
 """`python -m fptplus train`: any method on a store, over a grid of hyperparameters and several seeds."""
 
 import json
+import logging
 import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -131,6 +132,7 @@ def train_command(arguments: list[str]) -> int:
     if config.repeats < 1:
         raise InvalidInput(f"repeats must be at least 1, got {config.repeats}.")
     console = Console()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     device = resolve_device(config.device)
     with process_group(device) as processes:
         job = Job(config, FeatureStore.open(config.store), device, processes)
