@@ -12,7 +12,7 @@ from fptplus import InvalidInput
 
 from .config import CellConfig
 from .predict.devices import Gpu
-from .predict.extrapolate import TraceFamily
+from .predict.extrapolate import TraceFamily, UnlikeTraces
 from .predict.predictor import trace_cell
 from .predict.replay import fits, replay
 from .predict.trace import Trace
@@ -117,9 +117,15 @@ class _Search:
     def largest_batch(self, asked_fits: bool) -> int | None:
         """The largest batch size that fits at the cell's resolution."""
         points = sorted({2, max(4, self._cell.batch_size)})
-        family = TraceFamily(points, [self.trace(batch_size=point) for point in points])
+        traces = [self.trace(batch_size=point) for point in points]
         lowest = self._cell.batch_size if asked_fits else 0
-        guess = _last(lambda batch: self._fits(family.at(batch)), lowest, LARGEST_BATCH)
+        try:
+            family = TraceFamily(points, traces)
+            guess = _last(lambda batch: self._fits(family.at(batch)), lowest, LARGEST_BATCH)
+        except UnlikeTraces:  # then memory grows nearly along a line
+            first, second = (replay(trace).reserved_bytes for trace in traces)
+            room = (self._capacity_bytes - first) * (points[1] - points[0]) // max(second - first, 1)
+            guess = min(max(points[0] + room, lowest), LARGEST_BATCH)
         return self._decide(guess, lowest, LARGEST_BATCH, 1, "batch_size")
 
     def largest_res(self, asked_fits: bool, patch_size: int) -> int | None:

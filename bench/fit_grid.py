@@ -13,9 +13,10 @@ from pathlib import Path
 from methods import METHODS
 
 from .config import CellConfig
-from .predict.extrapolate import TraceFamily
+from .predict.extrapolate import TraceFamily, UnlikeTraces
 from .predict.predictor import trace_cell
 from .predict.replay import replay
+from .predict.trace import Trace
 from .units import MIB
 
 MODELS = ("vit_b", "vit_l")
@@ -67,21 +68,34 @@ def grid_families() -> list[CellConfig]:
 
 def grid_rows(family: CellConfig) -> list[GridRow]:
     """Memory of a family at every resolution and batch size of the grid."""
+    along_res = {batch: _along_res(family, batch) for batch in _TRACED_BATCHES}
+    try:
+        return [_row(family, res, _extrapolated(along_res, res)) for res in RES]
+    except UnlikeTraces:  # along the batch size; then each of them is traced
+        along_res |= {batch: _along_res(family, batch) for batch in BATCHES if batch not in along_res}
+        return [_row(family, res, {batch: along_res[batch].at(_patches(res)) for batch in BATCHES}) for res in RES]
+
+
+def _along_res(family: CellConfig, batch: int) -> TraceFamily:
     traced_res = _TRACED_RES[family.attention]
-    patches = [(res // PATCH_SIZE) ** 2 for res in traced_res]
-    along_res = [
-        TraceFamily(patches, [trace_cell(replace(family, res=res, batch_size=batch)) for res in traced_res])
-        for batch in _TRACED_BATCHES
-    ]
-    return [_row(family, res, along_res) for res in RES]
+    traces = [trace_cell(replace(family, res=res, batch_size=batch)) for res in traced_res]
+    return TraceFamily([_patches(res) for res in traced_res], traces)
 
 
-def _row(family: CellConfig, res: int, along_res: list[TraceFamily]) -> GridRow:
-    num_patches = (res // PATCH_SIZE) ** 2
-    along_batch = TraceFamily(_TRACED_BATCHES, [one.at(num_patches) for one in along_res])
-    reserved = tuple(round(replay(along_batch.at(batch)).reserved_bytes / MIB) for batch in BATCHES)
+def _extrapolated(along_res: dict[int, TraceFamily], res: int) -> dict[int, Trace]:
+    """Traces at a resolution for every batch size, from those of some."""
+    along_batch = TraceFamily(list(along_res), [family.at(_patches(res)) for family in along_res.values()])
+    return {batch: along_batch.at(batch) for batch in BATCHES}
+
+
+def _row(family: CellConfig, res: int, by_batch: dict[int, Trace]) -> GridRow:
+    reserved = tuple(round(replay(trace).reserved_bytes / MIB) for trace in by_batch.values())
     axes = {name: getattr(family, name) for name in ("method", "model", "precision", "attention", "checkpointing")}
     return GridRow(**axes, res=res, reserved_mib=reserved)
+
+
+def _patches(res: int) -> int:
+    return (res // PATCH_SIZE) ** 2
 
 
 _LABELS = ("method", "model", "res", "precision", "attention", "checkpointing")

@@ -99,14 +99,14 @@ def _keeps_probabilities(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _images_at_once(device: torch.device) -> int:
-    """How many images are converted and multiplied together: on a CPU one, which its caches hold."""
-    return 1 if device.type == "cpu" else 2
+def _images_at_once(device: torch.device, batch_size: int) -> int:
+    """Images converted and multiplied together: on a CPU one, which its caches hold; else an eighth of the batch."""
+    return 1 if device.type == "cpu" else -(-batch_size // 8)
 
 
 def _pieces(features: Tensor) -> Iterator[slice]:
     """The images of a batch, a few at a time."""
-    step = _images_at_once(features.device)
+    step = _images_at_once(features.device, len(features))
     return (slice(start, start + step) for start in range(0, len(features), step))
 
 

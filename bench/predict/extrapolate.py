@@ -16,6 +16,10 @@ from .rules import reduction_scratch
 from .trace import Event, Trace
 
 
+class UnlikeTraces(ValueError):
+    """The step does other things at one size than at another, as where it takes a few images at a time."""
+
+
 class TraceFamily:
     """Traces of one cell along one axis.
 
@@ -24,13 +28,13 @@ class TraceFamily:
         traces: theirs.
 
     Raises:
-        ValueError: if the traces are not the same sequence of events.
+        UnlikeTraces: if the traces are not the same sequence of events.
     """
 
     def __init__(self, points: Sequence[int], traces: Sequence[Trace]) -> None:
         traces = [_without_reductions(trace) for trace in traces]
         if any(_sequence(one) != _sequence(other) for one, other in pairwise(traces)):
-            raise ValueError("traces along one axis must be the same sequence of events")
+            raise UnlikeTraces("traces along one axis must be the same sequence of events")
         self._points = [Fraction(point) for point in points]
         self._model = traces[0]
         self._allocations = [event.allocation for event in self._model.events if not event.is_free]

@@ -56,7 +56,7 @@ def test_computing_the_probabilities_again_changes_nothing(monkeypatch):
     queries = torch.randn(LAYERS, HEADS, PROMPTS, HEAD_DIM)
     kept = output_and_gradient(stored_attention, queries, *stored)
     monkeypatch.setattr("fptplus.stored_attention._keeps_probabilities", lambda device: False)
-    monkeypatch.setattr("fptplus.stored_attention._images_at_once", lambda device: 2)
+    monkeypatch.setattr("fptplus.stored_attention._images_at_once", lambda device, batch_size: 2)
     again = output_and_gradient(stored_attention, queries, *stored)
     torch.testing.assert_close(kept, again, rtol=1e-5, atol=1e-6)
 
