@@ -34,8 +34,7 @@ def test_the_largest_batch_fits_and_the_next_does_not(method, mebibytes):
     assert not fits(trace_cell(replace(cell, batch_size=found + 1)), mebibytes * MIB)
 
 
-@pytest.mark.parametrize("method", ["fpt", "fptplus"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("method", "precision"), [("fpt", "fp32"), ("fptplus", "bf16")])
 def test_a_step_that_takes_a_few_images_at_a_time_is_searched_too(method, precision):
     cell = replace(CELL, method=method, attention="sdpa", precision=precision)
     found = advise(cell, gpu_with(44), PATCH).largest_batch
