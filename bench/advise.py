@@ -1,12 +1,9 @@
 """Which method fits a GPU, how large a batch and a resolution it could have, and what would make it fit."""
 
-import multiprocessing
-import os
-import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import combinations, repeat
+from functools import partial
+from itertools import combinations
 
 from fptplus import InvalidInput
 
@@ -16,6 +13,7 @@ from .predict.extrapolate import TraceFamily, UnlikeTraces
 from .predict.predictor import trace_cell
 from .predict.replay import fits, replay
 from .predict.trace import Trace
+from .processors import on_all_processors
 
 LARGEST_BATCH = 4096
 LARGEST_RES = 4096
@@ -81,9 +79,7 @@ def advise(cell: CellConfig, gpu: Gpu, patch_size: int) -> Advice:
 
 def advise_all(cells: list[CellConfig], gpu: Gpu, patch_size: int) -> Iterator[Advice]:
     """Advice on each cell in turn, worked out on all processors."""
-    context = multiprocessing.get_context("fork") if sys.platform == "linux" else None
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        yield from pool.map(advise, cells, repeat(gpu), repeat(patch_size))
+    return on_all_processors(partial(advise, gpu=gpu, patch_size=patch_size), cells)
 
 
 def _remedies(cell: CellConfig, capacity_bytes: int) -> Iterator[dict[str, str]]:

@@ -1,10 +1,6 @@
 """What a sweep is going to do: which cells it will run, which of them should run out of memory, how long it takes."""
 
-import multiprocessing
-import os
-import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 from fptplus import InvalidInput
@@ -15,6 +11,7 @@ from .harness import cpu_flops_per_s
 from .measure import Budget
 from .predict.devices import Gpu
 from .predict.predictor import Prediction, predict
+from .processors import on_all_processors
 from .results_store import ResultsStore
 from .sweep import Redo, is_settled
 
@@ -96,9 +93,7 @@ def predict_all(cells: list[CellConfig]) -> Iterator[Prediction | str]:
     if len(cells) < 4:
         yield from map(_predict, cells)
         return
-    context = multiprocessing.get_context("fork") if sys.platform == "linux" else None
-    with ProcessPoolExecutor(min(len(cells), os.cpu_count() or 1), mp_context=context) as pool:
-        yield from pool.map(_predict, cells)
+    yield from on_all_processors(_predict, cells)
 
 
 def _predict(cell: CellConfig) -> Prediction | str:

@@ -1,16 +1,12 @@
 """Make the paper's tables, figures and report: predict what no record answers yet, then draw all of it from records."""
 
-import multiprocessing
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
+from fptplus.whole_file import whole_file
 
 from .config import CellConfig
 from .fit_grid import GridRow, grid_families, grid_rows, read_grid, write_grid
@@ -20,6 +16,7 @@ from .paper.cells import all_cells
 from .paper.check import check, check_table
 from .paper.evidence import PAPER_FOLDER, Evidence
 from .paper.preloading import predict_preloading, preloading_cells, read_preloading, write_preloading
+from .processors import on_all_processors
 from .record import Record
 from .report.exhibit import write_exhibit
 from .report.fair_tables import fair_tables
@@ -48,7 +45,7 @@ def predict_missing(results: Path, again: bool, track: Track) -> int:
     store = ResultsStore(folder)
     cells = [cell for cell in all_cells() if again or not _is_answered(store.find(cell.cell_id))]
     try:
-        for record in track(_on_all_cores(_predict, cells), "cells", len(cells)):
+        for record in track(on_all_processors(_predict, cells), "cells", len(cells)):
             store.write(record)
     finally:
         store.write_csv()
@@ -66,10 +63,9 @@ def _predict_into(path: Path, again: bool, cells: list[CellConfig], kind: "_Kind
     if path.exists() and not again:
         return 0
     predict, write = kind
-    found = list(track(_on_all_cores(predict, cells), path.stem, len(cells)))
-    temporary = path.with_name(f".{path.name}")
-    write(temporary, found)
-    temporary.replace(path)
+    found = list(track(on_all_processors(predict, cells), path.stem, len(cells)))
+    with whole_file(path) as beside:
+        write(beside, found)
     return len(cells)
 
 
@@ -82,15 +78,6 @@ _preloading: _Kind = (predict_preloading, write_preloading)
 _grid: _Kind = (grid_rows, _write_families)
 
 _predict: Callable[[CellConfig], Record] = partial(run_cell, budget=Budget())
-
-
-def _on_all_cores(work: Callable[[CellConfig], Any], cells: list[CellConfig]) -> Iterator[Any]:
-    """Results in the order of the cells."""
-    context = multiprocessing.get_context("fork") if sys.platform == "linux" else None
-    with ProcessPoolExecutor(
-        os.cpu_count(), mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        yield from pool.map(work, cells)
 
 
 def write_everything(results: Path) -> None:

@@ -4,7 +4,6 @@ Several processes, on several machines, may use one folder: file locks keep them
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from fptplus import InvalidInput
+from fptplus.whole_file import whole_file
 
 from .record import COLUMNS, Record
 
@@ -103,7 +103,7 @@ class ResultsStore:
                         "name another folder with --out, or --redo what is to be measured again."
                     )
                 self._put_aside(path)
-            _write_atomically(path, _as_text(record))
+            _write(path, _as_text(record))
 
     def _put_aside(self, path: Path) -> None:
         """A second name for a record, so that it has one at every moment."""
@@ -114,7 +114,7 @@ class ResultsStore:
             if kept.read_text() == path.read_text():
                 return  # put aside by a process that then died
             number += 1
-        _write_atomically(kept, path.read_text())
+        _write(kept, path.read_text())
 
     def records(self) -> list[Record]:
         """All records, in the order of their configurations."""
@@ -127,7 +127,7 @@ class ResultsStore:
             for unfinished in (*self.records_folder.glob(".*.json.*"), *self.folder.glob(".results.csv.*")):
                 unfinished.unlink()
             table = pd.DataFrame([asdict(record) for record in self.records()], columns=list(COLUMNS), dtype=object)
-            _write_atomically(self.csv_path, table.to_csv(index=False))
+            _write(self.csv_path, table.to_csv(index=False))
 
 
 def _as_text(record: Record) -> str:
@@ -144,17 +144,6 @@ def _read(path: Path) -> Record:
         ) from error
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    """Write beside the target and rename, so that a reader sees the old file or the new one and never half of one."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink()
-        raise
+def _write(path: Path, text: str) -> None:
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")

@@ -4,7 +4,6 @@ Frozen weights are not copied: a checkpoint names the LPM it was trained on (by 
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import InvalidInput
+from .whole_file import whole_file
 
 BEST = "best.safetensors"
 LAST = "last.pt"
@@ -82,16 +82,10 @@ def write_training_state(folder: Path, state: dict, best: dict[str, Tensor] | No
     folder.mkdir(parents=True, exist_ok=True)
     if best is not None:
         contiguous = {name: tensor.cpu().contiguous().clone() for name, tensor in best.items()}
-        save_file(contiguous, folder / f"{BEST}.new", metadata=facts)
-        _put_in_place(folder / f"{BEST}.new", folder / BEST)
-    torch.save(state, folder / f"{LAST}.new")
-    _put_in_place(folder / f"{LAST}.new", folder / LAST)
-
-
-def _put_in_place(new: Path, target: Path) -> None:
-    with new.open("rb") as file:
-        os.fsync(file.fileno())
-    new.replace(target)
+        with whole_file(folder / BEST) as beside:
+            save_file(contiguous, beside, metadata=facts)
+    with whole_file(folder / LAST) as beside:
+        torch.save(state, beside)
 
 
 def read_training_state(folder: Path, identity: dict[str, str], device: str) -> dict | None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data.augment import Augmentation, Views, draw_views, normalize, plain_views, render
+from .data.augment import OFFICIAL, Augmentation, Views, draw_views, normalize, plain_views, render
 from .data.dataset import Split
 from .distributed import Processes
 from .errors import InvalidInput
@@ -20,7 +20,6 @@ from .feature_store import FeatureStore
 from .store_rows import RowReader, fits_beside_the_step
 
 ALONE = Processes()
-OFFICIAL = Augmentation()
 
 
 @dataclass(frozen=True)

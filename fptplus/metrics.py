@@ -1,6 +1,5 @@
-"""How good a classifier is, and how good for its size (FPT+, Sec. IV-B2)."""
+"""How good a classifier is (FPT+, Sec. IV-B2)."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,13 +59,3 @@ def score(logits: Tensor, labels: Tensor) -> Scores:
         auc_by_class=tuple(by_class.tolist()),
         confusion=tuple(tuple(row) for row in multiclass_confusion_matrix(predicted, labels, classes).tolist()),
     )
-
-
-def performance_efficiency(score: float, ratio: float) -> float:
-    """A score discounted by a cost: PPE for the share of learnable parameters, PME for memory (Eq. 9-10).
-
-    Args:
-        score: of any scale; the paper's are AUCs in percent.
-        ratio: learnable over all parameters (PPE), or memory over that of full fine-tuning (PME), as a fraction.
-    """
-    return score * math.exp(-math.log10(ratio + 1))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .backbone import FrozenBackbone
 from .data import ImageDataset
-from .data.augment import normalize
+from .data.augment import OFFICIAL, normalize
 from .decode import Decoded, decode_ahead
 from .decode import to_square as to_square
 from .errors import InvalidInput
@@ -29,9 +29,6 @@ from .training import Precision, autocast
 Progress = Callable[[int, int], None]
 """Told the images done, and all of them, of this process."""
 
-LARGEST_CROPPED_SHARE = 0.8
-"""The smallest area that the random resized crop keeps (official code)."""
-
 BATCHES_UNDER_WAY = 2
 
 
@@ -40,7 +37,12 @@ def stored_image_res(train_res: int) -> int:
 
     train_res / √0.8, rounded up to a multiple of 16.
     """
-    return 16 * math.ceil(train_res / math.sqrt(LARGEST_CROPPED_SHARE) / 16)
+    return 16 * math.ceil(train_res / math.sqrt(OFFICIAL.min_scale) / 16)
+
+
+def largest_train_res(image_res: int) -> int:
+    """The other way: the most pixels a side that the smallest random crop of a stored image still has."""
+    return int(image_res * math.sqrt(OFFICIAL.min_scale))
 
 
 def preload(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from .data import Example
 from .errors import InvalidInput
 from .store_layout import RowLayout, StoreDtype
+from .whole_file import whole_file
 
 MANIFEST = "manifest.json"
 FORMAT = "fptplus feature store 1"
@@ -134,15 +134,8 @@ class StoreManifest:
             "shards": [asdict(shard) for shard in self.shards],
         }
         content = json.dumps({"format": FORMAT, "sha256": _body_digest(body), "store": body}, indent=1)
-        temporary = folder / f"{MANIFEST}.{os.getpid()}.tmp"
-        try:
-            with temporary.open("w") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(folder / MANIFEST)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(folder / MANIFEST) as beside:
+            beside.write_text(content)
 
     @classmethod
     def read(cls, folder: Path) -> "StoreManifest":

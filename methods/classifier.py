@@ -18,7 +18,7 @@ from fptplus.data.augment import normalize, plain_views, render
 from fptplus.errors import InvalidInput
 from fptplus.preload import to_square
 
-from .for_training import build_for_training, input_res, reads_features
+from .for_training import build_as_trained, input_res, reads_features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,17 +83,7 @@ def load_classifier(path: str | Path, *, weights: str | None = None, device: str
     """
     facts = read_checkpoint_facts(Path(path))
     res, classes = int(facts["res"]), tuple(json.loads(facts["classes"]))
-    tuning = build_for_training(
-        facts["method"],
-        facts["model"],
-        res,
-        len(classes),
-        weights=weights or facts["weights"] or None,
-        seed=int(facts["seed"]),
-        total_steps=1,
-        attention=facts["attention"],
-        with_lpm=True,
-    )
+    tuning = build_as_trained(facts, len(classes), weights=weights, with_lpm=True)
     if reads_features(facts["method"]):
         _check_lpm(tuning.preloader.vit, facts)
     load_learnable(tuning.model, Path(path))

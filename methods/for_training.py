@@ -1,5 +1,7 @@
 """A method's model with real weights, ready for real training; benchmarks build theirs from a cell instead."""
 
+from collections.abc import Mapping
+
 import torch
 
 from . import find_method
@@ -61,3 +63,30 @@ def build_for_training(
         )
     torch.manual_seed(seed)  # the trained part is the same whether or not the LPM has drawn its weights
     return found.build(vit, res)
+
+
+def build_as_trained(
+    facts: Mapping[str, str], num_classes: int, *, weights: str | None, with_lpm: bool = False
+) -> FineTuning:
+    """What a checkpoint was trained as, before its weights are loaded.
+
+    Args:
+        facts: of the checkpoint, as of fptplus.checkpoint.read_checkpoint_facts.
+        num_classes: of its task.
+        weights: of the LPM; default those the checkpoint names.
+        with_lpm: as of build_for_training.
+
+    Raises:
+        InvalidInput: if the weights are not what they must be.
+    """
+    return build_for_training(
+        facts["method"],
+        facts["model"],
+        int(facts["res"]),
+        num_classes,
+        weights=weights or facts["weights"] or None,
+        seed=int(facts["seed"]),
+        total_steps=1,
+        attention=facts["attention"],
+        with_lpm=with_lpm,
+    )

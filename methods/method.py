@@ -44,6 +44,11 @@ class FineTuning:
         """Whether nothing moves: a pass that makes features, not a training."""
         return not any(parameter.requires_grad for parameter in self.model.parameters())
 
+    @property
+    def learnable_params(self) -> int:
+        """Parameters that move."""
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+
     def training_step(self, optimizer: torch.optim.Optimizer, **options) -> TrainingStep:
         """The training step of this model; options as of TrainingStep."""
         return TrainingStep(self.model, optimizer, regularizer=self.regularizer, after_step=self.after_step, **options)

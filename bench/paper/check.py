@@ -7,13 +7,13 @@ from functools import partial
 import pandas as pd
 
 from bench.config import CellConfig
+from fptplus.efficiency import performance_efficiency
 
 from .bands import FITS_AFTER_ALL, FITS_AFTER_ALL_CELLS, TOLERANCES, Verdict, known_deviation
 from .cells import paper_cell
 from .evidence import Evidence, Number
 from .flops import by_convention_gmacs, preloading_by_convention_gmacs, preloading_gmacs, true_gmacs
-from .metrics import FULL_MEM_MB, efficiency
-from .printed import DATASETS, PrintedCell, printed_cells
+from .printed import DATASETS, FULL_MEM_MB, PrintedCell, printed_cells
 
 PAPER_CARD = "RTX A6000"
 
@@ -161,9 +161,9 @@ def _ours(cell: PrintedCell, evidence: Evidence) -> Number | None:
             aucs = [row[f"{short}_auc"] for short in DATASETS]
             return Number(value=sum(aucs) / len(aucs), source="computed", record="bench/paper/table1.csv")
         case "ppe":
-            return Number(value=efficiency(row["avg_auc"], row["params_pct"] / 100), source="computed")
+            return Number(value=performance_efficiency(row["avg_auc"], row["params_pct"] / 100), source="computed")
         case "pme":
-            return Number(value=efficiency(row["avg_auc"], row["mem_mb"] / FULL_MEM_MB), source="computed")
+            return Number(value=performance_efficiency(row["avg_auc"], row["mem_mb"] / FULL_MEM_MB), source="computed")
         case "avg_auc":
             return None
     if cell.cell is None:

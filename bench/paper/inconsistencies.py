@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .metrics import FULL_MEM_MB, efficiency
-from .printed import DATASETS, paper_table
+from fptplus.efficiency import performance_efficiency
+
+from .printed import DATASETS, FULL_MEM_MB, paper_table
 
 MESSIDOR2_IMAGES = 1748
 """Sec. IV-D."""
@@ -43,7 +44,7 @@ def _efficiencies() -> Iterator[Inconsistency]:
         for row in paper_table(number).to_dict("records"):
             for name, field, scale in (("ppe", "params_pct", 100), ("pme", "mem_mb", FULL_MEM_MB)):
                 if name in row:
-                    own = efficiency(row["avg_auc"], row[field] / scale)
+                    own = performance_efficiency(row["avg_auc"], row[field] / scale)
                     if abs(own - row[name]) > 0.0051:
                         yield Inconsistency(
                             where=f"Table {number}, row {list(row.values())[:2]}",

@@ -30,6 +30,9 @@ DATASETS = {
 }
 """Columns of Table I: short name, printed name."""
 
+FULL_MEM_MB = 23128
+"""Memory of full fine-tuning in Table I, the denominator of every m in the paper."""
+
 FIGURE7_MB = {"side_only": 8214, "side_mlp": 35682, "side_fusion": 13328, "fptplus": 736}
 """Sec. IV-G1; the values of the two configurations between are only drawn."""
 

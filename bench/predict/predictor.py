@@ -144,7 +144,7 @@ def predict(cell: CellConfig) -> Prediction:
         backbone = forward_macs(tuning.preloader, (image,)) if tuning.preloader else None
     trace = _trace(cell, tuning, targets)
     return Prediction(
-        learnable_params=sum(p.numel() for p in tuning.model.parameters() if p.requires_grad),
+        learnable_params=tuning.learnable_params,
         total_params=tuning.total_params,
         forward_macs=one_image,
         backbone_forward_macs=backbone,

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from bench.paper.cells import LARGE_RES, LARGE_SETTINGS, SETTINGS, paper_cell
 from bench.paper.evidence import Evidence, Number
-from bench.paper.metrics import efficiency
 from bench.paper.preloading import Preloading
 from bench.paper.printed import paper_table
 from bench.units import MIB
+from fptplus.efficiency import performance_efficiency
 from methods import METHODS, find_method
 
 from .exhibit import Entry, Exhibit, Row
@@ -75,7 +75,7 @@ def fair_efficiency(evidence: Evidence, passes: list[Preloading]) -> Exhibit:
         entries = [Entry(number=auc, decimals=2)]
         for setting in ("the paper's setting", "all four"):
             memory = charged_mib(evidence, passes, method, "vit_b", 512, setting)
-            pme = efficiency(auc.value, memory.value / full_mib)
+            pme = performance_efficiency(auc.value, memory.value / full_mib)
             entries += [
                 Entry(number=memory),
                 Entry(number=Number(value=pme, source="computed", record=memory.record), decimals=2),

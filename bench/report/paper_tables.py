@@ -6,8 +6,8 @@ from bench.paper.cells import SIX_SIDE_LAYERS, TABLE3_RES, ablated, paper_cell
 from bench.paper.evidence import Evidence, Number
 from bench.paper.flops import by_convention_gmacs, preloading_by_convention_gmacs, preloading_gmacs, true_gmacs
 from bench.paper.inconsistencies import EPOCHS
-from bench.paper.metrics import efficiency
 from bench.paper.printed import DATASETS, paper_table
+from fptplus.efficiency import performance_efficiency
 from methods import METHODS, find_method
 
 from .exhibit import Entry, Exhibit, Row
@@ -46,8 +46,12 @@ def efficiencies(evidence: Evidence, auc: Number, params_pct: float, memory_mib:
     source = "trained" if auc.source == "trained" else "computed"
     full_mib = evidence.needed_mib(paper_cell("full")).value
     return (
-        Number(value=efficiency(auc.value, params_pct / 100), source=source, record=auc.record),
-        Number(value=efficiency(auc.value, memory_mib.value / full_mib), source=source, record=memory_mib.record),
+        Number(value=performance_efficiency(auc.value, params_pct / 100), source=source, record=auc.record),
+        Number(
+            value=performance_efficiency(auc.value, memory_mib.value / full_mib),
+            source=source,
+            record=memory_mib.record,
+        ),
     )
 
 

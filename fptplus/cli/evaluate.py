@@ -14,13 +14,14 @@ from bench.config import CellConfig
 from bench.predict.predictor import predict
 from fptplus.checkpoint import load_learnable, read_checkpoint_facts
 from fptplus.data.images import read_image
+from fptplus.efficiency import performance_efficiency
 from fptplus.errors import InvalidInput
 from fptplus.feature_store import FeatureStore
 from fptplus.feed import Feed
-from fptplus.metrics import Scores, check_auc_is_defined, performance_efficiency
+from fptplus.metrics import Scores, check_auc_is_defined
 from fptplus.trainer import evaluate
 from methods.classifier import load_classifier
-from methods.for_training import build_for_training, input_res, reads_features
+from methods.for_training import build_as_trained, input_res, reads_features
 from methods.method import FineTuning
 
 from .device import DeviceName, resolve_device
@@ -99,16 +100,7 @@ def score_on(
                 f"store must have the {name} that the checkpoint was trained with, {expected}, {str(config.store)!r} "
                 f"has {found}; preload with the same LPM."
             )
-    tuning = build_for_training(
-        facts["method"],
-        facts["model"],
-        int(facts["res"]),
-        len(classes),
-        weights=config.weights or facts["weights"] or None,
-        seed=int(facts["seed"]),
-        total_steps=1,
-        attention=facts["attention"],
-    )
+    tuning = build_as_trained(facts, len(classes), weights=config.weights)
     load_learnable(tuning.model.to(device), config.checkpoint)
     feed = Feed(
         store=store,
@@ -137,7 +129,7 @@ def print_scores(console: Console, scores: Scores, classes: tuple[str, ...], spl
 
 def print_efficiency(console: Console, tuning: FineTuning, scores: Scores, facts: dict[str, str]) -> None:
     """PPE and PME (Eq. 9-10); memory is predicted for the paper's setting, as its table has it."""
-    share = sum(p.numel() for p in tuning.model.parameters() if p.requires_grad) / tuning.total_params
+    share = tuning.learnable_params / tuning.total_params
     memory = {
         method: predict(CellConfig(method=method, model=facts["model"], res=int(facts["res"]))).process_bytes
         for method in (facts["method"], "full")

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from fptplus.errors import InvalidInput
 from fptplus.pretext import PretextConfig, train_pretext
+from fptplus.whole_file import whole_file
 from methods import create_backbone
 from methods.backbone import published_normalization
 
@@ -54,6 +55,5 @@ def _save(vit: torch.nn.Module, out: Path) -> None:
     """Write the weights but for the unused head, whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor for name, tensor in vit.state_dict().items() if not name.startswith("head.")}
-    beside = out.with_name(f".{out.name}.part")
-    save_file(weights, beside)
-    beside.replace(out)
+    with whole_file(out) as beside:
+        save_file(weights, beside)

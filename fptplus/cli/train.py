@@ -18,11 +18,13 @@ from tyro.conf import UseAppendAction
 
 from fptplus.checkpoint import BEST
 from fptplus.distributed import Processes, process_group
+from fptplus.efficiency import performance_efficiency
 from fptplus.errors import InvalidInput
 from fptplus.feature_store import FeatureStore
 from fptplus.feed import Feed
-from fptplus.metrics import performance_efficiency
+from fptplus.preload import largest_train_res
 from fptplus.trainer import EpochReport, History, OnEpoch, Trainee, TrainingConfig, evaluate, train
+from fptplus.whole_file import whole_file
 from methods.backbone import AttentionMode, Checkpointing, patch_size_of
 from methods.for_training import build_for_training, input_res, reads_features
 from methods.method import FineTuning
@@ -187,9 +189,9 @@ class Job:
     def res(self) -> int:
         """Height and width in pixels of the LPM's images."""
         if self.uses_features:
-            return self.store.manifest.res or input_res(self.config.method, 0)
+            return self.store.manifest.res
         patch = patch_size_of(self.model)
-        return self.config.res or int(self.store.manifest.image_res * 0.8**0.5) // patch * patch
+        return self.config.res or largest_train_res(self.store.manifest.image_res) // patch * patch
 
     def hyperparameters(self, lr: float, weight_decay: float, seed: int) -> TrainingConfig:
         """Those of one training.
@@ -290,7 +292,7 @@ class Job:
             val_auc=100 * history.best.val_auc,
             auc=100 * auc,
             accuracy=100 * accuracy,
-            learnable_params=sum(p.numel() for p in tuning.model.parameters() if p.requires_grad),
+            learnable_params=tuning.learnable_params,
             total_params=tuning.total_params,
             train_s=sum(epoch.train_s for epoch in history.epochs),
             store_dtype=self.store.manifest.dtype if self.uses_features else None,
@@ -346,8 +348,8 @@ def write_rows(rows: list[RunRow], out: Path) -> None:
     earlier = [pd.read_csv(path)] if path.exists() else []
     table = pd.concat([*earlier, pd.DataFrame([asdict(row) for row in rows])])
     table = table.drop_duplicates("checkpoint", keep="last").sort_values("checkpoint")
-    table.to_csv(path.with_suffix(".new"), index=False)
-    path.with_suffix(".new").replace(path)
+    with whole_file(path) as beside:
+        table.to_csv(beside, index=False)
 
 
 def report(console: Console, rows: list[RunRow], repeats: list[RunRow], out: Path) -> None:

@@ -38,6 +38,9 @@ class Augmentation:
     """Largest change of either factor from 1."""
 
 
+OFFICIAL = Augmentation()
+
+
 @dataclass(frozen=True)
 class Views:
     """How to look at each image of a batch; every field has one entry an image."""

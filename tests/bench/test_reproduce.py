@@ -13,7 +13,6 @@ from bench.fit_grid import BATCHES, grid_families, grid_rows, read_grid, write_g
 from bench.paper.cells import paper_cell
 from bench.paper.check import check
 from bench.paper.evidence import Evidence, Number
-from bench.paper.metrics import efficiency
 from bench.paper.preloading import predict_preloading, read_preloading, write_preloading
 from bench.predict.devices import GPUS
 from bench.predict.predictor import trace_cell
@@ -25,6 +24,7 @@ from bench.report.page import page
 from bench.report.paper_figures import figure2, paper_figures
 from bench.report.paper_tables import paper_tables, table1, table3
 from bench.reproduce import predict_missing, write_everything
+from fptplus.efficiency import performance_efficiency
 
 RESULTS = Path(__file__).parents[2] / "results"
 PAPER = RESULTS / "paper"
@@ -140,7 +140,7 @@ def test_table_1_is_ours_where_it_can_be(evidence):
     assert row[3].number.value == record.predicted_process_bytes / 2**20
     assert row[12].text == "87.12†"
     full = evidence.record(paper_cell("full")).predicted_process_bytes
-    assert row[14].number.value == efficiency(87.12, record.predicted_process_bytes / full)
+    assert row[14].number.value == performance_efficiency(87.12, record.predicted_process_bytes / full)
 
 
 def test_out_of_memory_is_a_slash_in_table_3(evidence):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fptplus import InvalidInput
-from fptplus.metrics import check_auc_is_defined, performance_efficiency, score
+from fptplus.efficiency import performance_efficiency
+from fptplus.metrics import check_auc_is_defined, score
 
 
 def area_by_counting_pairs(scores, positive):
