@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -69,6 +71,26 @@ def validate(session: nox.Session) -> None:
 def fptplus(session: nox.Session) -> None:
     """FPT+ on real images: nox -s fptplus -- preload --data eyes --out store; then train, evaluate, visualize."""
     _run(session, "-m", "fptplus", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def example(session: nox.Session) -> None:
+    """Run the README's example of a task where resolution matters, as it stands there, into example/."""
+    section = (ROOT / "README.md").read_text().split("### A task where resolution matters")[1]
+    for line in section.split("```bash\n")[1].split("```")[0].splitlines():
+        _run(session, *shlex.split(line.removeprefix("python ")))
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def study(session: nox.Session) -> None:
+    """FPT+ against its side network alone, in study/; the table and figures go into results/training."""
+    _run(session, "-m", "fptplus", "study", "--out", "study", *session.posargs)
+    results, figures = ROOT / "results" / "training", ROOT / "study" / "figures"
+    results.mkdir(exist_ok=True)
+    shutil.copy(ROOT / "study" / "study.csv", results / "fundus.csv")
+    shutil.copy(figures / "attention_on_prompts.svg", results / "fig6_attention_on_prompts.svg")
+    for path in figures.glob("tokens_*.png"):
+        shutil.copy(path, results / f"fig9_{path.name}")
 
 
 @nox.session(venv_backend="none", requires=["environment"], default=False)

@@ -37,7 +37,7 @@ from methods import create_backbone
 
 CONFIGS = {"fptplus": fptplus.FPTPLUS, "fpt": fptplus.FPT}
 RES, BATCH, STORED_IMAGES = 512, 16, 256
-IMAGE_PX = int(os.environ.get("BENCH_IMAGE_PX", "1536"))
+IMAGE_PX = int(os.environ.get("BENCH_IMAGE_PX", "512"))
 """Height and width of the files the baseline decodes in every epoch; Messidor-2's are 1440x960 to 2304x1536 pixels."""
 
 ON_CUDA = torch.cuda.is_available()

@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "train": "train a method on a preloaded store, and test it",
     "evaluate": "score a checkpoint on a split of a store, or on images",
     "visualize": "draw important tokens and the prompts' attention",
+    "study": "compare FPT+ with its side network alone on synthetic images",
     "verify": "check that a store is whole",
 }
 """Each command by what it does; `fptplus/cli/COMMAND.py` holds it, and is imported only when called."""

@@ -164,8 +164,9 @@ def draw_attention_on_prompts(path: Path, shares: Sequence[float], first_layer: 
     """
     drawing = Figure(figsize=(6, 3.4), layout="constrained")
     axes = drawing.subplots()
-    layers = [str(first_layer + index) for index in range(len(shares))]
+    layers = range(first_layer, first_layer + len(shares))
     bars = axes.bar(layers, shares, color=BLUE)
+    axes.set_xticks(layers)
     axes.bar_label(bars, fmt="%.3f", fontsize=8, padding=2)
     axes.set(title=title, xlabel="layer of the LPM", ylabel="attention on the prompts")
     axes.set_ylim(0, max(1.15 * max(shares), 0.05))

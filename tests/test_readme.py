@@ -26,6 +26,7 @@ from bench.config import CellConfig
 from bench.predict.predictor import predict
 from fptplus.__main__ import COMMANDS as FPTPLUS_COMMANDS
 from fptplus.__main__ import find_command
+from fptplus.__main__ import main as run_tool
 from methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +84,30 @@ def test_every_command_of_the_tool_has_options_that_parse(line):
     module = importlib.import_module(f"fptplus.cli.{words[0]}")
     assert words[0] in FPTPLUS_COMMANDS and find_command(words[0])
     assert tyro.cli(getattr(module, f"{words[0].capitalize()}Config"), args=words[1:])
+
+
+def test_the_example_runs_from_images_to_pictures(tmp_path, monkeypatch, capsys):
+    """Its own commands with the least of everything; the last value given for an option counts."""
+    least = {
+        "synthesize": "--images-per-class 12",
+        "pretrain": "--steps 2 --images 1 --batch-size 2",
+        "preload": "--batch-size 4",
+        "train": "--epochs 1 --repeats 1",
+        "visualize": "--image example/images/test/microaneurysms/microaneurysms_00011.png",
+    }
+    section = README.split("### A task where resolution matters")[1]
+    commands = [shlex.split(line)[3:] for line in section.split("```bash\n")[1].split("```")[0].splitlines()]
+    assert " ".join(words[0] for words in commands) == "synthesize pretrain preload train train evaluate visualize"
+    monkeypatch.chdir(tmp_path)
+    for words in commands:
+        if words[0] == "visualize":
+            del words[1:3]  # an image is added to those given
+        assert run_tool([*words, *shlex.split(least.get(words[0], ""))]) == 0
+    assert "AUC" in capsys.readouterr().out
+    assert {path.name for path in Path("example/figures").glob("*.png")} == {
+        "attention_on_prompts.png",
+        "tokens_microaneurysms_00011_layer9_head0.png",
+    }
 
 
 def test_the_file_tree_is_the_file_tree():

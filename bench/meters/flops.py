@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,7 +19,8 @@ def forward_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     Args:
         model, inputs: on the meta device, where fused attention is counted; on a CPU it would count as 0.
     """
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # with gradients: without them the counter trips over a parameter that is a module's input (attention pooling)
+    with FlopCounterMode(display=False) as counter:
         model(*inputs)
     return counter.get_total_flops() // 2
 

@@ -1,12 +1,12 @@
 """Synthetic fundus-like images whose label is a matter of resolution: class folders, and maps of what was drawn where.
 
-    healthy           drusen: a pale core in a dark rim
-    microaneurysms    as many spots in all, a few of them turned round: a dark core in a pale rim
+    healthy           drusen: tiny spots with a yellow core
+    microaneurysms    as many spots in all, some of them with a red core
 
 Core and rim of a spot cancel, so that its mean colour is that of its surroundings: at 512 px its core is about three
-pixels across, at 128 px nothing of it is left above the texture of the background. Number, place and strength of the
-spots, the disc, the vessels, the illumination and the colour of the background come from the same distributions in
-both classes, so neither colours nor a small image tell the label. Nothing here is medical evidence.
+pixels across, at 128 px what is left of it is under the mottled background. Number, place and strength of the spots,
+the disc, the vessels, the illumination and the colour of the background come from the same distributions in both
+classes, so neither colours nor a small image tell the label. Nothing here is medical evidence.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,11 +29,15 @@ REFERENCE_RES = 512
 
 MIN_IMAGES_PER_CLASS = 10
 
-SPOT_SIGMAS = (1.1, 1.7, 2.4)
+SPOT_SIGMAS = (1.25, 1.9, 2.7)
 """Of the core, the rim and a faint outer rim of a spot: Gaussians that cancel."""
 
-SPOT_COLOUR = np.array([0.45, 0.55, 0.35], np.float32)
-"""How far a spot of strength 1 moves red, green and blue at its centre."""
+MICROANEURYSM_COLOUR = np.array([0.08, -0.26, -0.10], np.float32)
+DRUSE_COLOUR = np.array([0.17, 0.14, -0.22], np.float32)
+"""How far the centre of a spot of strength 1 is from its surroundings in red, green and blue."""
+
+MOTTLE = 0.04
+"""Standard deviation of the mottles' red, green and blue: spots must not stand out by their colour at 128 px."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,14 @@ def draw_fundus(
     image += disc_mask[..., None] * np.array([0.22, 0.28, 0.16], np.float32)
     image -= vessels[..., None] * (np.array([0.22, 0.20, 0.08], np.float32) * np.float32(rng.uniform(0.8, 1.2)))
     centres = _spot_centres(rng, res, microaneurysms + drusen)
-    signs = np.r_[-np.ones(microaneurysms), np.ones(drusen)]
-    for centre, sign in zip(centres, signs, strict=True):
-        _stamp(image, centre, sign * rng.uniform(0.7, 1.1), scale)
-    image += rng.standard_normal((res, res, 1), np.float32) * np.float32(0.02)
+    colours = [MICROANEURYSM_COLOUR] * microaneurysms + [DRUSE_COLOUR] * drusen
+    for centre, colour in zip(centres, colours, strict=True):
+        _stamp(image, centre, colour * np.float32(rng.uniform(0.8, 1.2)), scale)
+    image += rng.standard_normal((res, res, 3), np.float32) * np.float32(0.02)
     image *= inside[..., None]
 
     maps = [vessels > 0.3, disc_mask > 0.5]
-    maps += [_spot_mask(centres[signs == sign], res) for sign in (1, -1)]
+    maps += [_spot_mask(centres[microaneurysms:], res), _spot_mask(centres[:microaneurysms], res)]
     structures = np.stack([_any_in_patch(mask & inside, patch_size) for mask in maps])
     return Fundus((image.clip(0, 1) * 255 + 0.5).astype(np.uint8), structures)
 
@@ -95,11 +99,12 @@ def _distance(res: int, centre: np.ndarray) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, res: int) -> np.ndarray:
-    """(res, res, 3) colour with an uneven illumination and a choroidal texture that small images keep."""
-    colour = np.array([0.62, 0.34, 0.20]) * rng.uniform(0.85, 1.15, 3)
+    """(res, res, 3) colour with an uneven illumination, and clouds and mottles that small images keep."""
+    colour = np.array([0.64, 0.44, 0.34]) * rng.uniform(0.9, 1.1, 3)
     light = _enlarged(rng.uniform(0.75, 1.15, (3, 3)), res)
-    texture = _enlarged(rng.normal(0, 0.03, (res // 4, res // 4)), res) + _enlarged(rng.normal(0, 0.05, (16, 16)), res)
-    return light[..., None] * colour.astype(np.float32) + texture[..., None]
+    mottles = [_enlarged(rng.normal(0, MOTTLE, (res // 4, res // 4)), res) for _ in colour]
+    clouds = _enlarged(rng.normal(0, 0.05, (16, 16)), res)
+    return light[..., None] * colour.astype(np.float32) + clouds[..., None] + np.stack(mottles, axis=-1)
 
 
 def _enlarged(grid: np.ndarray, res: int) -> np.ndarray:
@@ -137,7 +142,7 @@ def _spot_centres(rng: np.random.Generator, res: int, count: int) -> np.ndarray:
     return res / 2 + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def _stamp(image: np.ndarray, centre: np.ndarray, strength: float, scale: float) -> None:
+def _stamp(image: np.ndarray, centre: np.ndarray, colour: np.ndarray, scale: float) -> None:
     """Add a spot: Gaussians whose sum has neither volume nor second moment, so that blurring leaves little of it."""
     variances = (np.array(SPOT_SIGMAS) * scale) ** 2
     moments = np.stack([np.ones(3), variances, [1, 0, 0]])
@@ -147,9 +152,9 @@ def _stamp(image: np.ndarray, centre: np.ndarray, strength: float, scale: float)
     offsets = np.arange(-half, half + 1)
     squared = (offsets[None, :] + x - centre[0]) ** 2 + (offsets[:, None] + y - centre[1]) ** 2
     profile = sum(v / s * np.exp(-squared / (2 * s)) for v, s in zip(volumes, variances, strict=True))
-    profile *= strength / (volumes / variances).sum()
+    profile /= (volumes / variances).sum()
     window = slice(y - half, y + half + 1), slice(x - half, x + half + 1)
-    image[window] += (profile[..., None] * SPOT_COLOUR).astype(np.float32)
+    image[window] += profile[..., None].astype(np.float32) * colour
 
 
 def _spot_mask(centres: np.ndarray, res: int) -> np.ndarray:

@@ -1,0 +1,26 @@
+"""The comparison on the synthetic task, with the least of everything."""
+
+import pandas as pd
+
+from fptplus.__main__ import main
+from fptplus.cli.study import SETTINGS
+
+LEAST = ["--images-per-class", "12", "--model", "test_vit", "--pretext-steps", "1", "--epochs", "1", "--repeats", "2"]
+
+
+def test_every_setting_is_trained_with_every_seed_and_compared(tmp_path, capsys):
+    assert main(["study", "--out", str(tmp_path), *LEAST]) == 0
+    printed = capsys.readouterr().out
+    for setting in SETTINGS.values():
+        assert setting.title in printed
+    runs = pd.read_csv(tmp_path / "study.csv")
+    assert sorted(zip(runs.setting, runs.seed, strict=True)) == sorted(
+        (name, seed) for name in SETTINGS for seed in (0, 1)
+    )
+    assert set(runs.query("setting == 'side_only'").method) == {"side_only"} and set(runs.dataset) == {"fundus"}
+    mean = runs.query("setting == 'bf16'").auc.mean()
+    assert f"{mean:.2f}" in printed
+    assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".png", ".svg"}
+    before = (tmp_path / "study.csv").read_bytes()
+    assert main(["study", "--out", str(tmp_path), *LEAST]) == 0
+    assert (tmp_path / "study.csv").read_bytes() == before, "called again, it trains nothing anew"
