@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import fptplus
-from bench.baseline_fpt import PlainFiles, PlainFPT, plain_step
+from bench.baseline_fpt import PlainFiles, PlainFPT, plain_features, plain_step
 from bench.random_data import (
     CLASSES,
     LPM_DEPTH,
@@ -176,19 +176,44 @@ def test_twenty_epochs_of_messidor2(benchmark, folder):
     print(f"\n{EPOCHS} epochs of {MESSIDOR2} images: {benchmark.stats['median']:.1f} s")
 
 
-@pytest.mark.skipif(not ON_CUDA, reason="preloading 1,748 images is for a CUDA device")
-def test_preloading_messidor2_from_decoded_images(benchmark):
+@pytest.fixture
+def backbone():
     vit = create_backbone("vit_b", RES, len(CLASSES), attention="sdpa").to(DEVICE)
     config = fptplus.FPTPLUS
-    backbone = fptplus.FrozenBackbone(vit, config.tapped_layers(LPM_DEPTH), config.token_ratio)
-    layout = feature_layout(config, RES, "bf16")
+    return fptplus.FrozenBackbone(vit, config.tapped_layers(LPM_DEPTH), config.token_ratio)
+
+
+def preload_step(backbone: fptplus.FrozenBackbone, images: torch.Tensor) -> torch.Tensor:
+    """Rows of a bf16 store, on the CPU."""
+    with torch.no_grad(), autocast("bf16", DEVICE):
+        keys, values = backbone(images)
+    return feature_layout(fptplus.FPTPLUS, RES, "bf16").pack(keys, values).cpu()
+
+
+@pytest.mark.parametrize("baseline", ["frozen_forward_pass", "plain_preloading"])
+def test_preloading(benchmark, backbone, baseline):
+    """From decoded images, against timm's forward pass alone in bf16 with fused attention, and the plain baseline."""
+    images = torch.randn(BATCH if ON_CUDA else 2, 3, RES, RES, device=DEVICE)
+
+    @torch.no_grad()
+    def frozen_forward_pass() -> None:
+        with autocast("bf16", DEVICE):
+            backbone.vit.forward_features(images)
+
+    def plain_preloading() -> None:
+        plain_features(backbone.vit, images, backbone.tapped_layers, backbone.token_ratio).cpu()
+
+    other = {"frozen_forward_pass": frozen_forward_pass, "plain_preloading": plain_preloading}[baseline]
+    compare(benchmark, partial(preload_step, backbone, images), other, rounds=10, images=len(images))
+
+
+@pytest.mark.skipif(not ON_CUDA, reason="preloading 1,748 images is for a CUDA device")
+def test_preloading_messidor2_from_decoded_images(benchmark, backbone):
     images = torch.randn(BATCH, 3, RES, RES, device=DEVICE)
 
     def preload() -> None:
         for _ in range(-(-MESSIDOR2 // BATCH)):
-            with torch.no_grad(), autocast("bf16", DEVICE):
-                keys, values = backbone(images)
-            layout.pack(keys, values).cpu()
+            preload_step(backbone, images)
 
     benchmark.pedantic(preload, rounds=1, warmup_rounds=0)
     print(f"\npreloading {MESSIDOR2} images: {benchmark.stats['median']:.1f} s")

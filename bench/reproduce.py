@@ -106,4 +106,5 @@ def _trained_figures(results: Path) -> list[tuple[Path, str, str]]:
     """Pictures that training has left: Figures 6 and 9, which show what a trained model attends to."""
     found = sorted(path for path in (results / "training").glob("fig*") if path.suffix in (".svg", ".png"))
     pictures = {path.stem: path for path in found}  # of one name, the SVG
-    return [(path, stem.replace("_", " "), "From a model trained by us.") for stem, path in pictures.items()]
+    note = "From a model trained by us; results/README.md says on what."
+    return [(path, stem.replace("_", " "), note) for stem, path in pictures.items()]

@@ -22,6 +22,7 @@ from .errors import InvalidInput
 from .feed import Feed, seed_at
 from .metrics import Scores, check_auc_is_defined, score
 from .training import OptimizerName, Precision, TrainingStep, autocast, make_optimizer
+from .whole_file import whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +243,11 @@ class _Run:
         }
         best = learnable if history.best is history.epochs[-1] else None
         write_training_state(self.folder, state, best, self.identity)
-        history.table().to_csv(self.folder / "metrics.csv", index=False)
+        self._write_metrics(history)
+
+    def _write_metrics(self, history: History) -> None:
+        with whole_file(self.folder / "metrics.csv") as beside:
+            history.table().to_csv(beside, index=False)
 
     def resumed(self) -> History:
         """The epochs done before, all else set to go on from there; no epochs where there is nothing to go on from."""
@@ -258,7 +263,7 @@ class _Run:
             self.trainee.load_method_state(state["method"])
         history = History([EpochReport(**epoch) for epoch in state["history"]])
         if self.feed.processes.is_first:
-            history.table().to_csv(self.folder / "metrics.csv", index=False)
+            self._write_metrics(history)
         return history
 
 

@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import tyro
 
@@ -27,6 +28,7 @@ from bench.predict.predictor import predict
 from fptplus.__main__ import COMMANDS as FPTPLUS_COMMANDS
 from fptplus.__main__ import find_command
 from fptplus.__main__ import main as run_tool
+from fptplus.cli.study import SETTINGS
 from methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +110,17 @@ def test_the_example_runs_from_images_to_pictures(tmp_path, monkeypatch, capsys)
         "attention_on_prompts.png",
         "tokens_microaneurysms_00011_layer9_head0.png",
     }
+
+
+def test_the_results_of_the_study_are_those_on_record():
+    runs = pd.read_csv(ROOT / "results" / "training" / "fundus.csv")
+    table = README.split("five seeds")[1]
+    printed = [float(number) for number in re.findall(r"\| ([\d.]+) ± [\d.]+ \|", table)]
+    auc = runs.groupby("setting").auc
+    assert printed == [round(auc.mean()[name], 1) for name in SETTINGS] and set(auc.count()) == {5}
+    assert auc.get_group("fp32").min() > auc.get_group("side_only").max() + 20
+    change = auc.mean()[["bf16", "int8"]] - auc.mean()["fp32"]
+    assert (change.abs() < 0.5).all()
 
 
 def test_the_file_tree_is_the_file_tree():

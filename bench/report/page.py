@@ -11,6 +11,7 @@ from bench.fit_grid import GridRow
 from bench.paper.check import Comparison
 from bench.paper.evidence import Evidence
 from bench.paper.inconsistencies import inconsistencies
+from bench.paper.printed import DATASETS
 from bench.predict.devices import GPUS
 from bench.record import Record
 from bench.units import MIB
@@ -46,9 +47,9 @@ def page(
         fair=[_html_table(table) for table in fair],
         figures=[{"uri": _data_uri(path), "title": title, "notes": notes} for path, title, notes in figures],
         has_trained_figures=any("training" in path.parts for path, _, _ in figures),
-        performance_source="the paper's"
-        if evidence.training.empty
-        else "trained where records exist, else the paper's",
+        performance_source="trained where records exist, else the paper's"
+        if evidence.training.dataset.isin(DATASETS).any()
+        else "the paper's",
         check_summary=check_summary(comparisons),
         contradictions=inconsistencies(),
         environment=_environment(records),

@@ -20,6 +20,7 @@ from fptplus.feature_store import FeatureStore
 from fptplus.feed import Feed
 from fptplus.metrics import Scores, check_auc_is_defined
 from fptplus.trainer import evaluate
+from fptplus.whole_file import whole_file
 from methods.classifier import load_classifier
 from methods.for_training import build_as_trained, input_res, reads_features
 from methods.method import FineTuning
@@ -75,7 +76,9 @@ def evaluate_command(arguments: list[str]) -> int:
     store = FeatureStore.open(config.store)
     tuning, scores = score_on(store, facts, config, device)
     if config.out is not None:
-        config.out.write_text(json.dumps(asdict(scores), indent=1) + "\n")
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(config.out) as beside:
+            beside.write_text(json.dumps(asdict(scores), indent=1) + "\n")
     print_scores(console, scores, store.manifest.classes, config.split)
     print_efficiency(console, tuning, scores, facts)
     return 0

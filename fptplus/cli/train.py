@@ -267,7 +267,8 @@ class Job:
             )
         scores = evaluate(trainee.model, self.feed("test", training), training.precision)
         if visible:
-            (folder / "test.json").write_text(json.dumps(asdict(scores), indent=1) + "\n")
+            with whole_file(folder / "test.json") as beside:
+                beside.write_text(json.dumps(asdict(scores), indent=1) + "\n")
         return self._row(training, history, tuning, folder, scores.auc, scores.accuracy)
 
     def _row(

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 import fptplus
-from bench.baseline_fpt import PlainFPT, plain_names, plain_step
+from bench.baseline_fpt import PlainFPT, plain_features, plain_names, plain_step
 from fptplus.store_layout import RowLayout
 from fptplus.training import TrainingStep, autocast, make_optimizer
+from methods import create_backbone
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LPM_DIM, HEADS, TOKENS, CLASSES = 48, 3, 7, 3
@@ -108,3 +109,12 @@ def test_200_steps_have_the_losses_of_the_baseline(variant, precision, dtype, to
     ours, theirs = losses.unflatten(1, (-1, 10)).mean(dim=2)
     assert theirs[0] > 1 and theirs[-1] < 0.3
     assert (ours - theirs).abs().max() <= tolerance
+
+
+def test_preloaded_features_are_the_baselines():
+    torch.manual_seed(0)
+    vit = create_backbone("test_vit", 160, 2)
+    backbone, images = fptplus.FrozenBackbone(vit, (3, 5), 0.2), torch.randn(2, 3, 160, 160)
+    features = plain_features(vit, images, (3, 5), 0.2)
+    for ours, plain in zip(backbone(images), features, strict=True):
+        assert_close(ours, plain, "features")
