@@ -29,11 +29,15 @@ class Setting:
     own_lpm: bool
     """Features of the LPM trained on the pretext; otherwise of random weights."""
 
+    precision: str = "fp32"
+    optimizer: str = "adamw"
+
 
 SETTINGS = {
     "fp32": Setting("FPT+, fp32 store", "fptplus", "fp32", True),
     "bf16": Setting("FPT+, bf16 store", "fptplus", "bf16", True),
     "int8": Setting("FPT+, int8 store", "fptplus", "int8", True),
+    "fast": Setting("FPT+ in bf16, int8 store", "fptplus", "int8", True, "bf16", "adamw_fused"),
     "random_lpm": Setting("FPT+, LPM of random weights", "fptplus", "bf16", False),
     "side_only": Setting("side network alone", "side_only", "fp32", True),
 }
@@ -85,13 +89,15 @@ def study_command(arguments: list[str]) -> int:
         if setting.method == "fptplus":
             _run(preload_command, data=images, out=_store(config, setting), **_preloading(config, setting, weights))
     for name, setting in SETTINGS.items():
-        settings = {"lr": config.lr, "epochs": config.epochs, "repeats": config.repeats, "method": setting.method}
+        settings = {"lr": config.lr, "epochs": config.epochs, "repeats": config.repeats}
+        settings |= {"method": setting.method, "precision": setting.precision, "optimizer": setting.optimizer}
         if setting.method == "side_only":
             settings |= {"model": config.model, "res": SIDE_RES}
         _run(train_command, store=_store(config, setting), out=config.out / "runs" / name, **settings)
     runs = pd.concat(
         [pd.read_csv(config.out / "runs" / name / "runs.csv").assign(setting=name) for name in SETTINGS]
-    ).query("seed < @config.repeats")
+    ).query("seed < @config.repeats and lr == @config.lr and epochs == @config.epochs")
+    runs = runs.drop_duplicates(["setting", "seed"], keep="last")  # of a folder that was moved, rows of both places
     with whole_file(config.out / "study.csv") as beside:
         runs.drop(columns="checkpoint").to_csv(beside, index=False)
     _draw(config, images, runs.checkpoint.iloc[0])
@@ -124,7 +130,7 @@ def _report(console: Console, runs: pd.DataFrame) -> None:
     """Test AUC of each setting, and its change from the reference seed by seed."""
     auc = runs.pivot(index="seed", columns="setting", values="auc")
     table = Table(box=box.SIMPLE_HEAD, title=f"Test AUC, %, over {len(auc)} seeds", title_justify="left")
-    for heading in ("", "mean", "deviation", "change", "its standard error"):
+    for heading in ("", "mean", "deviation", "change", "std. error"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, setting in SETTINGS.items():
         change = auc[name] - auc[REFERENCE]
