@@ -94,7 +94,7 @@ def write_everything(results: Path) -> None:
         for exhibit in (*paper_tables(evidence), *figures, *fair):
             write_exhibit(exhibit, made)
         drawn = [(made / f"{figure.name}.svg", figure.title, " ".join(figure.notes)) for figure in figures]
-        document = page(evidence, grid, comparisons, findings, fair, drawn + _trained_figures(results))
+        document = page(evidence, grid, comparisons, findings, fair, drawn + trained_figures(results))
         check_table(comparisons).to_csv(made / "check.csv", index=False)
         (made / "findings.md").write_text(findings, encoding="utf-8")
         (made / "report.html").write_text(document, encoding="utf-8")
@@ -102,7 +102,7 @@ def write_everything(results: Path) -> None:
             path.replace((results if path.name == "report.html" else folder) / path.name)
 
 
-def _trained_figures(results: Path) -> list[tuple[Path, str, str]]:
+def trained_figures(results: Path) -> list[tuple[Path, str, str]]:
     """Pictures that training has left: Figures 6 and 9, which show what a trained model attends to."""
     found = sorted(path for path in (results / "training").glob("fig*") if path.suffix in (".svg", ".png"))
     pictures = {path.stem: path for path in found}  # of one name, the SVG
