@@ -97,7 +97,6 @@ def study_command(arguments: list[str]) -> int:
     runs = pd.concat(
         [pd.read_csv(config.out / "runs" / name / "runs.csv").assign(setting=name) for name in SETTINGS]
     ).query("seed < @config.repeats and lr == @config.lr and epochs == @config.epochs")
-    runs = runs.drop_duplicates(["setting", "seed"], keep="last")  # of a folder that was moved, rows of both places
     with whole_file(config.out / "study.csv") as beside:
         runs.drop(columns="checkpoint").to_csv(beside, index=False)
     _draw(config, images, runs.checkpoint.iloc[0])

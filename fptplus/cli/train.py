@@ -348,7 +348,8 @@ def write_rows(rows: list[RunRow], out: Path) -> None:
     path = out / "runs.csv"
     earlier = [pd.read_csv(path)] if path.exists() else []
     table = pd.concat([*earlier, pd.DataFrame([asdict(row) for row in rows])])
-    table = table.drop_duplicates("checkpoint", keep="last").sort_values("checkpoint")
+    run = table.checkpoint.map(lambda path: Path(path).parent.name)  # the same wherever the folder is called from
+    table = table[~run.duplicated(keep="last")].sort_values("checkpoint")
     with whole_file(path) as beside:
         table.to_csv(beside, index=False)
 

@@ -243,5 +243,5 @@ def test_every_variant_is_counted_by_both_counters(method):
 
 def test_a_vit_with_attention_pooling_is_counted():
     """Its pooling query is a parameter that is the input of a layer."""
-    block, plain = (predict(CellConfig(model=m, method="full", res=64)) for m in ("test_vit3", "test_vit2"))
-    assert block.forward_macs > plain.forward_macs > 0
+    pooled, plain = (predict(CellConfig(model=m, method="full", res=64)) for m in ("test_vit3", "test_vit2"))
+    assert pooled.forward_macs > plain.forward_macs > 0
