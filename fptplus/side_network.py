@@ -3,11 +3,11 @@
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from .errors import InvalidInput
+from .feed_forward import feed_forward
 from .side_attention import side_attention
 
 
@@ -82,19 +82,11 @@ class SideNetwork(nn.Module):
 
 def _block_of_first(block: Block, tokens: Tensor, kept: int) -> Tensor:
     """What a block makes of its first `kept` tokens (B, kept, dim), of which the others are only keys and values."""
-    attention, dim = block.attn, tokens.shape[-1]
-    normed = block.norm1(tokens)
-    weights, biases = (part.split([dim, 2 * dim]) for part in (attention.qkv.weight, attention.qkv.bias))
-    queries = F.linear(normed[:, :kept], weights[0], biases[0])
-    keys, values = F.linear(normed, weights[1], biases[1]).chunk(2, dim=-1)
-    attended = side_attention(*(_split_heads(part, attention.num_heads) for part in (queries, keys, values)))
-    tokens = tokens[:, :kept] + attention.proj(attended.transpose(1, 2).flatten(2))
-    return tokens + block.mlp(block.norm2(tokens))
-
-
-def _split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """(B, N, dim) to (B, heads, N, head_dim)."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    attention, mlp = block.attn, block.mlp
+    queries_keys_values = attention.qkv(block.norm1(tokens)).unflatten(-1, (3, attention.num_heads, -1))
+    tokens = tokens[:, :kept] + attention.proj(side_attention(queries_keys_values, kept))
+    fc1, fc2 = mlp.fc1, mlp.fc2
+    return tokens + feed_forward(block.norm2(tokens), fc1.weight, fc1.bias, fc2.weight, fc2.bias)
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from . import cpu_kernels
+
 
 def stored_attention(
     queries: Tensor, keys: Tensor, values: Tensor, key_scales: Tensor | None = None, value_scales: Tensor | None = None
@@ -34,10 +36,38 @@ def stored_attention(
     features = (keys, values, key_scales, value_scales)
     if has_torch_function((queries,)):  # a prediction's autocast for meta tensors
         return handle_torch_function(stored_attention, (queries,), queries, *features)
-    device_type = queries.device.type
+    device_type, dtype = queries.device.type, queries.dtype
     if device_type != "meta" and torch.is_autocast_enabled(device_type):
-        queries = queries.to(torch.get_autocast_dtype(device_type))
-    return _StoredAttention.apply(queries * queries.shape[-1] ** -0.5, *features)
+        dtype = torch.get_autocast_dtype(device_type)
+    if cpu_kernels.can_run_on(keys, queries) and dtype in cpu_kernels.TYPES:
+        return _OnCPU.apply(queries.float().contiguous(), dtype, *features)
+    return _StoredAttention.apply(queries.to(dtype) * queries.shape[-1] ** -0.5, *features)
+
+
+class _OnCPU(torch.autograd.Function):
+    """Arguments and result of stored_attention; the queries are in fp32, the result is of `dtype`."""
+
+    @staticmethod
+    def forward(ctx, queries: Tensor, dtype: torch.dtype, *features: Tensor | None) -> Tensor:
+        layers, heads, prompts, head_dim = queries.shape
+        keys, values, *scales = features
+        keys, values = map(cpu_kernels.side_by_side, (keys, values))
+        key_scales, value_scales = (part if part is None else part.float().contiguous() for part in scales)
+        out = queries.new_empty(layers, keys.shape[1], prompts, heads, head_dim, dtype=dtype)
+        probabilities = torch.empty(*keys.shape[:3], cpu_kernels.room_to_keep(prompts, keys.shape[3], out))
+        stored = (keys, key_scales, values, value_scales)
+        cpu_kernels.run("stored_forward", queries, *stored, out, probabilities)
+        ctx.save_for_backward(*stored, probabilities)
+        ctx.shape = queries.shape
+        return out.flatten(3)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *stored, probabilities = ctx.saved_tensors
+        gradient = torch.empty(ctx.shape)
+        grad = cpu_kernels.side_by_side(grad).unflatten(3, (ctx.shape[1], -1))
+        cpu_kernels.run("stored_backward", *stored, probabilities, grad, gradient)
+        return gradient, *[None] * 5
 
 
 class _StoredAttention(torch.autograd.Function):
@@ -53,13 +83,10 @@ class _StoredAttention(torch.autograd.Function):
         flat = queries.flatten(0, 1)
         out = queries.new_empty(layers, len(keys), prompts, heads, head_dim)
         out_by_image = out.permute(1, 0, 3, 2, 4)
-        ctx.kept = [] if _keeps_probabilities(queries.device) else None
         for images in _pieces(keys):
             probabilities = _probabilities(flat, keys[images], key_scales, images)
             attended = _scaled(probabilities @ values[images].to(flat.dtype), value_scales, images)
             out_by_image[images] = attended.unflatten(1, (layers, heads))
-            if ctx.kept is not None:
-                ctx.kept.append(probabilities)
         ctx.save_for_backward(queries, *features)
         return out.flatten(3)
 
@@ -70,11 +97,8 @@ class _StoredAttention(torch.autograd.Function):
         flat, dtype = queries.flatten(0, 1), grad.dtype
         grad_by_image = grad.unflatten(3, (queries.shape[1], -1)).permute(1, 0, 3, 2, 4)
         total = torch.zeros_like(flat, dtype=torch.float32)
-        for index, images in enumerate(_pieces(keys)):
-            if ctx.kept is None:
-                probabilities = _probabilities(flat, keys[images], key_scales, images)
-            else:
-                probabilities = ctx.kept[index]
+        for images in _pieces(keys):
+            probabilities = _probabilities(flat, keys[images], key_scales, images)
             slopes = _scaled(grad_by_image[images].flatten(1, 2), value_scales, images)
             slopes = slopes @ values[images].to(dtype).mT
             slopes = torch.ops.aten._softmax_backward_data(slopes, probabilities, -1, dtype)
@@ -92,11 +116,6 @@ def _probabilities(queries: Tensor, keys: Tensor, key_scales: Tensor | None, ima
     """P (b, M, P, n) of b images from their keys (b, M, n, head_dim)."""
     scores = _scaled(queries, key_scales, images) @ keys.to(queries.dtype).mT
     return torch.softmax(scores, dim=-1, out=scores)
-
-
-def _keeps_probabilities(device: torch.device) -> bool:
-    """Whether P waits for the backward pass: a CPU has more memory than speed."""
-    return device.type == "cpu"
 
 
 def _images_at_once(device: torch.device, batch_size: int) -> int:

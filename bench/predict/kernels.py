@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fptplus.feed_forward import feed_forward
 from fptplus.stored_attention import stored_attention
 
 AttentionKernel = Literal["math", "efficient", "flash", "cudnn"]
@@ -25,6 +26,7 @@ LOWER_PRECISION: frozenset[Callable] = frozenset(
         F.linear,
         F.conv2d,
         F.scaled_dot_product_attention,
+        feed_forward,
         torch.matmul,
         torch.mm,
         torch.bmm,

@@ -155,9 +155,8 @@ def side(count, kind, *, side_res, layers):
 
 
 def block_of_first(count, kind, *, dim, tokens, used):
-    """A block of whose tokens all are keys and values, and only those used later are queries and go on."""
-    count.product(2 * tokens * dim * dim)
-    count.product(used * dim * dim)
+    """A block of whose tokens all become keys and values, and only those used later attend and go on."""
+    count.product(3 * tokens * dim * dim)
     count.attention(used, dim, kind, keys=tokens)
     count.product(used * dim * dim)
     for _ in range(2):

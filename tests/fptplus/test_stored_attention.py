@@ -1,4 +1,7 @@
-"""Cross-attention over stored features against the formula in double precision, for every type of store."""
+"""Cross-attention over stored features against the formula in double precision, for every type of store.
+
+By the CPU's kernel, and by PyTorch's operators as on a GPU: several images at once.
+"""
 
 import pytest
 import torch
@@ -6,9 +9,17 @@ import torch
 from fptplus.store_layout import RowLayout
 from fptplus.stored_attention import stored_attention
 
+pytestmark = pytest.mark.usefixtures("either_way", "few_images_at_once")
+
 LAYERS, BATCH, HEADS, PROMPTS, TOKENS, HEAD_DIM = 2, 3, 2, 4, 7, 8
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 """Of the largest entry; bf16 has 8 bits, and each product rounds its result."""
+
+
+@pytest.fixture
+def few_images_at_once(monkeypatch):
+    """Where PyTorch's operators run."""
+    monkeypatch.setattr("fptplus.stored_attention._images_at_once", lambda device, batch_size: 2)
 
 
 def features(dtype, tokens=TOKENS):
@@ -38,27 +49,16 @@ def assert_close(got, expected, tolerance):
     assert (got.double() - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-@pytest.mark.parametrize("tokens", [TOKENS, 1500])
+@pytest.mark.parametrize(("prompts", "tokens"), [(PROMPTS, TOKENS), (16, 205), (40, 1500)])
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
-def test_output_and_gradient_are_those_of_the_formula(dtype, precision, tokens):
+def test_output_and_gradient_are_those_of_the_formula(dtype, precision, prompts, tokens):
     stored, meant = features(dtype, tokens)
-    queries = 3 * torch.randn(LAYERS, HEADS, PROMPTS, HEAD_DIM).to(precision)
+    queries = 3 * torch.randn(LAYERS, HEADS, prompts, HEAD_DIM).to(precision)
     expected = output_and_gradient(formula, queries.double(), *meant)
     for got, right in zip(output_and_gradient(stored_attention, queries, *stored), expected, strict=True):
         assert got.dtype == precision
         assert_close(got, right, TOLERANCE[precision])
-
-
-def test_computing_the_probabilities_again_changes_nothing(monkeypatch):
-    """As on a GPU: several images at once, nothing kept."""
-    stored, _ = features("int8")
-    queries = torch.randn(LAYERS, HEADS, PROMPTS, HEAD_DIM)
-    kept = output_and_gradient(stored_attention, queries, *stored)
-    monkeypatch.setattr("fptplus.stored_attention._keeps_probabilities", lambda device: False)
-    monkeypatch.setattr("fptplus.stored_attention._images_at_once", lambda device, batch_size: 2)
-    again = output_and_gradient(stored_attention, queries, *stored)
-    torch.testing.assert_close(kept, again, rtol=1e-5, atol=1e-6)
 
 
 def test_autocast_decides_on_the_type_of_the_products():

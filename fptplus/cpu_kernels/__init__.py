@@ -1,0 +1,121 @@
+"""Kernels of the training step for a CPU: attention over stored and over narrow heads, and GELU.
+
+They are C++ with OpenMP, compiled for the CPU at hand by the system's compiler where they are first called, in seconds,
+and kept in the user's cache folder. Where there is no compiler the log says so, and the callers use PyTorch's operators
+instead, which are slower. A result does not depend on the number of threads.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).parent
+SOURCES = ("attention.cpp", "gelu.cpp")
+COMPILERS = ("g++", "c++")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared", "-w")
+
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+"""`Type` of vectors.h."""
+
+MAX_AXES = 5
+
+log = logging.getLogger(__name__)
+
+
+class _Array(ctypes.Structure):
+    """`Array` of vectors.h."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("type", ctypes.c_int64),
+        ("sizes", ctypes.c_int64 * MAX_AXES),
+        ("strides", ctypes.c_int64 * MAX_AXES),
+    ]
+
+    @classmethod
+    def of(cls, tensor: Tensor | None) -> "_Array":
+        if tensor is None:
+            return cls()
+        axes = ctypes.c_int64 * MAX_AXES
+        return cls(tensor.data_ptr(), TYPES[tensor.dtype], axes(*tensor.shape), axes(*tensor.stride()))
+
+
+def can_run_on(*tensors: Tensor) -> bool:
+    """Whether there are kernels for tensors such as these, on a CPU in fp32, bf16 or int8; the first call compiles."""
+    return all(part.device.type == "cpu" and part.dtype in TYPES for part in tensors) and _library() is not None
+
+
+def run(name: str, *tensors: Tensor | None) -> None:
+    """Call a kernel.
+
+    Args:
+        name: without its prefix.
+        tensors: its arguments, of at most five axes, the numbers of the last one side by side.
+    """
+    arrays = [_Array.of(tensor) for tensor in tensors]
+    getattr(_library(), f"fptplus_{name}")(*map(ctypes.byref, arrays), torch.get_num_threads())
+
+
+def side_by_side(tensor: Tensor) -> Tensor:
+    """The tensor or, if the numbers of its last axis do not lie side by side, a copy in which they do."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def room_to_keep(queries: int, tokens: int, like: Tensor) -> int:
+    """Numbers of 32 bits that attention of one head keeps for the backward pass.
+
+    Args:
+        queries, tokens: of the head.
+        like: (..., head_dim), of the type of the result.
+    """
+    sizes = (queries, tokens, like.shape[-1], TYPES[like.dtype])
+    return _library().fptplus_kept_numbers(*map(ctypes.c_int64, sizes))
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where they cannot be compiled."""
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        log.warning("the CPU's kernels need a C++ compiler (g++), there is none; PyTorch's operators are used, slower")
+        return None
+    try:
+        library = ctypes.CDLL(str(_compiled(compiler)))
+    except (subprocess.CalledProcessError, OSError) as error:
+        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
+        log.warning("the CPU's kernels could not be compiled, PyTorch's operators are used, slower: %s", reason)
+        return None
+    library.fptplus_kept_numbers.restype = ctypes.c_int64
+    return library
+
+
+def _compiled(compiler: str) -> Path:
+    """The kernels for this CPU by this compiler, from the cache folder or compiled into it."""
+    macros = subprocess.run(
+        [compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull], check=True, capture_output=True, text=True
+    ).stdout  # they name the compiler's version and what the CPU can do
+    content = [path.read_text() for path in sorted(HERE.glob("*.[ch]*"))]
+    digest = hashlib.sha256("\0".join([macros, *FLAGS, *content]).encode()).hexdigest()
+    path = _cache_folder() / f"cpu_kernels-{digest[:16]}.so"
+    if not path.exists():
+        log.info("compiling the CPU's kernels into %s", path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            sources = [str(HERE / name) for name in SOURCES]
+            subprocess.run([compiler, *FLAGS, *sources, "-o", str(made)], check=True, capture_output=True, text=True)
+            made.replace(path)
+    return path
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fptplus"
