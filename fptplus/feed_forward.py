@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from . import cpu_kernels
+from .linear import autocasted, gradients_of_weight_and_bias
 
 
 def feed_forward(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
@@ -27,10 +28,7 @@ def feed_forward(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bia
     arguments = (x, weight1, bias1, weight2, bias2)
     if has_torch_function((x,)):  # a prediction's autocast for meta tensors
         return handle_torch_function(feed_forward, (x,), *arguments)
-    device_type = x.device.type
-    if device_type != "meta" and torch.is_autocast_enabled(device_type):
-        arguments = (part.to(torch.get_autocast_dtype(device_type)) for part in arguments)
-    return _FeedForward.apply(*arguments)
+    return _FeedForward.apply(*autocasted(*arguments))
 
 
 class _FeedForward(torch.autograd.Function):
@@ -44,15 +42,9 @@ class _FeedForward(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
         x, weight1, weight2, before_gelu = ctx.saved_tensors
         hidden, grad_hidden = _gelu_again(before_gelu, grad @ weight2)
-        of_second = _of_linear(hidden, grad)
+        of_second = gradients_of_weight_and_bias(hidden, grad)
         del hidden
-        return grad_hidden @ weight1, *_of_linear(x, grad_hidden), *of_second
-
-
-def _of_linear(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of weight and bias of a linear layer of x (B, T, in), from that of its output (B, T, out)."""
-    grad = grad.flatten(0, 1)
-    return grad.mT @ x.flatten(0, 1), grad.sum(dim=0)
+        return grad_hidden @ weight1, *gradients_of_weight_and_bias(x, grad_hidden), *of_second
 
 
 def _gelu(x: Tensor) -> Tensor:

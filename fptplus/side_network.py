@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .errors import InvalidInput
 from .feed_forward import feed_forward
+from .linear import linear
 from .side_attention import side_attention
 
 
@@ -83,9 +84,10 @@ class SideNetwork(nn.Module):
 def _block_of_first(block: Block, tokens: Tensor, kept: int) -> Tensor:
     """What a block makes of its first `kept` tokens (B, kept, dim), of which the others are only keys and values."""
     attention, mlp = block.attn, block.mlp
-    queries_keys_values = attention.qkv(block.norm1(tokens)).unflatten(-1, (3, attention.num_heads, -1))
-    tokens = tokens[:, :kept] + attention.proj(side_attention(queries_keys_values, kept))
-    fc1, fc2 = mlp.fc1, mlp.fc2
+    qkv, proj, fc1, fc2 = attention.qkv, attention.proj, mlp.fc1, mlp.fc2
+    queries_keys_values = linear(block.norm1(tokens), qkv.weight, qkv.bias).unflatten(-1, (3, attention.num_heads, -1))
+    attended = side_attention(queries_keys_values, kept)
+    tokens = tokens[:, :kept] + linear(attended, proj.weight, proj.bias)
     return tokens + feed_forward(block.norm2(tokens), fc1.weight, fc1.bias, fc2.weight, fc2.bias)
 
 

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fptplus.feed_forward import feed_forward
+from fptplus.linear import linear
 from fptplus.stored_attention import stored_attention
 
 AttentionKernel = Literal["math", "efficient", "flash", "cudnn"]
@@ -26,6 +27,7 @@ LOWER_PRECISION: frozenset[Callable] = frozenset(
         F.linear,
         F.conv2d,
         F.scaled_dot_product_attention,
+        linear,
         feed_forward,
         torch.matmul,
         torch.mm,
