@@ -1,5 +1,7 @@
 """Images and their preloaded features on disk, read as memory-mapped rows (FPT+, Sec. III-F, preloading)."""
 
+import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -151,14 +153,36 @@ class _Rows:
     def __init__(self, parts: list[np.ndarray]) -> None:
         self._parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
+        self._room = _Room()
 
     def read(self, rows: Rows) -> Tensor:
         """A copy (B, row_bytes) of some rows."""
         rows = np.asarray(rows)
         if len(rows) and not -1 < rows.min() <= rows.max() < self._ends[-1]:
             raise IndexError(f"rows must lie in 0 to {self._ends[-1] - 1}, got {rows.min()} to {rows.max()}")
-        out = np.empty((len(rows), self._parts[0].shape[1]), np.uint8)
+        out = self._room.of_shape(len(rows), self._parts[0].shape[1])
         parts = np.searchsorted(self._ends, rows, side="right")
         for index, (row, part) in enumerate(zip(rows, parts, strict=True)):
             out[index] = self._parts[part][row - self._ends[part]]  # negative: counted from the part's end
         return torch.from_numpy(out)
+
+
+class _Room:
+    """Memory for batches, used again once no tensor holds it: tens of megabytes that are new cost more than the copy."""
+
+    MOST = 8
+    """Arrays that are kept; two batches that are read ahead, the one being read and the one in use are four."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[np.ndarray, weakref.ref]] = []
+        self._lock = threading.Lock()
+
+    def of_shape(self, *shape: int) -> np.ndarray:
+        """Bytes, which are the caller's until the array that is returned, and tensors made of it, are gone."""
+        with self._lock:
+            free = [kept for kept in self._kept if kept[0].shape == shape and kept[1]() is None]
+            array = free[0][0] if free else np.empty(shape, np.uint8)
+            given = array[:]
+            others = [kept for kept in self._kept if kept[0] is not array]
+            self._kept = [*others[1 - self.MOST :], (array, weakref.ref(given))]
+            return given

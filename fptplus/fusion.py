@@ -17,6 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from .dropout import Dropout
 from .stored_attention import stored_attention
 
 PROMPT_STD = 1e-6
@@ -97,7 +98,7 @@ class FineGrainedFusion(Fusion):
         self.prompts = nn.Parameter(torch.randn(num_layers, num_prompts, lpm_dim) * PROMPT_STD)
         self.norm = nn.LayerNorm(lpm_dim)  # eps 1e-5 here, unlike the 1e-12 of every other LayerNorm (golden tensors)
         self.out_proj = nn.Linear(lpm_dim, side_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def queries(self) -> Tensor:
         return split_heads(self.norm(self.prompts), self.num_heads)
@@ -127,7 +128,7 @@ class ProjectedFusion(Fusion):
         self.prompts = nn.Parameter(torch.randn(num_layers, num_prompts, side_dim) * PROMPT_STD)
         self.prompt_proj = nn.Linear(side_dim, lpm_dim)
         self.out_proj = nn.Linear(lpm_dim, side_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def queries(self) -> Tensor:
         return split_heads(self.prompt_proj(self.prompts), self.num_heads)

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 HERE = Path(__file__).parent
-SOURCES = ("attention.cpp", "gelu.cpp")
+SOURCES = ("attention.cpp", "gelu.cpp", "render.cpp")
 COMPILERS = ("g++", "c++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared", "-w")
 
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3, torch.bool: 3}
 """`Type` of vectors.h."""
 
 MAX_AXES = 5

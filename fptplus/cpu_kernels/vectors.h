@@ -30,6 +30,7 @@ struct BFloat16 {
 
 inline float widened(float x) { return x; }
 inline float widened(int8_t x) { return x; }
+inline float widened(uint8_t x) { return x; }
 inline float widened(BFloat16 x) {
     const uint32_t bits = uint32_t(x.bits) << 16;
     float y;
@@ -46,6 +47,9 @@ inline __mmask16 first(int64_t count) { return __mmask16((1u << count) - 1); }
 inline Vec load(const float* from, int64_t count) { return (Vec)_mm512_maskz_loadu_ps(first(count), from); }
 inline Vec load(const int8_t* from, int64_t count) {
     return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first(count), from)));
+}
+inline Vec load(const uint8_t* from, int64_t count) {
+    return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(count), from)));
 }
 inline Vec load(const BFloat16* from, int64_t count) {
     return (Vec)(BitsVec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(count), from)), 16);
@@ -108,7 +112,7 @@ inline Vec exp2_of(Vec x) {
 
 // -------------------------------------------------------------------------------------------------------- arguments
 
-enum Type : int64_t { FP32, BF16, INT8 };
+enum Type : int64_t { FP32, BF16, INT8, BYTES };
 
 struct Array {  // a tensor of up to five axes; strides count numbers, and the last axis has none
     void* data;

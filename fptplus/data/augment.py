@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from .. import cpu_kernels
+
 CROP_ATTEMPTS = 10
 """Boxes drawn before the whole image is taken (torchvision)."""
 
@@ -98,6 +100,8 @@ def render(images: Tensor, views: Views, res: int) -> Tensor:
     Returns:
         (B, 3, res, res) fp32 in 0 to 1, on the images' device.
     """
+    if cpu_kernels.can_run_on(images):
+        return _rendered_on_cpu(images.contiguous(), views, res)
     height, width = images.shape[-2:]
     device = images.device
     left, top, crop_width, crop_height = views.boxes.to(device).unbind(dim=1)
@@ -111,6 +115,14 @@ def render(images: Tensor, views: Views, res: int) -> Tensor:
     out = _brightened(out, torch.where(first, brightness, ones))
     out = _contrasted(out, views.contrast.to(device))
     return _brightened(out, torch.where(first, ones, brightness))
+
+
+def _rendered_on_cpu(images: Tensor, views: Views, res: int) -> Tensor:
+    """As `render`: what a pixel of a view is made of is a few pixels of the image."""
+    out = torch.empty(*images.shape[:2], res, res)
+    fields = (views.boxes, views.flipped, views.brightness, views.contrast, views.brightness_first)
+    cpu_kernels.run("render", images, *(field.contiguous() for field in fields), out)
+    return out
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
