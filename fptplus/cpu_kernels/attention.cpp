@@ -12,6 +12,7 @@
 // number of threads.
 
 #include <cmath>
+#include <functional>
 #include <memory>
 
 #include "products.h"
@@ -77,6 +78,17 @@ void from_lanes(const Vec* from, int64_t count, int64_t d, float factor, T* to, 
     });
 }
 
+// fold(fold(start, function(0)), function(1)) and so on, in four strands, so that none waits for the one before.
+template <class Fold, class Function>
+inline Vec folded(int64_t count, Vec start, Fold fold, Function function) {
+    Vec strands[4] = {start, start, start, start};
+    int64_t r = 0;
+    for (; r + 4 <= count; r += 4)
+        for (int i = 0; i < 4; ++i) strands[i] = fold(strands[i], function(r + i));
+    for (; r < count; ++r) strands[0] = fold(strands[0], function(r));
+    return fold(fold(strands[0], strands[1]), fold(strands[2], strands[3]));
+}
+
 inline void multiply(const Vec* from, const float* factors, int64_t count, Vec* to) {
     for (int64_t c = 0; c < count; ++c) to[c] = factors ? from[c] * factors[c] : from[c];
 }
@@ -96,6 +108,8 @@ struct Head {
     Number* token_room;
     Vec *queries, *grads, *out, *scores, *probabilities;
     Lanes* lanes;
+    Rows<char> next[2] = {};
+    int64_t next_bytes = 0;
 
     Head(int64_t n, int64_t d)
         : n(n), d(d), pairs((n + Kind::DEPTH - 1) / Kind::DEPTH), scale(1.0f / std::sqrt(float(d))) {
@@ -140,6 +154,22 @@ struct Head {
         }
     }
 
+    // Rows of the next head that will be converted: they come into the cache while the softmax of this one is made.
+    template <class T>
+    void expect(Rows<T> keys, Rows<T> values) {
+        const auto as_bytes = [](Rows<T> rows) {
+            return Rows<char>{reinterpret_cast<const char*>(rows.data), rows.stride * int64_t(sizeof(T))};
+        };
+        next[0] = as_bytes(keys);
+        next[1] = as_bytes(values);
+        next_bytes = std::is_same_v<T, Factor> ? 0 : d * sizeof(T);
+    }
+
+    void fetch(int64_t row) const {
+        for (int64_t byte = 0; byte < next_bytes; byte += 64)
+            for (const auto& rows : next) __builtin_prefetch(rows[row] + byte, 0, 2);
+    }
+
     static const Lanes* packed(const Vec* from, int64_t count, Lanes* to) {
         for (int64_t k = 0; k < count; k += Kind::DEPTH) to[k / Kind::DEPTH] = Kind::packed(from + k);
         return to;
@@ -159,12 +189,12 @@ struct Head {
     // out = V' P; P is left in `kept`.
     void attend(Rows<Number> keys_by_channel, Rows<Number> values_by_token, Lanes* kept) const {
         over_channels(keys_by_channel, queries, scores);
-        Vec largest = scores[0], sum = {};
-        for (int64_t r = 1; r < n; ++r) largest = scores[r] > largest ? scores[r] : largest;
-        for (int64_t r = 0; r < n; ++r) {
-            scores[r] = exp2_of(scores[r] - largest);
-            sum += scores[r];
-        }
+        const auto larger = [](Vec one, Vec other) { return one > other ? one : other; };
+        const Vec largest = folded(n, scores[0], larger, [&](int64_t r) { return scores[r]; });
+        const Vec sum = folded(n, Vec{}, std::plus<Vec>(), [&](int64_t r) {
+            fetch(r);
+            return scores[r] = exp2_of(scores[r] - largest);
+        });
         const Vec share = 1.0f / sum;
         for (int64_t r = 0; r < n; ++r) scores[r] *= share;
         over_tokens(values_by_token, scores, out, kept);
@@ -172,11 +202,14 @@ struct Head {
 
     // dS, in `scores`, and dq, in `out`, from the P that was kept.
     void differentiate(Rows<Number> keys_by_token, Rows<Number> values_by_channel, const Lanes* kept) const {
-        for (int64_t k = 0; k < pairs; ++k) Kind::unpack(kept[k], probabilities + k * Kind::DEPTH);
         over_channels(values_by_channel, grads, scores);
-        Vec mean = {};
-        for (int64_t r = 0; r < n; ++r) mean += probabilities[r] * scores[r];
-        for (int64_t r = 0; r < n; ++r) scores[r] = probabilities[r] * (scores[r] - mean);
+        for (int64_t k = 0; k < pairs; ++k) Kind::unpack(kept[k], probabilities + k * Kind::DEPTH);
+        const Vec mean =
+            folded(n, Vec{}, std::plus<Vec>(), [&](int64_t r) { return probabilities[r] * scores[r]; });
+        for (int64_t r = 0; r < n; ++r) {
+            fetch(r);
+            scores[r] = probabilities[r] * (scores[r] - mean);
+        }
         over_tokens(keys_by_token, scores, out, lanes);
     }
 
@@ -210,7 +243,7 @@ void stored_forward(
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t task = 0; task < out.sizes[0] * heads; ++task) {
         const int64_t layer = task / heads, h = task % heads;
-        const Head<Kind> head(keys.numbers.sizes[3], d);
+        Head<Kind> head(keys.numbers.sizes[3], d);
         static thread_local Scratch<Vec> scratch;
         Vec* of_all_images = scratch.at_least(d);
         for (int64_t first = 0; first < prompts; first += LANES) {
@@ -220,6 +253,8 @@ void stored_forward(
             for (int64_t image = 0; image < images; ++image) {
                 const auto key_rows = head.by_channel(keys.of<T>(layer, image, h), head.channel_room);
                 const auto value_pairs = head.by_token(values.of<T>(layer, image, h));
+                const int64_t next = std::min(image + 1, images - 1);
+                head.expect(keys.of<T>(layer, next, h), values.of<T>(layer, next, h));
                 multiply(of_all_images, keys.scales_of(layer, image, h), d, head.queries);
                 head.attend(key_rows, value_pairs, head.kept(kept.at<float>(layer, image, h), first));
                 multiply(head.out, values.scales_of(layer, image, h), d, head.out);
@@ -238,7 +273,7 @@ void stored_backward(
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t task = 0; task < grad.sizes[0] * heads; ++task) {
         const int64_t layer = task / heads, h = task % heads;
-        const Head<Kind> head(keys.numbers.sizes[3], d);
+        Head<Kind> head(keys.numbers.sizes[3], d);
         static thread_local Scratch<Vec> scratch;
         Vec* totals = scratch.at_least(d);
         for (int64_t first = 0; first < prompts; first += LANES) {
@@ -247,6 +282,8 @@ void stored_backward(
             for (int64_t image = 0; image < images; ++image) {
                 const auto key_pairs = head.by_token(keys.of<T>(layer, image, h));
                 const auto value_rows = head.by_channel(values.of<T>(layer, image, h), head.channel_room);
+                const int64_t next = std::min(image + 1, images - 1);
+                head.expect(keys.of<T>(layer, next, h), values.of<T>(layer, next, h));
                 const Rows<Out> grad_rows = {grad.at<Out>(layer, image, first, h), grad.strides[2]};
                 to_lanes(grad_rows, count, d, 1.0f, head.grads);
                 multiply(head.grads, values.scales_of(layer, image, h), d, head.grads);

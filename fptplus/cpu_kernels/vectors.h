@@ -106,8 +106,7 @@ inline Vec exp2_of(Vec x) {
     y = y * r + 2.4022651e-1f;
     y = y * r + 6.9314718e-1f;
     y = y * r + 1.0f;
-    y = (Vec)((IntVec)y + (((IntVec)shifted - (IntVec)magic) << 23));
-    return x == x ? y : x;  // NaN stays NaN
+    return (Vec)((IntVec)y + (((IntVec)shifted - (IntVec)magic) << 23));  // of NaN, this adds 0 to NaN
 }
 
 // -------------------------------------------------------------------------------------------------------- arguments
