@@ -13,7 +13,7 @@ import psutil
 import pynvml
 import torch
 
-from fptplus import InvalidInput
+from fptplus import InvalidInput, cpu_kernels
 
 from .environment import nvml_facts, provenance
 from .meters.nvml import NvmlDevice, NvmlSilent, find_device, nvml_session
@@ -43,6 +43,7 @@ def examine(out: str) -> Iterator[Finding]:
     yield Finding("prediction", "yes", f"Python {platform.python_version()}, PyTorch {torch.__version__}")
     yield _source()
     yield Finding("time on the CPU", "yes", f"{torch.get_num_threads()} threads, {_gib(psutil.virtual_memory().total)}")
+    yield _cpu_kernels()
     yield _disk(out)
     yield _submitit()
     try:
@@ -106,6 +107,12 @@ def _disk(out: str) -> Finding:
     if free < GIB:
         return Finding("records and batches on disk", "limited", f"{_gib(free)} free under {out}; make room")
     return Finding("records and batches on disk", "yes", f"{_gib(free)} free under {out}")
+
+
+def _cpu_kernels() -> Finding:
+    if cpu_kernels.can_run_on(torch.empty(0)):
+        return Finding("FPT and FPT+ at speed on the CPU", "yes", "kernels compiled for it")
+    return Finding("FPT and FPT+ at speed on the CPU", "limited", "PyTorch's operators run instead; install g++")
 
 
 def _submitit() -> Finding:

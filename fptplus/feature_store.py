@@ -168,7 +168,7 @@ class _Rows:
 
 
 class _Room:
-    """Memory for batches, used again once no tensor holds it: tens of megabytes that are new cost more than the copy."""
+    """Memory for batches, used again once no tensor holds it: new pages cost more than the copy into them."""
 
     MOST = 8
     """Arrays that are kept; two batches that are read ahead, the one being read and the one in use are four."""

@@ -23,17 +23,8 @@ def side_attention(queries_keys_values: Tensor, kept: int) -> Tensor:
     """
     if cpu_kernels.can_run_on(queries_keys_values):
         return _OnCPU.apply(queries_keys_values, kept)
-    queries, keys, values = _parts(queries_keys_values, kept)
-    if kept == 1:
-        return _of_one_query(queries, keys, values).flatten(2)
-    out = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (queries, keys, values)))
-    return out.transpose(1, 2).flatten(2)
-
-
-def _of_one_query(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention (B, 1, heads, head_dim) without a kernel: for 128 queries and fewer those take the same memory."""
-    scores = (queries * keys).sum(dim=-1, keepdim=True) * queries.shape[-1] ** -0.5
-    return (torch.softmax(scores, dim=1).to(values.dtype) * values).sum(dim=1, keepdim=True).to(values.dtype)
+    queries, keys, values = (part.transpose(1, 2) for part in _parts(queries_keys_values, kept))
+    return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
 
 
 def _parts(queries_keys_values: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,9 +7,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from .errors import InvalidInput
-from .feed_forward import feed_forward
-from .linear import linear
-from .side_attention import side_attention
+from .side_layer import side_layer
 
 
 class SideNetwork(nn.Module):
@@ -70,25 +68,15 @@ class SideNetwork(nn.Module):
 
         With fused attention, what would be dropped is not made, and of the last layer only the class token (B, 1, dim).
         """
-        both = torch.cat([tokens, prompts], dim=1)
         if not self.fused_attention:
-            return self.blocks[index](both)[:, : tokens.shape[1]]
+            return self.blocks[index](torch.cat([tokens, prompts], dim=1))[:, : tokens.shape[1]]
         is_last = index == len(self.blocks) - 1
-        return _block_of_first(self.blocks[index], both, 1 if is_last else tokens.shape[1])
+        kept = 1 if is_last else int(tokens.shape[1])  # a tracer gives sizes that are no integers
+        return side_layer(self.blocks[index], tokens, prompts, kept)
 
     def classify(self, tokens: Tensor) -> Tensor:
         """Logits (B, classes) from the class token."""
         return self.head(self.norm(tokens)[:, 0])
-
-
-def _block_of_first(block: Block, tokens: Tensor, kept: int) -> Tensor:
-    """What a block makes of its first `kept` tokens (B, kept, dim), of which the others are only keys and values."""
-    attention, mlp = block.attn, block.mlp
-    qkv, proj, fc1, fc2 = attention.qkv, attention.proj, mlp.fc1, mlp.fc2
-    queries_keys_values = linear(block.norm1(tokens), qkv.weight, qkv.bias).unflatten(-1, (3, attention.num_heads, -1))
-    attended = side_attention(queries_keys_values, kept)
-    tokens = tokens[:, :kept] + linear(attended, proj.weight, proj.bias)
-    return tokens + feed_forward(block.norm2(tokens), fc1.weight, fc1.bias, fc2.weight, fc2.bias)
 
 
 def _init_linear(module: nn.Module) -> None:

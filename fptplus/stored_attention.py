@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
 
 from . import cpu_kernels
+from .precision import products_dtype
 
 
 def stored_attention(
@@ -34,11 +34,7 @@ def stored_attention(
         (layers, B, P, heads·head_dim) in the type of the products.
     """
     features = (keys, values, key_scales, value_scales)
-    if has_torch_function((queries,)):  # a prediction's autocast for meta tensors
-        return handle_torch_function(stored_attention, (queries,), queries, *features)
-    device_type, dtype = queries.device.type, queries.dtype
-    if device_type != "meta" and torch.is_autocast_enabled(device_type):
-        dtype = torch.get_autocast_dtype(device_type)
+    dtype = products_dtype(queries)
     if cpu_kernels.can_run_on(keys, queries) and dtype in cpu_kernels.TYPES:
         return _OnCPU.apply(queries.float().contiguous(), dtype, *features)
     return _StoredAttention.apply(queries.to(dtype) * queries.shape[-1] ** -0.5, *features)

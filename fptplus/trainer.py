@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .checkpoint import learnable_state, load_learnable, read_training_state, write_training_state
+from .cpu_memory import keep_freed_memory
 from .distributed import Processes
 from .errors import InvalidInput
 from .feed import Feed, seed_at
@@ -150,6 +151,8 @@ def train(
             another training.
     """
     check_auc_is_defined(_labels(validation), validation.store.manifest.classes, "val")
+    if training.device == "cpu":
+        keep_freed_memory()
     run = _Run(trainee, config, training, folder, identity)
     history = run.resumed()
     for report in history.epochs:

@@ -16,9 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fptplus.feed_forward import feed_forward
-from fptplus.linear import linear
-from fptplus.stored_attention import stored_attention
+from fptplus.precision import products_dtype
 
 AttentionKernel = Literal["math", "efficient", "flash", "cudnn"]
 
@@ -27,8 +25,6 @@ LOWER_PRECISION: frozenset[Callable] = frozenset(
         F.linear,
         F.conv2d,
         F.scaled_dot_product_attention,
-        linear,
-        feed_forward,
         torch.matmul,
         torch.mm,
         torch.bmm,
@@ -107,12 +103,12 @@ class MetaAutocast(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if func is products_dtype:
+            return self.dtype
         if kwargs.get("out") is not None:
             return func(*args, **kwargs)  # autocast leaves operators alone that write into a given tensor
         if func in LOWER_PRECISION:
             args, kwargs = tree_map(self._lower, (args, kwargs))
-        elif func is stored_attention:
-            args = (self._lower(args[0]), *args[1:])  # it brings the features to the queries' type by itself
         elif func in FP32:
             args, kwargs = tree_map(lambda leaf: leaf.float() if _is_float(leaf) else leaf, (args, kwargs))
         elif func in WIDEST:

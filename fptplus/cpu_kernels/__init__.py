@@ -1,4 +1,4 @@
-"""Kernels of the training step for a CPU: attention over stored and over narrow heads, and GELU.
+"""Kernels of the training step for a CPU: attention over stored and over narrow heads, GELU, LayerNorm, and views.
 
 They are C++ with OpenMP, compiled for the CPU at hand by the system's compiler where they are first called, in seconds,
 and kept in the user's cache folder. Where there is no compiler the log says so, and the callers use PyTorch's operators
@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
 from functools import cache
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 HERE = Path(__file__).parent
-SOURCES = ("attention.cpp", "gelu.cpp", "render.cpp")
+SOURCES = ("attention.cpp", "gelu.cpp", "layer_norm.cpp", "render.cpp")
 COMPILERS = ("g++", "c++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared", "-w")
 
@@ -27,26 +28,10 @@ TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3, tor
 """`Type` of vectors.h."""
 
 MAX_AXES = 5
+_ARRAY = struct.Struct(f"{2 + 2 * MAX_AXES}q")
+_NO_ARRAY = bytes(_ARRAY.size)
 
 log = logging.getLogger(__name__)
-
-
-class _Array(ctypes.Structure):
-    """`Array` of vectors.h."""
-
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("type", ctypes.c_int64),
-        ("sizes", ctypes.c_int64 * MAX_AXES),
-        ("strides", ctypes.c_int64 * MAX_AXES),
-    ]
-
-    @classmethod
-    def of(cls, tensor: Tensor | None) -> "_Array":
-        if tensor is None:
-            return cls()
-        axes = ctypes.c_int64 * MAX_AXES
-        return cls(tensor.data_ptr(), TYPES[tensor.dtype], axes(*tensor.shape), axes(*tensor.stride()))
 
 
 def can_run_on(*tensors: Tensor) -> bool:
@@ -61,8 +46,7 @@ def run(name: str, *tensors: Tensor | None) -> None:
         name: without its prefix.
         tensors: its arguments, of at most five axes, the numbers of the last one side by side.
     """
-    arrays = [_Array.of(tensor) for tensor in tensors]
-    getattr(_library(), f"fptplus_{name}")(*map(ctypes.byref, arrays), torch.get_num_threads())
+    getattr(_library(), f"fptplus_{name}")(*map(_array, tensors), torch.get_num_threads())
 
 
 def side_by_side(tensor: Tensor) -> Tensor:
@@ -79,6 +63,14 @@ def room_to_keep(queries: int, tokens: int, like: Tensor) -> int:
     """
     sizes = (queries, tokens, like.shape[-1], TYPES[like.dtype])
     return _library().fptplus_kept_numbers(*map(ctypes.c_int64, sizes))
+
+
+def _array(tensor: Tensor | None) -> bytes:
+    """`Array` of vectors.h: address, type, sizes and strides, the latter filled up with zeros."""
+    if tensor is None:
+        return _NO_ARRAY
+    filling = (0,) * (MAX_AXES - tensor.ndim)
+    return _ARRAY.pack(tensor.data_ptr(), TYPES[tensor.dtype], *tensor.shape, *filling, *tensor.stride(), *filling)
 
 
 @cache

@@ -46,11 +46,11 @@ void brighten(float* pixels, int64_t count, float factor) {
 
 // Of three planes of `count` pixels.
 void contrast(float* planes, int64_t count, float factor) {
-    double sums[3] = {};
+    double sums[3];
     for (int64_t channel = 0; channel < 3; ++channel) {
         Vec sum = {};
         in_sixteens(count, [&](int64_t i, auto width) { sum += load(planes + channel * count + i, width); });
-        for (int lane = 0; lane < LANES; ++lane) sums[channel] += sum[lane];
+        sums[channel] = sum_of(sum);
     }
     const float grey = float((0.2989 * sums[0] + 0.587 * sums[1] + 0.114 * sums[2]) / count);
     for (int64_t i = 0; i < 3 * count; ++i) planes[i] = between_0_and_1(planes[i] * factor + grey * (1 - factor));

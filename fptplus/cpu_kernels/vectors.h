@@ -86,6 +86,28 @@ inline void store(Vec from, int64_t count, BFloat16* to) {
 }
 #endif
 
+// The first `count` <= 16 numbers of a vector, and zeros.
+inline Vec first_of(Vec vector, int64_t count) {
+#ifdef FPTPLUS_AVX512
+    return (Vec)_mm512_maskz_mov_ps(first(count), (__m512)vector);
+#else
+    for (int64_t i = count; i < LANES; ++i) vector[i] = 0;
+    return vector;
+#endif
+}
+
+inline float sum_of(Vec vector) {
+#ifdef FPTPLUS_AVX512
+    return _mm512_reduce_add_ps((__m512)vector);
+#else
+    float numbers[LANES];
+    std::memcpy(numbers, &vector, sizeof numbers);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) numbers[i] += numbers[i + half];
+    return numbers[0];
+#endif
+}
+
 // function(first, count) for `size` numbers, sixteen at a time; where as few as `count` are left, it is no constant.
 template <class Function>
 inline void in_sixteens(int64_t size, Function function) {

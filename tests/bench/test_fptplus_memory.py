@@ -1,4 +1,4 @@
-"""The predicted memory of FPT+'s step against that of the plain baseline's: ViT-B, 512 px, batch 16, on the paper's A6000.
+"""The predicted memory of FPT+'s step against that of the plain baseline's: ViT-B, 512 px, batch 16, A6000.
 
 Both are traced alike; without the context of CUDA.
 """

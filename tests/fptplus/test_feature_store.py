@@ -152,3 +152,15 @@ def test_features_of_another_lpm_or_another_image_do_not_come_out_again(whole):
     lacking = ImageDataset("noise", DATASET.classes, DATASET.examples[1:], read)
     with pytest.raises(InvalidInput, match="the dataset must hold a, row 0"):
         check_row(store, 0, lacking, FeatureMaker(backbone(), store.manifest, torch.device("cpu")))
+
+
+def test_memory_is_used_again_only_once_no_tensor_holds_it(tmp_path):
+    store = write(tmp_path)
+    first = store.feature_rows([0, 1])
+    kept, address, content = first[:, 8:], first.data_ptr(), first[:, 8:].clone()
+    del first
+    second = store.feature_rows([2, 3])
+    assert second.data_ptr() != address and torch.equal(kept, content)
+    del kept
+    assert store.feature_rows([3, 4]).data_ptr() == address
+    assert torch.equal(store.feature_rows([0, 1])[:, 8:], content)

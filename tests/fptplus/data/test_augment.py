@@ -7,6 +7,8 @@ from torchvision.transforms.v2 import functional as TF
 
 from fptplus.data.augment import Augmentation, Views, draw_views, normalize, plain_views, render
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 @pytest.fixture
 def images():
