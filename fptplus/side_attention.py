@@ -22,7 +22,7 @@ def side_attention(queries_keys_values: Tensor, kept: int) -> Tensor:
         (B, T, heads·head_dim).
     """
     if cpu_kernels.can_run_on(queries_keys_values):
-        return _OnCPU.apply(queries_keys_values, kept)
+        return _OnCPU.apply(cpu_kernels.side_by_side(queries_keys_values), kept)
     queries, keys, values = (part.transpose(1, 2) for part in _parts(queries_keys_values, kept))
     return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
 

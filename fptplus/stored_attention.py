@@ -35,7 +35,7 @@ def stored_attention(
     """
     features = (keys, values, key_scales, value_scales)
     dtype = products_dtype(queries)
-    if cpu_kernels.can_run_on(keys, queries) and dtype in cpu_kernels.TYPES:
+    if cpu_kernels.can_run_on(keys, queries) and keys.dtype == values.dtype and dtype in cpu_kernels.TYPES:
         return _OnCPU.apply(queries.float().contiguous(), dtype, *features)
     return _StoredAttention.apply(queries.to(dtype) * queries.shape[-1] ** -0.5, *features)
 

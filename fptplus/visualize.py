@@ -123,9 +123,11 @@ def attention_on_prompts(trained: FineGrainedPromptTuning, side_images: Tensor, 
         )
         for block in trained.side.blocks
     ]
+    fused, trained.side.fused_attention = trained.side.fused_attention, False  # else the norms are not called
     try:
         trained(side_images, keys, values)
     finally:
+        trained.side.fused_attention = fused
         for hook in hooks:
             hook.remove()
     return torch.stack(shares)

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def can_run_on(*tensors: Tensor) -> bool:
-    """Whether there are kernels for tensors such as these, on a CPU in fp32, bf16 or int8; the first call compiles."""
+    """Whether kernels take tensors like these: on a CPU, in fp32, bf16, int8 or bytes; the first call compiles."""
     return all(part.device.type == "cpu" and part.dtype in TYPES for part in tensors) and _library() is not None
 
 

@@ -14,7 +14,6 @@ constexpr int PIECE = LANES / 2;
 
 typedef float PieceVec __attribute__((vector_size(4 * PIECE), may_alias));
 typedef uint32_t PieceBits __attribute__((vector_size(4 * PIECE), may_alias));
-
 typedef uint16_t Words __attribute__((vector_size(4 * LANES)));
 
 struct InFp32 {

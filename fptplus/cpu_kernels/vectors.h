@@ -42,17 +42,17 @@ inline float widened(BFloat16 x) {
 // With AVX-512 they are single instructions under a mask, which no compiler finds by itself.
 
 #ifdef FPTPLUS_AVX512
-inline __mmask16 first(int64_t count) { return __mmask16((1u << count) - 1); }
+inline __mmask16 mask_of(int64_t count) { return __mmask16((1u << count) - 1); }
 
-inline Vec load(const float* from, int64_t count) { return (Vec)_mm512_maskz_loadu_ps(first(count), from); }
+inline Vec load(const float* from, int64_t count) { return (Vec)_mm512_maskz_loadu_ps(mask_of(count), from); }
 inline Vec load(const int8_t* from, int64_t count) {
-    return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first(count), from)));
+    return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask_of(count), from)));
 }
 inline Vec load(const uint8_t* from, int64_t count) {
-    return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(count), from)));
+    return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask_of(count), from)));
 }
 inline Vec load(const BFloat16* from, int64_t count) {
-    return (Vec)(BitsVec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(count), from)), 16);
+    return (Vec)(BitsVec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask_of(count), from)), 16);
 }
 #else
 template <class T>
@@ -74,9 +74,9 @@ inline HalfWords narrowed(Vec x) {  // to the nearest, ties to even
 }
 
 #ifdef FPTPLUS_AVX512
-inline void store(Vec from, int64_t count, float* to) { _mm512_mask_storeu_ps(to, first(count), (__m512)from); }
+inline void store(Vec from, int64_t count, float* to) { _mm512_mask_storeu_ps(to, mask_of(count), (__m512)from); }
 inline void store(Vec from, int64_t count, BFloat16* to) {
-    _mm256_mask_storeu_epi16(to, first(count), (__m256i)narrowed(from));
+    _mm256_mask_storeu_epi16(to, mask_of(count), (__m256i)narrowed(from));
 }
 #else
 inline void store(Vec from, int64_t count, float* to) { std::memcpy(to, &from, count * sizeof *to); }
@@ -89,7 +89,7 @@ inline void store(Vec from, int64_t count, BFloat16* to) {
 // The first `count` <= 16 numbers of a vector, and zeros.
 inline Vec first_of(Vec vector, int64_t count) {
 #ifdef FPTPLUS_AVX512
-    return (Vec)_mm512_maskz_mov_ps(first(count), (__m512)vector);
+    return (Vec)_mm512_maskz_mov_ps(mask_of(count), (__m512)vector);
 #else
     for (int64_t i = count; i < LANES; ++i) vector[i] = 0;
     return vector;

@@ -161,6 +161,7 @@ def block_of_first(count, kind, *, dim, tokens, used):
     count.product(used * dim * dim)
     for _ in range(2):
         count.product(MLP * used * dim * dim)
+    count.step += tokens * 3 * dim + used * (dim + MLP * dim + dim)  # the biases' gradients are products with ones
 
 
 def fpt(count, kind):

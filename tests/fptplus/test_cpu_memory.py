@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-PAGES = 4096
-"""Of 4 KiB, in tensors of 1 MiB that are all freed at the end of a step."""
+PAGES = 2**15
+"""Of 4 KiB, in tensors of 1 MiB that are all freed at the end of a step: twice what glibc keeps at most by itself."""
 
 STEPS = f"""
 import resource
