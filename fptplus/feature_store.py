@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import cpu_kernels
 from .data import Split
 from .errors import InvalidInput
 from .store_layout import RawFeatures, RowLayout
@@ -160,11 +161,18 @@ class _Rows:
         rows = np.asarray(rows)
         if len(rows) and not -1 < rows.min() <= rows.max() < self._ends[-1]:
             raise IndexError(f"rows must lie in 0 to {self._ends[-1] - 1}, got {rows.min()} to {rows.max()}")
-        out = self._room.of_shape(len(rows), self._parts[0].shape[1])
+        out = torch.from_numpy(self._room.of_shape(len(rows), self._parts[0].shape[1]))
         parts = np.searchsorted(self._ends, rows, side="right")
-        for index, (row, part) in enumerate(zip(rows, parts, strict=True)):
-            out[index] = self._parts[part][row - self._ends[part]]  # negative: counted from the part's end
-        return torch.from_numpy(out)
+        wanted = [
+            self._parts[part][row - self._ends[part]]  # negative: counted from the part's end
+            for row, part in zip(rows, parts, strict=True)
+        ]
+        if cpu_kernels.can_run_on(out):
+            cpu_kernels.run("gather", torch.tensor([row.ctypes.data for row in wanted], dtype=torch.int64), out)
+        else:
+            for to, row in zip(out.numpy(), wanted, strict=True):
+                to[:] = row
+        return out
 
 
 class _Room:
@@ -181,7 +189,7 @@ class _Room:
         """Bytes, which are the caller's until the array that is returned, and tensors made of it, are gone."""
         with self._lock:
             free = [kept for kept in self._kept if kept[0].shape == shape and kept[1]() is None]
-            array = free[0][0] if free else np.empty(shape, np.uint8)
+            array = free[0][0] if free else torch.empty(shape, dtype=torch.uint8).numpy()  # which is aligned
             given = array[:]
             others = [kept for kept in self._kept if kept[0] is not array]
             self._kept = [*others[1 - self.MOST :], (array, weakref.ref(given))]

@@ -1,4 +1,4 @@
-"""Kernels of the training step for a CPU: attention over stored and over narrow heads, GELU, LayerNorm, and views.
+"""Kernels for a CPU: the training step's attention over stored and over narrow heads, GELU, LayerNorm, and its feeding.
 
 They are C++ with OpenMP, compiled for the CPU at hand by the system's compiler where they are first called, in seconds,
 and kept in the user's cache folder. Where there is no compiler the log says so, and the callers use PyTorch's operators
@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 HERE = Path(__file__).parent
-SOURCES = ("attention.cpp", "gelu.cpp", "layer_norm.cpp", "render.cpp")
+SOURCES = ("attention.cpp", "gather.cpp", "gelu.cpp", "layer_norm.cpp", "render.cpp")
 COMPILERS = ("g++", "c++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared", "-w")
 
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3, torch.bool: 3}
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3, torch.bool: 3, torch.int64: 4}
 """`Type` of vectors.h."""
 
 MAX_AXES = 5

@@ -133,7 +133,7 @@ inline Vec exp2_of(Vec x) {
 
 // -------------------------------------------------------------------------------------------------------- arguments
 
-enum Type : int64_t { FP32, BF16, INT8, BYTES };
+enum Type : int64_t { FP32, BF16, INT8, BYTES, INT64 };
 
 struct Array {  // a tensor of up to five axes; strides count numbers, and the last axis has none
     void* data;
