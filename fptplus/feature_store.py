@@ -1,5 +1,6 @@
 """Images and their preloaded features on disk, read as memory-mapped rows (FPT+, Sec. III-F, preloading)."""
 
+import mmap
 import threading
 import weakref
 from pathlib import Path
@@ -27,6 +28,7 @@ class FeatureStore:
         self.layout: RowLayout | None = manifest.layout
         self.labels = torch.tensor([example.label for example in manifest.examples], dtype=torch.long)
         self._splits = np.array([example.split for example in manifest.examples], dtype=str)
+        self._brought = np.zeros(len(manifest.examples), bool)
         self._images = _Rows([self._map(shard.images) for shard in manifest.shards])
         self._features = (
             _Rows([self._map(shard.features) for shard in manifest.shards if shard.features])
@@ -78,6 +80,26 @@ class FeatureStore:
         if self._features is None:
             raise InvalidInput(f"{self.folder} holds images without features; preload it for FPT or FPT+.")
         return self._features.read(rows)
+
+    def features_in_place(self) -> RawFeatures | None:
+        """The features of all rows, mapped into memory and not read yet; None where they lie in several files.
+
+        Raises:
+            InvalidInput: if the store holds images only.
+        """
+        if self._features is None:
+            raise InvalidInput(f"{self.folder} holds images without features; preload it for FPT or FPT+.")
+        files = [shard.features for shard in self.manifest.shards if shard.features and shard.features.rows]
+        if len(files) != 1:
+            return None
+        mapped = np.memmap(self.folder / files[0].name, np.uint8, "c", shape=(files[0].rows, files[0].row_bytes))
+        return self.layout.unpack(torch.from_numpy(mapped))
+
+    def bring_features(self, rows: Rows) -> None:
+        """Read features into the kernel's cache, once: for `features_in_place`, where they are used before long."""
+        for row in np.asarray(rows)[~self._brought[rows]]:
+            self._features.touch(row)
+            self._brought[row] = True
 
     def raw_features(self, rows: Rows) -> RawFeatures:
         """Features as stored, for int8 with their scales; otherwise as `features`."""
@@ -162,17 +184,21 @@ class _Rows:
         if len(rows) and not -1 < rows.min() <= rows.max() < self._ends[-1]:
             raise IndexError(f"rows must lie in 0 to {self._ends[-1] - 1}, got {rows.min()} to {rows.max()}")
         out = torch.from_numpy(self._room.of_shape(len(rows), self._parts[0].shape[1]))
-        parts = np.searchsorted(self._ends, rows, side="right")
-        wanted = [
-            self._parts[part][row - self._ends[part]]  # negative: counted from the part's end
-            for row, part in zip(rows, parts, strict=True)
-        ]
+        wanted = [self._mapped(row) for row in rows]
         if cpu_kernels.can_run_on(out):
             cpu_kernels.run("gather", torch.tensor([row.ctypes.data for row in wanted], dtype=torch.int64), out)
         else:
             for to, row in zip(out.numpy(), wanted, strict=True):
                 to[:] = row
         return out
+
+    def touch(self, row: int) -> None:
+        """Have a row read from disk, if it is not in memory yet."""
+        self._mapped(row)[:: mmap.PAGESIZE].sum()
+
+    def _mapped(self, row: int) -> np.ndarray:
+        part = np.searchsorted(self._ends, row, side="right")
+        return self._parts[part][row - self._ends[part]]  # negative: counted from the part's end
 
 
 class _Room:

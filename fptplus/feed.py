@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
+from . import cpu_kernels
 from .data.augment import OFFICIAL, Augmentation, Views, draw_views, normalize, plain_views, render
 from .data.dataset import Split
 from .distributed import Processes
@@ -26,8 +28,9 @@ ALONE = Processes()
 class Batch:
     """What one training step takes."""
 
-    inputs: tuple[Tensor, ...]
-    """Normalised images (B, 3, res, res), and for FPT and FPT+ keys, values and int8's scales as stored."""
+    inputs: tuple[Tensor | None, ...]
+    """Normalised images (B, 3, res, res), and for FPT and FPT+ keys, values and int8's scales as stored; or those of
+    the whole store, and which of them are the batch's."""
 
     targets: Tensor
     """(B,) class indices."""
@@ -98,8 +101,10 @@ class Feed:
         manifest = self.store.manifest
         for numbers, rows, view in zip(chosen, self._reader.batches(chosen), views, strict=True):
             images = render(rows.images, view, self.res)
-            inputs: tuple[Tensor, ...] = (normalize(images, manifest.mean, manifest.std),)
-            if rows.features is not None:
+            inputs: tuple[Tensor | None, ...] = (normalize(images, manifest.mean, manifest.std),)
+            if self._in_place is not None:
+                inputs += (*self._in_place, torch.from_numpy(numbers))
+            elif rows.features is not None:
                 inputs += self.store.layout.unpack(rows.features).by_layer()
             yield Batch(inputs, self.store.labels[torch.from_numpy(numbers)].to(self.device))
 
@@ -113,7 +118,29 @@ class Feed:
             row_bytes += self.store.layout.row_bytes if self.reads_features else 0
             free_bytes, _ = torch.cuda.mem_get_info(self.device)
             keep = rows if fits_beside_the_step(len(rows) * row_bytes, free_bytes) else None
-        return RowReader(self.store, with_features=self.reads_features, device=self.device, keep=keep)
+        in_place = self._in_place is not None
+        return RowReader(
+            self.store,
+            with_features=self.reads_features and not in_place,
+            device=self.device,
+            keep=keep,
+            features_in_place=in_place,
+        )
+
+    @cached_property
+    def _in_place(self) -> tuple[Tensor | None, ...] | None:
+        """Keys, values and scales of the whole store where they lie, for a CPU whose memory has room for them.
+
+        A CPU's kernel reads them from there, and a copy of a batch's would take as long as reading them twice.
+        """
+        if self.device != "cpu" or not self.reads_features or not cpu_kernels.can_run_on(self.store.labels):
+            return None
+        features = self.store.features_in_place()
+        fits = len(self.store) * self.store.layout.row_bytes <= psutil.virtual_memory().available / 2
+        if features is None or not fits:
+            return None
+        keys, values, *scales = features.by_layer()
+        return keys, values, *(scales or (None, None))
 
     def _generator(self, *position: int) -> torch.Generator:
         """A generator for one place in the training."""

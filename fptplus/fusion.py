@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .dropout import Dropout
-from .stored_attention import stored_attention
+from .stored_attention import choose, stored_attention
 
 PROMPT_STD = 1e-6
 """Prompts start from N(0, 1e-6²) (official code)."""
@@ -51,22 +51,24 @@ class Fusion(nn.Module):
         """(layers, heads, P, head_dim), for all layers at once."""
         raise NotImplementedError
 
-    def of_each_layer(self, *features: Tensor | None) -> Iterator[Tensor]:
-        """Fused prompts (B, P, D/k) of each layer, lowest first; the features as stored_attention takes them.
+    def of_each_layer(self, *features: Tensor | None, chosen: Tensor | None = None) -> Iterator[Tensor]:
+        """Fused prompts (B, P, D/k) of each layer, lowest first; the arguments as stored_attention takes them.
 
         With fused attention those of all layers are made at once, otherwise each as it is asked for.
         """
         queries = self.queries()
         at_once = len(queries) if self.fused_attention else 1
+        if not self.fused_attention:
+            features, chosen = choose(features, chosen), None
         for first in range(0, len(queries), at_once):
             layers = slice(first, first + at_once)
             some = (part if part is None else part[layers] for part in features)
-            yield from self(layers, queries[layers], *some)
+            yield from self(layers, queries[layers], *some, chosen=chosen)
 
-    def attend(self, queries: Tensor, *features: Tensor | None) -> Tensor:
+    def attend(self, queries: Tensor, *features: Tensor | None, chosen: Tensor | None = None) -> Tensor:
         """CA of Eq. 8, (layers, B, P, D), of all layers or, without fused attention, of one."""
         if self.fused_attention:
-            return stored_attention(queries, *features)
+            return stored_attention(queries, *features, chosen=chosen)
         return eager_attention(*(part if part is None else part[0] for part in (queries, *features))).unsqueeze(0)
 
 
@@ -103,9 +105,9 @@ class FineGrainedFusion(Fusion):
     def queries(self) -> Tensor:
         return split_heads(self.norm(self.prompts), self.num_heads)
 
-    def forward(self, layers: slice, queries: Tensor, *features: Tensor | None) -> Tensor:
+    def forward(self, layers: slice, queries: Tensor, *features: Tensor | None, chosen: Tensor | None = None) -> Tensor:
         """Fused prompts (layers, B, P, D/k) of some layers, from their arguments of stored_attention."""
-        attended = self.attend(queries, *features)
+        attended = self.attend(queries, *features, chosen=chosen)
         return self.dropout(self.out_proj(attended + self.prompts[layers].unsqueeze(1).to(attended.dtype)))
 
 
@@ -133,9 +135,11 @@ class ProjectedFusion(Fusion):
     def queries(self) -> Tensor:
         return split_heads(self.prompt_proj(self.prompts), self.num_heads)
 
-    def forward(self, layers: slice, queries: Tensor, *features: Tensor | None) -> Tensor:
+    def forward(self, layers: slice, queries: Tensor, *features: Tensor | None, chosen: Tensor | None = None) -> Tensor:
         """Fused prompts (layers, B, P, D/k) of some layers, from their arguments of stored_attention."""
-        return self.dropout(self.out_proj(self.attend(queries, *features)) + self.prompts[layers].unsqueeze(1))
+        return self.dropout(
+            self.out_proj(self.attend(queries, *features, chosen=chosen)) + self.prompts[layers].unsqueeze(1)
+        )
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

@@ -30,6 +30,7 @@ class FineGrainedPromptTuning(nn.Module):
         values: Tensor,
         key_scales: Tensor | None = None,
         value_scales: Tensor | None = None,
+        chosen: Tensor | None = None,
     ) -> Tensor:
         """Classify.
 
@@ -37,12 +38,14 @@ class FineGrainedPromptTuning(nn.Module):
             side_images: (B, 3, side_res, side_res).
             keys, values: (layers, B, heads, n, head_dim), the important tokens of the tapped LPM layers, of any type.
             key_scales, value_scales: (layers, B, heads, head_dim), where keys and values are int8.
+            chosen: (B,) indices of the batch's images among those of keys, values and scales, if they hold more.
 
         Returns:
             Logits (B, classes).
         """
         tokens = self.side.embed(side_images)
-        for layer, prompts in enumerate(self.fusion.of_each_layer(keys, values, key_scales, value_scales)):
+        fused = self.fusion.of_each_layer(keys, values, key_scales, value_scales, chosen=chosen)
+        for layer, prompts in enumerate(fused):
             if self.checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(self.side.layer, layer, tokens, prompts, use_reentrant=False)
             else:

@@ -75,12 +75,20 @@ class RowReader:
         with_features: whether features are wanted beside the images.
         device: where to.
         keep: rows to bring to the device once for all, or None to read each when its batch comes near.
+        features_in_place: whether features are to be in the computer's memory by then, but not among the rows.
     """
 
     def __init__(
-        self, store: FeatureStore, *, with_features: bool, device: str, keep: np.ndarray | None = None
+        self,
+        store: FeatureStore,
+        *,
+        with_features: bool,
+        device: str,
+        keep: np.ndarray | None = None,
+        features_in_place: bool = False,
     ) -> None:
         self.store, self.with_features, self.device = store, with_features, device
+        self.features_in_place = features_in_place
         self._kept = None if keep is None else self._brought(keep)
         if keep is not None:
             self._place = torch.full((len(store),), -1)
@@ -97,6 +105,8 @@ class RowReader:
 
     def _read(self, rows: np.ndarray) -> Rows:
         """Some rows in the computer's memory, pinned if they go to a CUDA device."""
+        if self.features_in_place:
+            self.store.bring_features(rows)
         read = Rows(self.store.images(rows), self.store.feature_rows(rows) if self.with_features else None)
         return read.pinned() if torch.device(self.device).type == "cuda" else read
 

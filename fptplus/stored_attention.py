@@ -21,7 +21,12 @@ from .precision import products_dtype
 
 
 def stored_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, key_scales: Tensor | None = None, value_scales: Tensor | None = None
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    key_scales: Tensor | None = None,
+    value_scales: Tensor | None = None,
+    chosen: Tensor | None = None,
 ) -> Tensor:
     """CA of Eq. 8 of every layer, image and head.
 
@@ -29,15 +34,23 @@ def stored_attention(
         queries: (layers, heads, P, head_dim); the products are of their type, or of autocast's.
         keys, values: (layers, B, heads, n, head_dim) of any type; fastest where the numbers of an image lie together.
         key_scales, value_scales: (layers, B, heads, head_dim) of int8 keys and values, else None.
+        chosen: (B,) indices of the batch's images among those of keys, values and scales, if these hold more.
 
     Returns:
         (layers, B, P, heads·head_dim) in the type of the products.
     """
-    features = (keys, values, key_scales, value_scales)
     dtype = products_dtype(queries)
     if cpu_kernels.can_run_on(keys, queries) and keys.dtype == values.dtype and dtype in cpu_kernels.TYPES:
-        return _OnCPU.apply(queries.float().contiguous(), dtype, *features)
+        return _OnCPU.apply(
+            queries.float().contiguous(), dtype, keys, values, *choose((key_scales, value_scales), chosen), chosen
+        )
+    features = choose((keys, values, key_scales, value_scales), chosen)
     return _StoredAttention.apply(queries.to(dtype) * queries.shape[-1] ** -0.5, *features)
+
+
+def choose(features: Sequence[Tensor | None], chosen: Tensor | None) -> list[Tensor | None]:
+    """Of features (layers, images, ...), those of the chosen images; all where there is no choice."""
+    return [part if part is None or chosen is None else part[:, chosen] for part in features]
 
 
 class _OnCPU(torch.autograd.Function):
@@ -46,12 +59,14 @@ class _OnCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, queries: Tensor, dtype: torch.dtype, *features: Tensor | None) -> Tensor:
         layers, heads, prompts, head_dim = queries.shape
-        keys, values, *scales = features
+        keys, values, *scales, chosen = features
         keys, values = map(cpu_kernels.side_by_side, (keys, values))
         key_scales, value_scales = (part if part is None else part.float().contiguous() for part in scales)
-        out = queries.new_empty(layers, keys.shape[1], prompts, heads, head_dim, dtype=dtype)
-        probabilities = torch.empty(*keys.shape[:3], cpu_kernels.room_to_keep(prompts, keys.shape[3], out))
-        stored = (keys, key_scales, values, value_scales)
+        batch_size = keys.shape[1] if chosen is None else len(chosen)
+        out = queries.new_empty(layers, batch_size, prompts, heads, head_dim, dtype=dtype)
+        room = cpu_kernels.room_to_keep(prompts, keys.shape[3], out)
+        probabilities = torch.empty(layers, batch_size, heads, room)
+        stored = (keys, key_scales, values, value_scales, chosen)
         cpu_kernels.run("stored_forward", queries, *stored, out, probabilities)
         ctx.save_for_backward(*stored, probabilities)
         ctx.shape = queries.shape
@@ -63,7 +78,7 @@ class _OnCPU(torch.autograd.Function):
         gradient = torch.empty(ctx.shape)
         grad = cpu_kernels.side_by_side(grad).unflatten(3, (ctx.shape[1], -1))
         cpu_kernels.run("stored_backward", *stored, probabilities, grad, gradient)
-        return gradient, *[None] * 5
+        return gradient, *[None] * 6
 
 
 class _StoredAttention(torch.autograd.Function):

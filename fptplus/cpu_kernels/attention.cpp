@@ -221,13 +221,15 @@ struct Head {
 
 // ----------------------------------------------------------------------------------------- stored keys and values
 
-// Keys or values (layers, images, heads, n, d), and int8's scales (layers, images, heads, d), which may have no data.
+// Keys or values (layers, images of a store, heads, n, d), and int8's scales of a batch (layers, images, heads, d), which
+// may have no data. Where `chosen` (images,) has data, it says which of the store's images the batch is of.
 struct Stored {
-    const Array &numbers, &scales;
+    const Array &numbers, &scales, &chosen;
 
     template <class T>
     Rows<T> of(int64_t layer, int64_t image, int64_t h) const {
-        return {numbers.at<T>(layer, image, h), numbers.strides[3]};
+        const int64_t place = chosen.data ? chosen.at<int64_t>(0)[image] : image;
+        return {numbers.at<T>(layer, place, h), numbers.strides[3]};
     }
     const float* scales_of(int64_t layer, int64_t image, int64_t h) const {
         return scales.data ? scales.at<float>(layer, image, h) : nullptr;
@@ -424,27 +426,27 @@ int64_t fptplus_kept_numbers(int64_t queries, int64_t tokens, int64_t channels, 
 
 void fptplus_stored_forward(
     const Array* queries, const Array* keys, const Array* key_scales, const Array* values, const Array* value_scales,
-    const Array* out, const Array* kept, int threads
+    const Array* chosen, const Array* out, const Array* kept, int threads
 ) {
     with_stored_type(*keys, [&](auto number) {
         with_float_type(*out, [&](auto result) {
             with_kind(out->type, out->sizes[4], [&](auto kind) {
                 stored_forward<decltype(kind), decltype(number), decltype(result)>(
-                    *queries, {*keys, *key_scales}, {*values, *value_scales}, *out, *kept, threads);
+                    *queries, {*keys, *key_scales, *chosen}, {*values, *value_scales, *chosen}, *out, *kept, threads);
             });
         });
     });
 }
 
 void fptplus_stored_backward(
-    const Array* keys, const Array* key_scales, const Array* values, const Array* value_scales, const Array* kept,
-    const Array* grad, const Array* grad_queries, int threads
+    const Array* keys, const Array* key_scales, const Array* values, const Array* value_scales, const Array* chosen,
+    const Array* kept, const Array* grad, const Array* grad_queries, int threads
 ) {
     with_stored_type(*keys, [&](auto number) {
         with_float_type(*grad, [&](auto result) {
             with_kind(grad->type, grad->sizes[4], [&](auto kind) {
                 stored_backward<decltype(kind), decltype(number), decltype(result)>(
-                    {*keys, *key_scales}, {*values, *value_scales}, *kept, *grad, *grad_queries, threads);
+                    {*keys, *key_scales, *chosen}, {*values, *value_scales, *chosen}, *kept, *grad, *grad_queries, threads);
             });
         });
     });

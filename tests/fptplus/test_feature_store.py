@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fptplus import FrozenBackbone, InvalidInput
+from fptplus import FPTConfig, FrozenBackbone, InvalidInput, build_fpt
 from fptplus.data import Example, ImageDataset
 from fptplus.feature_store import FeatureStore
+from fptplus.feed import Feed
 from fptplus.preload import FeatureMaker, preload
 from fptplus.store_check import check_row
 from methods import create_backbone
@@ -164,3 +165,45 @@ def test_memory_is_used_again_only_once_no_tensor_holds_it(tmp_path):
     del kept
     assert store.feature_rows([3, 4]).data_ptr() == address
     assert torch.equal(store.feature_rows([0, 1])[:, 8:], content)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("fused_attention", [True, False])
+def test_features_used_where_they_lie_are_those_that_are_copied(
+    tmp_path, cpu_kernel, monkeypatch, dtype, fused_attention
+):
+    whole = preload(
+        DATASET,
+        tmp_path,
+        backbone=backbone(),
+        model="test_vit",
+        weights_sha256="abc",
+        res=64,
+        image_res=32,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        store_dtype=dtype,
+    )
+    config = FPTConfig(variant="fptplus", side_res=32, tapped_share=0.34, num_prompts=4, reduction_factor=2)
+    layout = whole.layout
+    model = build_fpt(
+        config,
+        lpm_dim=layout.heads * layout.head_dim,
+        lpm_heads=layout.heads,
+        lpm_depth=6,
+        num_classes=2,
+        fused_attention=fused_attention,
+    ).eval()
+    feed = Feed(store=whole, split="train", batch_size=2, res=32, reads_features=True)
+    in_place = list(feed.epoch(0))
+    monkeypatch.setattr(FeatureStore, "features_in_place", lambda store: None)
+    copied = list(Feed(store=whole, split="train", batch_size=2, res=32, reads_features=True).epoch(0))
+    assert len(in_place) == len(copied) == 2
+    for one, other in zip(in_place, copied, strict=True):
+        assert one.inputs[1].shape[1] == 5 and other.inputs[1].shape[1] == 2
+        assert torch.equal(one.targets, other.targets)
+        assert torch.equal(model(*one.inputs), model(*other.inputs))
+
+
+def test_features_in_several_files_are_not_used_where_they_lie(tmp_path):
+    assert write(tmp_path).features_in_place() is None

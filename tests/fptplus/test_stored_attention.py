@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fptplus.store_layout import RowLayout
-from fptplus.stored_attention import stored_attention
+from fptplus.stored_attention import choose, stored_attention
 
 pytestmark = pytest.mark.usefixtures("either_way", "few_images_at_once")
 
@@ -75,3 +75,13 @@ def test_features_laid_out_by_layer_are_taken_too():
     queries = torch.randn(LAYERS, HEADS, PROMPTS, HEAD_DIM)
     got = stored_attention(queries, keys.contiguous(), values.contiguous())
     assert_close(got, formula(queries.double(), *meant), 1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+def test_a_choice_of_images_is_as_those_images(dtype):
+    stored, _ = features(dtype)
+    chosen = torch.tensor([2, 0, 2, 1])
+    queries = torch.randn(LAYERS, HEADS, PROMPTS, HEAD_DIM)
+    expected = output_and_gradient(stored_attention, queries, *choose(stored, chosen))
+    for got, right in zip(output_and_gradient(stored_attention, queries, *stored, chosen), expected, strict=True):
+        assert torch.equal(got, right)
