@@ -30,16 +30,16 @@ def side_layer(block: Block, tokens: Tensor, prompts: Tensor, kept: int) -> Tens
     """
     attention, mlp = block.attn, block.mlp
     norm1, norm2, dtype = block.norm1, block.norm2, products_dtype(tokens)
-    qkv, stream = _NormedQKV.apply(
+    qkv, stream = NormedQKV.apply(
         tokens, prompts, kept, dtype, norm1.eps, norm1.weight, norm1.bias, attention.qkv.weight, attention.qkv.bias
     )
     attended = side_attention(qkv.unflatten(-1, (3, attention.num_heads, -1)), kept)
     linears = (attention.proj, norm2, mlp.fc1, mlp.fc2)
     parameters = (parameter for module in linears for parameter in (module.weight, module.bias))
-    return _AfterAttention.apply(stream, attended, norm2.eps, *parameters)
+    return AfterAttention.apply(stream, attended, norm2.eps, *parameters)
 
 
-class _NormedQKV(torch.autograd.Function):
+class NormedQKV(torch.autograd.Function):
     """Queries, keys and values (B, T + P, 3·D) of all tokens, and the residual stream (B, kept, D) of the first."""
 
     @staticmethod
@@ -73,7 +73,7 @@ class _NormedQKV(torch.autograd.Function):
         return *of_inputs, None, None, None, *of_norm, *of_linear
 
 
-class _AfterAttention(torch.autograd.Function):
+class AfterAttention(torch.autograd.Function):
     """What a layer gives (B, kept, D), from its residual stream and its attention, both (B, kept, D)."""
 
     @staticmethod

@@ -4,13 +4,17 @@ One MAC is one multiplication with its addition; PyTorch's counter says two flop
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from math import prod
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from fptplus.side_layer import AfterAttention, NormedQKV
 
 
 def forward_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
@@ -41,7 +45,20 @@ def fvcore_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int | None:
         analysis = FlopCountAnalysis(model, inputs)
         # fvcore's own rule breaks where a product is written into a third tensor
         analysis.set_op_handle("aten::bmm", lambda operands, results: bmm_flop_jit(operands[:2], results))
+        for function, inputs_with_tokens in ((NormedQKV, 2), (AfterAttention, 1)):  # a tracer does not see into them
+            rule = partial(_layer_norm_and_linears, inputs_with_tokens)
+            analysis.set_op_handle(f"prim::PythonOp.{function.__name__}", rule)
         return int(analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total())
+
+
+def _layer_norm_and_linears(inputs_with_tokens: int, operands: Sequence[Any], results: Sequence[Any]) -> int:
+    """fvcore's count, from traced values, of a function whose tokens go through a LayerNorm and every matrix it is given.
+
+    The tokens (B, T, D) are those of its first inputs; a LayerNorm is 5 a number by fvcore's rule.
+    """
+    shapes = [operand.type().sizes() for operand in operands]
+    tokens = sum(prod(shape[:2]) for shape in shapes[:inputs_with_tokens])
+    return tokens * (5 * shapes[0][2] + sum(prod(shape) for shape in shapes if len(shape) == 2))
 
 
 @contextmanager

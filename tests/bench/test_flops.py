@@ -223,6 +223,23 @@ def test_fvcore_does_not_see_fused_attention_and_counts_layer_norm():
     assert fused.fvcore_forward_macs == fused.forward_macs + layer_norms - DEPTH * 2 * tokens * tokens * DIM
 
 
+@pytest.mark.parametrize(("method", "side_res", "layers"), [("fpt", 224, DEPTH), ("fptplus", 128, DEPTH // 2)])
+def test_fvcore_sees_the_layers_of_a_side_network_but_not_their_attention(method, side_res, layers):
+    pytest.importorskip("fvcore")
+    dim, prompts, tokens, stored = DIM // 8, 16, (side_res // PATCH) ** 2 + 1, int(0.2 * (PATCHES + 1))
+    kept = (layers - 1) * tokens + 1  # over all layers: of the last one only the class token goes on
+    self_attention = 2 * kept * (tokens + prompts) * dim
+    cross_attention = layers * 2 * prompts * stored * DIM
+    normed = dim * (layers * (tokens + prompts) + kept + 1)
+    if method == "fptplus":
+        normed += layers * prompts * DIM  # the fused prompts
+
+    prediction = predict(cell(method, attention="sdpa"))
+
+    products = prediction.forward_macs - self_attention - cross_attention
+    assert prediction.fvcore_forward_macs == products + 5 * normed
+
+
 def test_fvcore_says_the_same_of_meta_tensors_as_of_real_ones():
     analysis = pytest.importorskip("fvcore.nn").FlopCountAnalysis
     small = CellConfig(method="fptplus", model="test_vit", res=64)
