@@ -52,7 +52,7 @@ def fvcore_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int | None:
 
 
 def _layer_norm_and_linears(inputs_with_tokens: int, operands: Sequence[Any], results: Sequence[Any]) -> int:
-    """fvcore's count, from traced values, of a function whose tokens go through a LayerNorm and every matrix it is given.
+    """fvcore's count, from traced values, of a function: its tokens go through a LayerNorm and each matrix it is given.
 
     The tokens (B, T, D) are those of its first inputs; a LayerNorm is 5 a number by fvcore's rule.
     """

@@ -82,7 +82,7 @@ def _library() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(str(_compiled(compiler)))
-    except (subprocess.CalledProcessError, OSError) as error:
+    except (subprocess.CalledProcessError, OSError, RuntimeError) as error:  # the last: no home folder
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
         log.warning("the CPU's kernels could not be compiled, PyTorch's operators are used, slower: %s", reason)
         return None
