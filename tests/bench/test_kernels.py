@@ -32,7 +32,7 @@ def has_autocast_rule(function):
 
 
 @pytest.mark.parametrize(
-    "function", sorted(LOWER_PRECISION | FP32, key=lambda f: f.__name__), ids=lambda f: f.__qualname__
+    "function", sorted(LOWER_PRECISION | FP32, key=lambda f: (f.__name__, f.__qualname__)), ids=lambda f: f.__qualname__
 )
 def test_every_operator_that_is_cast_has_an_autocast_rule_in_pytorch(function):
     assert has_autocast_rule(function)
