@@ -66,6 +66,16 @@ def test_a_folder_that_cannot_be_written_is_reported(first_use, monkeypatch, cap
     assert "could not be compiled" in caplog.text
 
 
+def test_a_user_without_a_home_folder_is_told(first_use, monkeypatch, caplog):
+    def home():
+        raise RuntimeError("Could not determine home directory.")  # as pathlib says it
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(cpu_kernels.Path, "home", home)
+    assert not cpu_kernels.can_run_on(torch.zeros(1))
+    assert "Could not determine home directory." in caplog.text
+
+
 def test_only_the_types_they_know_go_to_them():
     assert not cpu_kernels.can_run_on(torch.zeros(1, dtype=torch.float64))
     assert not cpu_kernels.can_run_on(torch.zeros(1), torch.zeros(1, dtype=torch.float16))

@@ -10,13 +10,12 @@ BYTES = 128 * 2**20
 """In tensors of 1 MiB that are all freed at the end of a step."""
 
 STEP = f"""
-import mmap
+import psutil
 import torch
 from fptplus.cpu_memory import keep_freed_memory
 
 def resident():
-    with open("/proc/self/statm") as pages:
-        return int(pages.read().split()[1]) * mmap.PAGESIZE
+    return psutil.Process().memory_info().rss
 
 def step():
     tensors = [torch.ones(2**18) for _ in range({BYTES // 2**20})]
