@@ -7,20 +7,7 @@ from fptplus import InvalidInput
 
 from .record import Record
 from .results_store import ResultsStore
-
-IDENTITY = (
-    "method",
-    "model",
-    "res",
-    "batch_size",
-    "precision",
-    "attention",
-    "checkpointing",
-    "optimizer",
-    "num_classes",
-    "vram_bytes",
-)
-"""What makes two records those of one cell, on whatever machine."""
+from .step_options import IDENTITY
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,23 @@ from typing import Literal, get_args
 from tyro.conf import UseAppendAction
 
 from fptplus import InvalidInput
-from fptplus.training import OptimizerName, Precision
-from methods import METHODS, find_method
+from fptplus.training import OptimizerName, ZeroGrad
+from methods import METHODS, PASSES, find_method
 from methods.backbone import AttentionMode, Checkpointing
 
+from . import alloc_conf
 from .predict.devices import Gpu, default_gpu, find_gpu
+from .step_options import (
+    LORA_OPTIONS,
+    STEP_OPTIONS,
+    Averaging,
+    CellPrecision,
+    Clipping,
+    given_options,
+    options_for,
+    ordered_targets,
+    takes_lora_options,
+)
 from .units import parse_bytes
 
 MeasuredOn = Literal["nothing", "cpu", "cuda"]
@@ -26,15 +38,18 @@ PROFILES: dict[ProfileName, dict[str, str]] = {
 }
 """`paper` is what the paper's numbers were made with; `fast` is what one would use today."""
 
-_AXES = {
-    "precision": get_args(Precision),
+_CHOICES = {
+    "precision": get_args(CellPrecision),
     "attention": get_args(AttentionMode),
     "checkpointing": get_args(Checkpointing),
     "optimizer": get_args(OptimizerName),
+    "zero_grad": get_args(ZeroGrad),
+    "clipping": get_args(Clipping),
+    "averaging": get_args(Averaging),
     "device": get_args(MeasuredOn),
 }
-_LARGEST = {"res": 2**16, "batch_size": 2**20, "num_classes": 2**20}
-_ADDED_LATER = {"epochs", "epoch_images", "vram_bytes"}
+_LARGEST = {"res": 2**16, "batch_size": 2**20, "num_classes": 2**20, "accumulation_steps": 2**20}
+_ADDED_LATER = {"epochs": 0, "epoch_images": 0, "vram_bytes": None, "alloc_conf": None, **STEP_OPTIONS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +68,8 @@ class CellConfig:
     batch_size: int = 16
     """Images a step."""
 
-    precision: Precision = "fp32"
-    """fp32, or autocast to bf16 or fp16 with fp32 weights."""
+    precision: CellPrecision = "fp32"
+    """fp32; autocast to bf16 or fp16 with fp32 weights; or bf16_weights, all in bf16 without autocast."""
 
     attention: AttentionMode = "eager"
     """Explicit score matrices, or fused kernels: PyTorch's choice (sdpa) or one pinned."""
@@ -63,7 +78,31 @@ class CellConfig:
     """`block` recomputes each transformer block in the backward pass."""
 
     optimizer: OptimizerName = "adamw"
-    """AdamW with foreach kernels, AdamW in one kernel, or SGD with momentum."""
+    """AdamW with foreach kernels, AdamW in one kernel, or SGD with or without momentum."""
+
+    zero_grad: ZeroGrad = "before_forward"
+    """Where the last step's gradients are released: after_forward keeps them through the forward pass."""
+
+    accumulation_steps: int = 1
+    """Micro-batches that a batch is split into; their gradients add up before the optimizer's step."""
+
+    clipping: Clipping = "norm"
+    """Whether gradients are clipped to norm 1, as the official code does."""
+
+    drop_path: float = 0.0
+    """Probability that the last block of the LPM is skipped; it falls to 0 at the first (stochastic depth)."""
+
+    averaging: Averaging = "none"
+    """ema: a second copy of the model, an exponential moving average of the weights."""
+
+    lora_rank: int | None = None
+    """Rank of LoRA's updates, 16 where not given; None for every other method."""
+
+    lora_targets: str | None = None
+    """Linear layers that LoRA adapts, with commas; query,value where not given; None for every other method."""
+
+    alloc_conf: str | None = None
+    """PyTorch's allocator settings in the process of the cell; None for those of the environment, mostly none."""
 
     num_classes: int = 5
     """Outputs of the head; 5 as in Messidor-2 and DDR."""
@@ -95,7 +134,7 @@ class CellConfig:
             if not 1 <= (value := getattr(self, name)) <= most:
                 bound = "at least 1" if value < 1 else f"at most {most}"
                 raise InvalidInput(f"{name.replace('_', '-')} must be {bound}, got {value}.")
-        for name, known in _AXES.items():
+        for name, known in _CHOICES.items():
             if (value := getattr(self, name)) not in known:
                 raise InvalidInput(f"{name} must be one of {', '.join(known)}, got {value!r}.")
         if self.epochs < 0 or (self.epochs and self.epoch_images < self.batch_size):
@@ -112,6 +151,38 @@ class CellConfig:
             raise InvalidInput(
                 "precision fp16 must be measured on a CUDA device, got cpu; use bf16, or --device auto to predict."
             )
+        self._check_step()
+        self._settle_lora()
+
+    def _check_step(self) -> None:
+        """Refuse options of the training step that cannot be."""
+        if self.batch_size % self.accumulation_steps:
+            raise InvalidInput(
+                f"accumulation-steps must divide the batch of {self.batch_size} images, "
+                f"got {self.accumulation_steps}; choose another of the two."
+            )
+        if not 0 <= self.drop_path < 1:
+            raise InvalidInput(f"drop-path must be at least 0 and below 1, got {self.drop_path:g}.")
+        if self.alloc_conf is not None:
+            alloc_conf.check(self.alloc_conf)
+        if self.method in PASSES and (given := given_options(self)):
+            raise InvalidInput(
+                f"{', '.join(given)} must be left out with method {self.method}, which takes no training step."
+            )
+
+    def _settle_lora(self) -> None:
+        """LoRA's own rank and targets where none are given, the targets in one order; None for every other method."""
+        own = {name: STEP_OPTIONS[name] for name in LORA_OPTIONS}
+        asked = {name: own[name] if (value := getattr(self, name)) is None else value for name in LORA_OPTIONS}
+        if not 1 <= asked["lora_rank"] <= 2**16:
+            raise InvalidInput(f"lora-rank must be at least 1 and at most {2**16}, got {asked['lora_rank']}.")
+        asked["lora_targets"] = ",".join(ordered_targets(asked["lora_targets"]))
+        if not takes_lora_options(self.method):
+            if asked != own:
+                raise InvalidInput(f"lora-rank and lora-targets must be left out with method {self.method}; use lora.")
+            asked = dict.fromkeys(LORA_OPTIONS)
+        for name, value in asked.items():
+            object.__setattr__(self, name, value)
 
     @property
     def cell_id(self) -> str:
@@ -120,7 +191,8 @@ class CellConfig:
         What was added to the configuration later counts only where it is set, so that older records keep their names.
         """
         named = {one.name: getattr(self, one.name) for one in fields(self)}
-        text = json.dumps({k: v for k, v in named.items() if k not in _ADDED_LATER or v}, sort_keys=True)
+        counted = {k: v for k, v in named.items() if k not in _ADDED_LATER or v not in (None, _ADDED_LATER[k])}
+        text = json.dumps(counted, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -148,6 +220,10 @@ class Selection:
     gpu_memory: str | None = None
     """Memory that must do, such as 11GiB. Default: all that the GPU has."""
 
+    alloc_conf: str | None = None
+    """PyTorch's allocator settings, such as expandable_segments:True. Default: those of the environment, mostly none;
+    the records name them."""
+
     @property
     def gpu_to_predict(self) -> Gpu:
         """The GPU to predict for, with the memory that it may use.
@@ -162,17 +238,21 @@ class Selection:
         """Every combination, each once; models outermost, then resolutions, axes, and methods innermost.
 
         Args:
-            axes: batch size, precision, attention, checkpointing and optimizer of each.
+            axes: batch size and AXES of each; options that a method does not take are left out for it.
             shared: further fields of all cells.
 
         Raises:
             InvalidInput: if any value is out of range.
         """
         shared = {"num_classes": self.num_classes, "gpu": self.gpu_to_predict.name, **shared}
-        methods = self.method or tuple(METHODS)
-        combinations = product(self.model or ("vit_b",), self.res or (512,), list(axes), methods)
+        shared["alloc_conf"] = self.alloc_conf
+        methods, axes = self.method or tuple(METHODS), list(axes)
+        asks_for_lora = any(name in one for one in axes for name in LORA_OPTIONS)
+        if asks_for_lora and not any(map(takes_lora_options, methods)):
+            raise InvalidInput("lora-rank and lora-targets must be given with method lora, which is not asked for.")
         cells = [
-            CellConfig(method=name, model=model, res=res, **one, **shared) for model, res, one, name in combinations
+            CellConfig(method=name, model=model, res=res, **options_for(name, one), **shared)
+            for model, res, one, name in product(self.model or ("vit_b",), self.res or (512,), axes, methods)
         ]
         return list(dict.fromkeys(cells))
 
@@ -190,8 +270,8 @@ class Setting(Selection):
     profile: ProfileName = "paper"
     """Sets the axes below where not given. paper: fp32, eager, none, adamw. fast: bf16, sdpa, none, adamw_fused."""
 
-    precision: Precision | None = None
-    """fp32, or autocast to bf16 or fp16 with fp32 weights."""
+    precision: CellPrecision | None = None
+    """fp32; autocast to bf16 or fp16 with fp32 weights; bf16_weights: all in bf16 without autocast."""
 
     attention: AttentionMode | None = None
     """eager: explicit score matrices. sdpa: the fused kernel PyTorch chooses. flash, efficient: that fused kernel."""
@@ -200,7 +280,29 @@ class Setting(Selection):
     """block: recompute each transformer block in the backward pass."""
 
     optimizer: OptimizerName | None = None
-    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum."""
+    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum. sgd_no_momentum: without."""
+
+    zero_grad: ZeroGrad = "before_forward"
+    """Where gradients are released; after_forward: they live through the forward pass."""
+
+    accumulation_steps: int = 1
+    """Micro-batches that a batch is split into."""
+
+    clipping: Clipping = "norm"
+    """norm: clip gradients to norm 1. none: do not."""
+
+    drop_path: float = 0.0
+    """Stochastic depth of the LPM, from 0 to below 1."""
+
+    averaging: Averaging = "none"
+    """ema: keep a moving average of the weights, a second copy of the model."""
+
+    lora_rank: int | None = None
+    """Rank of LoRA's updates. Default: 16."""
+
+    lora_targets: str | None = None
+    """Linear layers that LoRA adapts: some of query, key, value (or qkv, fused), proj, fc1, fc2, with commas.
+    Default: query,value."""
 
     def cells(self) -> list[CellConfig]:
         """A cell for each model, resolution and method.
@@ -209,4 +311,5 @@ class Setting(Selection):
             InvalidInput: if any value is out of range.
         """
         axes = {name: getattr(self, name) or default for name, default in PROFILES[self.profile].items()}
-        return self._combined([{"batch_size": self.batch_size, **axes}])
+        options = {name: value for name in STEP_OPTIONS if (value := getattr(self, name)) is not None}
+        return self._combined([{"batch_size": self.batch_size, **axes, **options}])

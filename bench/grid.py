@@ -9,12 +9,13 @@ import torch
 from tyro.conf import UseAppendAction
 
 from fptplus import InvalidInput
-from fptplus.training import OptimizerName, Precision
+from fptplus.training import OptimizerName, ZeroGrad
 from methods import PASSES
 from methods.backbone import AttentionMode, Checkpointing
 
 from .config import PROFILES, CellConfig, MeasuredOn, ProfileName, Selection
 from .predict.devices import Gpu
+from .step_options import NO_STEP, STEP_OPTIONS, Averaging, CellPrecision, Clipping
 from .units import parse_bytes
 
 
@@ -34,8 +35,9 @@ class SweepConfig(Selection):
     """Sets the axes below where not given. paper: fp32, eager, none, adamw. fast: bf16, sdpa, none, adamw_fused.
     Repeat for both. Default: paper."""
 
-    precision: UseAppendAction[tuple[Precision, ...]] = ()
-    """fp32, or autocast to bf16 or fp16 with fp32 weights; repeat for several."""
+    precision: UseAppendAction[tuple[CellPrecision, ...]] = ()
+    """fp32; autocast to bf16 or fp16 with fp32 weights; bf16_weights: all in bf16 without autocast. Repeat for
+    several."""
 
     attention: UseAppendAction[tuple[AttentionMode, ...]] = ()
     """eager: explicit score matrices. sdpa: the fused kernel PyTorch chooses. flash, efficient: that fused kernel.
@@ -45,7 +47,31 @@ class SweepConfig(Selection):
     """block: recompute each transformer block in the backward pass. Repeat for both."""
 
     optimizer: UseAppendAction[tuple[OptimizerName, ...]] = ()
-    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum. Repeat for several."""
+    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum. sgd_no_momentum: without. Repeat for
+    several."""
+
+    zero_grad: UseAppendAction[tuple[ZeroGrad, ...]] = ()
+    """Where gradients are released; after_forward: they live through the forward pass. Repeat for both. Default:
+    before_forward."""
+
+    accumulation_steps: UseAppendAction[tuple[int, ...]] = ()
+    """Micro-batches that a batch is split into; repeat for several. Default: 1."""
+
+    clipping: UseAppendAction[tuple[Clipping, ...]] = ()
+    """norm: clip gradients to norm 1. none: do not. Repeat for both. Default: norm."""
+
+    drop_path: UseAppendAction[tuple[float, ...]] = ()
+    """Stochastic depth of the LPM, from 0 to below 1; repeat for several. Default: 0."""
+
+    averaging: UseAppendAction[tuple[Averaging, ...]] = ()
+    """ema: keep a moving average of the weights, a second copy of the model. Repeat for both. Default: none."""
+
+    lora_rank: UseAppendAction[tuple[int, ...]] = ()
+    """Rank of LoRA's updates; repeat for several. Default: 16."""
+
+    lora_targets: UseAppendAction[tuple[str, ...]] = ()
+    """Linear layers that LoRA adapts: some of query, key, value (or qkv, fused), proj, fc1, fc2, with commas; repeat
+    for several choices. Default: query,value."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to measure. auto: on the CUDA device if there is one, else predict only. cpu: time steps on the CPU."""
@@ -128,8 +154,9 @@ class SweepConfig(Selection):
         return cells if device == "nothing" else list(dict.fromkeys(with_preloading(cells)))
 
     def _axes(self) -> Iterator[dict]:
+        options = {name: given for name in STEP_OPTIONS if (given := getattr(self, name))}
         for profile, batch_size in product(self.profile or ("paper",), self.batch_size or (16,)):
-            axes = {name: getattr(self, name) or (default,) for name, default in PROFILES[profile].items()}
+            axes = {name: getattr(self, name) or (default,) for name, default in PROFILES[profile].items()} | options
             for values in product(*axes.values()):
                 yield {"batch_size": batch_size, **dict(zip(axes, values, strict=True))}
 
@@ -139,14 +166,8 @@ def with_preloading(cells: list[CellConfig]) -> Iterator[CellConfig]:
     for cell in cells:
         yield cell
         if (preloading := f"{cell.method}_preloading") in PASSES:
-            plain = {
-                "method": preloading,
-                "epochs": 0,
-                "epoch_images": 0,
-                "checkpointing": "none",
-                "optimizer": "adamw",
-            }
-            yield replace(cell, **plain)
+            plain = {"epochs": 0, "epoch_images": 0, "checkpointing": "none", "optimizer": "adamw"}
+            yield replace(cell, method=preloading, **plain, **NO_STEP)
 
 
 def measured_on(device: Literal["auto", "cpu", "cuda"]) -> MeasuredOn:

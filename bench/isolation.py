@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from . import alloc_conf
 from .config import CellConfig
 from .journal import Reading, Story, read_journal
 from .measure import Budget
@@ -69,7 +70,7 @@ def _start(cell: CellConfig, budget: Budget, scratch: str, errors) -> subprocess
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**alloc_conf.process_environment(cell.alloc_conf), "PYTHONPATH": path},
         start_new_session=True,  # Ctrl-C is for the sweep, which ends its cell itself
     )
     job = {"cell": asdict(cell), "budget": asdict(budget), "scratch": scratch}

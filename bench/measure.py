@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fptplus import InvalidInput
 
+from . import alloc_conf
 from .config import CellConfig
 from .environment import device_facts, nvml_facts
 from .journal import Journal, Reading
@@ -104,6 +105,7 @@ def _measure_on_cuda(cell: CellConfig, budget: Budget, scratch: Path, journal: J
     with ExitStack() as stack:
         stack.enter_context(_pinned(cell.attention))
         journal.begin("starting the device")
+        journal.found({"alloc_conf": alloc_conf.in_force(cell.alloc_conf)})
         device, before = _start_device(stack, journal)
         if device is not None and _is_shared(device, before, journal):
             return

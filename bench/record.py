@@ -6,6 +6,7 @@ from typing import Literal
 from fptplus import InvalidInput
 
 from .config import CellConfig
+from .step_options import AXES, STEP_OPTIONS
 
 Status = Literal["ok", "oom", "unsupported", "failed"]
 STATUSES: tuple[Status, ...] = ("ok", "oom", "unsupported", "failed")
@@ -160,9 +161,45 @@ class Record:
     cell_id: str | None = None
     """Name of the record's file."""
 
+    # the training step's options, as of CellConfig; records made before there were any have the defaults
+    zero_grad: str = "before_forward"
+    accumulation_steps: int = 1
+    clipping: str = "norm"
+    drop_path: float = 0.0
+    averaging: str = "none"
+    lora_rank: int | None = None
+    lora_targets: str | None = None
+    """The last two of LoRA only."""
+
+    alloc_conf: str | None = None
+    """PyTorch's allocator settings that the cell asked for, or that its measurement found in the environment; None
+    for PyTorch's defaults."""
+
+    predicted_by: Literal["emulated", "traced"] | None = None
+    """What the predicted memory comes from: PyTorch's own code on an emulated CUDA device, or the meta trace."""
+
+    predicted_fits: bool | None = None
+    """Whether the predicted step runs in the memory of `gpu`; None where the prediction cannot tell."""
+
+    kernel_launches: int | None = None
+    """Kernels that one training step launches, counted on the emulated device."""
+
+    host_time_s: float | None = None
+    """Time that the CPU needs to issue one training step, measured on the emulated device: no GPU is faster without
+    CUDA graphs."""
+
+    bytes_moved: int | None = None
+    """Bytes that the operators of one training step read and write, counted."""
+
+    predicted_step_time_s: float | None = None
+    predicted_energy_j_per_img: float | None = None
+    """Of the time and energy model, on `gpu`; never measured."""
+
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise InvalidInput(f"status must be one of {', '.join(STATUSES)}, got {self.status!r}.")
+        if self.method == "lora" and self.lora_rank is None:  # a record made before there was a choice
+            self.lora_rank, self.lora_targets = STEP_OPTIONS["lora_rank"], STEP_OPTIONS["lora_targets"]
 
     @property
     def is_measured(self) -> bool:
@@ -176,7 +213,6 @@ COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Record))
 
 def new_record(cell: CellConfig) -> Record:
     """A record of a cell with its configuration and nothing else."""
-    shared = ("method", "model", "res", "batch_size", "precision", "attention", "checkpointing", "optimizer")
-    later = ("gpu", "num_classes", "seed", "vram_bytes", "cell_id")
-    configured = {name: getattr(cell, name) for name in (*shared, *later)}
+    shared = ("method", "model", "res", "batch_size", *AXES, "gpu", "num_classes", "seed", "vram_bytes", "cell_id")
+    configured = {name: getattr(cell, name) for name in shared}
     return Record(**configured, epochs=cell.epochs or None, epoch_images=cell.epoch_images or None)

@@ -4,18 +4,21 @@ Nothing measured is lost: a sweep that was ended, by Ctrl-C, by a time limit or 
 side by side share the cells of one folder out among themselves.
 """
 
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import torch
 
 from methods import create_backbone
 
+from . import alloc_conf
 from .config import CellConfig, Selection
 from .record import Record, new_record
 from .results_store import ResultsStore
+from .step_options import AXES
 
 RunCell = Callable[[CellConfig], Record | None]
 """Makes the record of a cell; None if it was cut off by a time limit."""
@@ -143,10 +146,11 @@ def _skipped(cell: CellConfig, store: ResultsStore, rules: Rules) -> Record | No
 
 def _is_smaller(record: Record, cell: CellConfig) -> bool:
     """Whether a record is of the same but fewer pixels or images."""
-    same = ("method", "model", "precision", "attention", "checkpointing", "optimizer", "gpu", "vram_bytes")
+    same = ("method", "model", *AXES, "gpu", "vram_bytes")
+    asked = replace(cell, alloc_conf=alloc_conf.in_force(cell.alloc_conf))
     sizes = (record.res, record.batch_size), (cell.res, cell.batch_size)
     return (
-        all(getattr(record, name) == getattr(cell, name) for name in same)
+        all(getattr(record, name) == getattr(asked, name) for name in same)
         and sizes[0] != sizes[1]
         and sizes[0][0] <= sizes[1][0]
         and sizes[0][1] <= sizes[1][1]
@@ -154,7 +158,7 @@ def _is_smaller(record: Record, cell: CellConfig) -> bool:
 
 
 def checked_cells(config: Selection, **options) -> list[CellConfig]:
-    """The cells that are asked about, each model once built on meta tensors.
+    """The cells that are asked about, each model once built on meta tensors; warns of allocator settings found.
 
     Args:
         config: of the command.
@@ -164,6 +168,8 @@ def checked_cells(config: Selection, **options) -> list[CellConfig]:
         InvalidInput: if a value is out of range, or a model, its resolution or its checkpoint is not what it must be.
     """
     cells = config.cells(**options)
+    if (remark := alloc_conf.remark(config.alloc_conf)) is not None:
+        print(remark, file=sys.stderr)
     for model, res, weights in dict.fromkeys((cell.model, cell.res, cell.weights) for cell in cells):
         with torch.device("meta"):
             create_backbone(model, res, config.num_classes, weights=weights)

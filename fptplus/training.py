@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from .errors import InvalidInput
 
 Precision = Literal["fp32", "bf16", "fp16"]
-OptimizerName = Literal["adamw", "adamw_fused", "sgd"]
+OptimizerName = Literal["adamw", "adamw_fused", "sgd", "sgd_no_momentum"]
+ZeroGrad = Literal["before_forward", "after_forward"]
+"""Where the gradients of the last step are released: after_forward keeps them alive through the forward pass."""
+
 Phase = Literal["forward", "loss", "backward", "optimizer"]
 
 AUTOCAST_DTYPE: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,8 +39,8 @@ def make_optimizer(
     """The optimizer over the parameters that have a gradient.
 
     Args:
-        name: `adamw` (foreach: temporaries as large as the parameters), `adamw_fused` (one kernel, none), or `sgd`
-            (momentum 0.9).
+        name: `adamw` (foreach: temporaries as large as the parameters), `adamw_fused` (one kernel, none), `sgd`
+            (momentum 0.9), or `sgd_no_momentum` (no state at all).
         parameters: of the model; frozen ones are left out.
         lr: learning rate; the schedule scales it.
         weight_decay: decoupled for AdamW (official code: 0.1).
@@ -48,8 +51,9 @@ def make_optimizer(
             return torch.optim.AdamW(learnable, lr=lr, weight_decay=weight_decay, foreach=True)
         case "adamw_fused":
             return torch.optim.AdamW(learnable, lr=lr, weight_decay=weight_decay, fused=True)
-        case "sgd":
-            return torch.optim.SGD(learnable, lr=lr, weight_decay=weight_decay, momentum=0.9, foreach=True)
+        case "sgd" | "sgd_no_momentum":
+            momentum = 0.9 if name == "sgd" else 0.0
+            return torch.optim.SGD(learnable, lr=lr, weight_decay=weight_decay, momentum=momentum, foreach=True)
     raise InvalidInput(f"optimizer must be one of {', '.join(get_args(OptimizerName))}, got {name!r}.")
 
 

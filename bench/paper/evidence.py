@@ -10,6 +10,7 @@ from bench.config import CellConfig
 from bench.predict.devices import GPUS, PAPER_GPU
 from bench.record import Record
 from bench.results_store import ResultsStore
+from bench.step_options import AXES
 from bench.units import MIB
 from fptplus import InvalidInput
 
@@ -22,7 +23,7 @@ PAPER_FOLDER = "paper"
 TRAINING_GLOB = "*/training/*.csv"
 """Training records under the results folder: columns method, dataset, auc (percent); optionally weights, model, res."""
 
-_KEY = ("method", "model", "res", "batch_size", "precision", "attention", "checkpointing", "optimizer")
+_KEY = ("method", "model", "res", "batch_size", *AXES)
 
 
 @dataclass(frozen=True, kw_only=True)

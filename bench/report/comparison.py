@@ -5,6 +5,7 @@ from rich import box
 from rich.table import Table
 
 from bench.compare import Delta
+from bench.step_options import axes_in_words
 from bench.units import MIB
 
 
@@ -30,12 +31,11 @@ def comparison_table(deltas: list[Delta], threshold_pct: float, names: tuple[str
     table.add_column("")
     for delta in deltas:
         record, is_bytes = delta.record, delta.quantity.name.endswith("_bytes")
-        axes = f"{record.precision}, {record.attention}, {record.checkpointing}, {record.optimizer}"
         numbers = [f"{n / MIB:,.1f} MiB" if is_bytes else f"{n:,.3f}" for n in (delta.before, delta.after)]
         table.add_row(
             record.method,
             record.model,
-            axes,
+            axes_in_words(record),
             delta.quantity.title,
             str(record.res),
             str(record.batch_size),

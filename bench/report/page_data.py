@@ -7,6 +7,7 @@ from bench.paper.evidence import Evidence
 from bench.paper.printed import paper_table
 from bench.predict.devices import GPUS
 from bench.record import Record
+from bench.step_options import lora_in_words, shared_in_words
 from bench.units import MIB
 from methods import METHODS, find_method
 
@@ -81,6 +82,7 @@ _COLUMNS = (
     ({"title": "Attention"}, lambda r: r.attention),
     ({"title": "Checkpointing"}, lambda r: r.checkpointing),
     ({"title": "Optimizer"}, lambda r: r.optimizer),
+    ({"title": "Step"}, lambda r: (shared_in_words(r) + lora_in_words(r)).removeprefix(", ")),
     (_number("Learnable"), lambda r: r.learnable_params),
     (_number("%", 2), lambda r: _scaled(r.params_pct, 1)),
     (_number("GMACs/image", 2), lambda r: _scaled(r.forward_macs, 1e9)),
@@ -100,7 +102,7 @@ def _setting(record: Record) -> str:
     attention = "explicit" if record.attention == "eager" else record.attention
     return (
         f"{record.model}, batch {record.batch_size}, {record.precision}, {attention} attention{checkpointing}, "
-        f"{record.optimizer}"
+        f"{record.optimizer}{shared_in_words(record)}"
     )
 
 

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from bench.plan import Plan
 from bench.predict.devices import Gpu
+from bench.step_options import axes_in_words
 from bench.units import GIB, MIB
 
 
@@ -21,13 +22,12 @@ def plan_table(plan: Plan, gpu: Gpu) -> Table:
     table.add_column("")
     for planned in plan.cells:
         cell = planned.cell
-        axes = f"{cell.precision}, {cell.attention}, {cell.checkpointing}, {cell.optimizer}"
         needs = "" if planned.prediction is None else f"{planned.prediction.process_bytes / MIB:,.0f}"
         fits = {None: "", True: "yes", False: "[red]no[/]"}[planned.fits(gpu)]
         seconds = "" if planned.is_settled else f"{plan.eta.cell_s(cell):,.0f}"
         note = "measured before" if planned.is_settled else planned.refusal or ""
         sizes = (str(cell.res), str(cell.batch_size))
-        table.add_row(cell.method, cell.model, axes, *sizes, needs, fits, seconds, note)
+        table.add_row(cell.method, cell.model, axes_in_words(cell), *sizes, needs, fits, seconds, note)
     return table
 
 

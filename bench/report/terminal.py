@@ -13,6 +13,7 @@ from bench.predict.devices import Gpu
 from bench.predict.replay import Peak
 from bench.predict.trace import Allocation
 from bench.record import Record
+from bench.step_options import lora_in_words, shared_in_words
 from bench.units import GIB, MIB
 from bench.validate import ErrorSummary
 from bench.why import Contribution, TensorGroup, place
@@ -47,7 +48,13 @@ def _setting(record: Record) -> str:
     return (
         f"{record.model}, {record.res} px, batch {record.batch_size}, {record.precision}, "
         f"{record.attention} attention, checkpointing {record.checkpointing}, {record.optimizer}"
+        f"{shared_in_words(record)}"
     )
+
+
+def _title(record: Record) -> str:
+    """The method, with hyperparameters that are not its own."""
+    return find_method(record.method).title + lora_in_words(record)
 
 
 def _table(setting: str, records: list[Record], gpu: Gpu) -> Table:
@@ -58,7 +65,7 @@ def _table(setting: str, records: list[Record], gpu: Gpu) -> Table:
         table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
     for record in records:
         values = [column.show(record) for column in _PREDICTED]
-        table.add_row(find_method(record.method).title, *values, _verdict(record, gpu))
+        table.add_row(_title(record), *values, _verdict(record, gpu))
     return table
 
 
@@ -71,7 +78,7 @@ def _measured_table(records: list[Record]) -> Table:
         table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
     for record in records:
         if record.is_measured:
-            table.add_row(find_method(record.method).title, *(column.show(record) for column in measured))
+            table.add_row(_title(record), *(column.show(record) for column in measured))
     return table
 
 
