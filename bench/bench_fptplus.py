@@ -20,7 +20,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import fptplus
-from bench.baseline_fpt import PlainFiles, PlainFPT, plain_features, plain_step
+from bench.baseline_fpt import PlainFiles, plain_features
+from bench.plain_fpt import PlainFPT, plain_step
 from bench.random_data import (
     CLASSES,
     LPM_DEPTH,

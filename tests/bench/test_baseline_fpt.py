@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 import fptplus
-from bench.baseline_fpt import PlainFPT, plain_features, plain_names, plain_step
+from bench.baseline_fpt import plain_features
+from bench.plain_fpt import PlainFPT, plain_names, plain_step
 from fptplus.store_layout import RowLayout
 from fptplus.training import TrainingStep, autocast, make_optimizer
 from methods import create_backbone
@@ -18,7 +19,7 @@ LPM_DIM, HEADS, TOKENS, CLASSES = 48, 3, 7, 3
 STEPS = 200
 
 
-def plain_like(model, variant):
+def plain_like(model, variant, **options):
     """The baseline with a model's weights."""
     layers, prompts, _ = model.fusion.prompts.shape
     plain = PlainFPT(
@@ -31,6 +32,7 @@ def plain_like(model, variant):
         res=model.side.res,
         patch_size=model.side.patch_embed.kernel_size[0],
         num_classes=model.side.head.out_features,
+        **options,
     )
     plain.load_state_dict(plain_names(model.state_dict()))
     return plain
@@ -43,11 +45,12 @@ def assert_close(got, expected, what):
 
 @pytest.mark.parametrize("variant", ["fptplus", "fpt"])
 @pytest.mark.parametrize("fused_attention", [True, False])
-def test_logits_loss_and_every_gradient_are_the_baselines(variant, fused_attention):
+@pytest.mark.parametrize("fuses_at_once", [True, False])
+def test_logits_loss_and_every_gradient_are_the_baselines(variant, fused_attention, fuses_at_once):
     path = GOLDEN / f"{variant}_reference.safetensors"
     golden = fptplus.read_checkpoint(path)
     model = fptplus.load_official_checkpoint(path, fused_attention=fused_attention).eval()
-    plain = plain_like(model, variant).eval()
+    plain = plain_like(model, variant, fuses_at_once=fuses_at_once).eval()
     features = golden["out.key_states"], golden["out.value_states"]
     logits = model(golden["in.image_low"], *features), plain(golden["in.image_low"], torch.stack(features))
     losses = [F.cross_entropy(some, golden["in.target"]) for some in logits]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import fptplus
-from bench.baseline_fpt import PlainFPT
 from bench.config import CellConfig
+from bench.plain_fpt import PlainFPT
 from bench.predict.devices import find_gpu
 from bench.predict.kernels import CudaKernels
 from bench.predict.predictor import INSTALLED_TORCH, predict
