@@ -214,8 +214,9 @@ class Selection:
     """Outputs of the task head."""
 
     gpu: str | None = None
-    """GPU to predict for: t4, rtx3060, rtx3090, rtx4090, a6000, a100-40gb, a100-80gb, l40s, h100, h200 or b200.
-    Default: the one present, else the paper's a6000."""
+    """GPU to predict for: v100-16gb, v100-32gb, t4, rtx2080ti, a100-40gb, a100-80gb, rtx3060, rtx3090, a6000, a10g,
+    rtx4060, l4, rtx4090, l40s, h100, h200, b200, rtx5090 or rtx-pro-6000. Default: the one present, else the paper's
+    a6000."""
 
     gpu_memory: str | None = None
     """Memory that must do, such as 11GiB. Default: all that the GPU has."""

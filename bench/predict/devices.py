@@ -1,80 +1,147 @@
-"""GPUs by name: what the prediction has to know of the card, and where each number comes from.
+"""GPUs by name: what CUDA reports of each card (`gpus.csv`), and where each figure comes from.
 
-Memory is what PyTorch can have, which is less than the card's label: the "total capacity" that its out-of-memory
-messages state. The CUDA context (with the kernels it has loaded) is what a process holds beyond PyTorch's own segments.
+Memory is what CUDA can have, the "total capacity" of PyTorch's out-of-memory messages: less than the card's label, and
+some tenths of a percent different from driver to driver; where several totals are known it is the newest driver's.
+Limits that all cards of a compute capability share are in one table here.
 """
 
+import csv
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 
-from bench.probe import present_properties
-from bench.units import GIB, MIB
+import torch
+
+from bench.probe import Properties, present_properties
 from fptplus import InvalidInput
 
-REPORTED = "PyTorch's out-of-memory messages in public issue reports"
-ASSUMED = "assumed: nobody measured it for this suite"
-PAPER_FIT = "fitted to Table I of the paper, not measured"
+from .contexts import ContextSize, context_of
+
+PAPER_GPU = "a6000"
+KIB = 2**10
+
+_CATALOGUE = Path(__file__).with_name("gpus.csv")
+
+
+@dataclass(frozen=True)
+class SmLimits:
+    """What one multiprocessor (SM) can hold, and one block of threads have of it."""
+
+    max_threads_per_sm: int
+    max_blocks_per_sm: int
+    shared_bytes_per_sm: int
+    shared_bytes_per_block_optin: int
+    """What a kernel gets if it asks for more than `shared_bytes_per_block`."""
+
+    shared_bytes_per_block: int = 48 * KIB
+    registers_per_sm: int = 64 * KIB
+    registers_per_block: int = 64 * KIB
+
+
+LIMITS: dict[tuple[int, int], SmLimits] = {
+    (7, 0): SmLimits(2048, 32, 96 * KIB, 96 * KIB),
+    (7, 5): SmLimits(1024, 16, 64 * KIB, 64 * KIB),
+    (8, 0): SmLimits(2048, 32, 164 * KIB, 163 * KIB),
+    (8, 6): SmLimits(1536, 16, 100 * KIB, 99 * KIB),
+    (8, 7): SmLimits(1536, 16, 164 * KIB, 163 * KIB),
+    (8, 9): SmLimits(1536, 24, 100 * KIB, 99 * KIB),
+    (9, 0): SmLimits(2048, 32, 228 * KIB, 227 * KIB),
+    (10, 0): SmLimits(2048, 32, 228 * KIB, 227 * KIB),
+    (11, 0): SmLimits(1536, 24, 228 * KIB, 227 * KIB),
+    (12, 0): SmLimits(1536, 24, 100 * KIB, 99 * KIB),
+}
+"""By compute capability: CUDA C++ Programming Guide, technical specifications (7.0 in that of CUDA 12)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU model, or the one that is present."""
+    """One GPU model, or the one that is present. None where a figure is not known."""
 
     name: str
     """As on the command line."""
 
     title: str
-    """As CUDA names it, or a part of that."""
+    """As CUDA names it."""
 
     memory_bytes: int
-    """Capacity for all processes."""
+    """Capacity for all processes, CUDA contexts included."""
 
     compute_capability: tuple[int, int]
     num_sms: int
     """Streaming multiprocessors; reductions spread over them."""
 
     max_threads_per_sm: int
-    """By compute capability (CUDA C++ Programming Guide, technical specifications)."""
+    memory_source: str
 
-    context_bytes: int = 430 * MIB
-    """CUDA context and loaded kernels of one process."""
+    l2_bytes: int | None = None
+    memory_bus_bits: int | None = None
+    properties_source: str | None = None
+    """Where the SM count, the L2 cache and the memory bus come from."""
 
-    context_source: str = ASSUMED
-    memory_source: str = REPORTED
+    sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    """As CUDA counts it: two transfers a cycle."""
+
+    clocks_source: str | None = None
+
+    chosen_context: ContextSize | None = None
+    """In the place of what is known of the card's CUDA context."""
+
+    @property
+    def limits(self) -> SmLimits:
+        """Of an SM; of the nearest capability below where the table lacks the card's."""
+        known = max((one for one in LIMITS if one <= self.compute_capability), default=min(LIMITS))
+        return LIMITS[known]
+
+    @property
+    def memory_bytes_per_s(self) -> float | None:
+        """Peak bandwidth of the memory."""
+        if self.memory_bus_bits is None or self.memory_clock_mhz is None:
+            return None
+        return self.memory_bus_bits / 8 * 2 * self.memory_clock_mhz * 1e6
+
+    @property
+    def context(self) -> ContextSize:
+        """CUDA context and loaded kernels of one process of the installed PyTorch, unless one is chosen."""
+        return self.chosen_context or context_of(self, torch.version.cuda)
+
+    @property
+    def context_bytes(self) -> int:
+        """What to reckon with for `context`."""
+        return self.context.typical_bytes
+
+    @property
+    def context_source(self) -> str:
+        """Where `context_bytes` comes from."""
+        return self.context.source
+
+    def with_context(self, context_bytes: int) -> "Gpu":
+        """The card with a CUDA context of just this size, to see what depends on it."""
+        size = dict.fromkeys(("low_bytes", "typical_bytes", "high_bytes"), context_bytes)
+        return replace(self, chosen_context=ContextSize(**size, source="chosen"))
 
 
-def _gpu(name: str, title: str, memory_gib: float, capability: tuple[int, int], num_sms: int, **sources) -> Gpu:
-    threads = {(7, 5): 1024, (8, 0): 2048, (8, 6): 1536, (8, 9): 1536, (9, 0): 2048, (10, 0): 2048}[capability]
+def _catalogue() -> Iterator[Gpu]:
+    with _CATALOGUE.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            yield _gpu(row)
+
+
+def _gpu(row: dict[str, str]) -> Gpu:
+    major, minor = map(int, row["compute_capability"].split("."))
+    numbers = ("num_sms", "memory_bytes", "l2_bytes", "memory_bus_bits", "sm_clock_mhz", "memory_clock_mhz")
+    texts = ("name", "title", "memory_source", "properties_source", "clocks_source")
     return Gpu(
-        name=name,
-        title=title,
-        memory_bytes=int(memory_gib * GIB),
-        compute_capability=capability,
-        num_sms=num_sms,
-        max_threads_per_sm=threads,
-        **sources,
+        compute_capability=(major, minor),
+        max_threads_per_sm=LIMITS[major, minor].max_threads_per_sm,
+        **{column: int(row[column]) if row[column] else None for column in numbers},
+        **{column: row[column] for column in texts},
     )
 
 
-GPUS: dict[str, Gpu] = {
-    gpu.name: gpu
-    for gpu in (
-        _gpu("t4", "Tesla T4", 14.75, (7, 5), 40),
-        _gpu("rtx3060", "GeForce RTX 3060", 11.76, (8, 6), 28, memory_source=ASSUMED),
-        _gpu("rtx3090", "GeForce RTX 3090", 23.69, (8, 6), 82),
-        _gpu("rtx4090", "GeForce RTX 4090", 23.52, (8, 9), 128),
-        _gpu("a6000", "RTX A6000", 47.54, (8, 6), 84, context_source=PAPER_FIT),
-        _gpu("a100-40gb", "A100-SXM4-40GB", 39.39, (8, 0), 108, memory_source=ASSUMED),
-        _gpu("a100-80gb", "A100-SXM4-80GB", 79.15, (8, 0), 108),
-        _gpu("l40s", "L40S", 44.42, (8, 9), 142),
-        _gpu("h100", "H100 80GB HBM3", 79.11, (9, 0), 132),
-        _gpu("h200", "H200", 139.80, (9, 0), 132, memory_source=ASSUMED),
-        _gpu("b200", "B200", 178.35, (10, 0), 148, memory_source=ASSUMED),
-    )
-}
-"""SM counts from the vendor's data sheets; A100, H100 and H200 in their SXM form."""
-
-PAPER_GPU = "a6000"
+GPUS: dict[str, Gpu] = {gpu.name: gpu for gpu in _catalogue()}
+"""The catalogue, by compute capability."""
 
 
 def find_gpu(name: str) -> Gpu:
@@ -103,14 +170,35 @@ def present_gpu() -> Gpu | None:
     """The CUDA device of this machine, by its own figures and, if the catalogue lists it, its name there; or None."""
     if (properties := present_properties()) is None:
         return None
-    known = next((gpu for gpu in GPUS.values() if gpu.title in properties.name), None)
-    return replace(
-        known or GPUS[PAPER_GPU],
-        name=known.name if known else properties.name.lower().replace(" ", "-"),
-        title=properties.name,
-        memory_bytes=properties.memory_bytes,
-        compute_capability=properties.compute_capability,
-        num_sms=properties.num_sms,
-        max_threads_per_sm=properties.max_threads_per_sm,
-        memory_source="the device",
-    )
+    own = {
+        "memory_bytes": properties.memory_bytes,
+        "compute_capability": properties.compute_capability,
+        "num_sms": properties.num_sms,
+        "max_threads_per_sm": properties.max_threads_per_sm,
+        "memory_source": "the device",
+    }
+    if known := _listed(properties):
+        return replace(known, **own)
+    return Gpu(name=properties.name.lower().replace(" ", "-"), title=properties.name, **own)
+
+
+def _listed(properties: Properties) -> Gpu | None:
+    """The catalogue's card of that name; drivers before 465 leave out the vendor."""
+    bare = properties.name.removeprefix("NVIDIA ")
+    return next((gpu for gpu in GPUS.values() if gpu.title.removeprefix("NVIDIA ") == bare), None)
+
+
+def has_kernels(gpu: Gpu, architectures: Iterable[str]) -> bool:
+    """Whether a build of PyTorch has kernels that run on a card.
+
+    Args:
+        gpu: the card.
+        architectures: those of the build, `torch.cuda.get_arch_list()`: sm_86 runs on 8.6 and later minor versions,
+            compute_90 (portable code) on 9.0 and everything later.
+    """
+    for architecture in architectures:
+        kind, digits = architecture.rstrip("abcdefghijklmnopqrstuvwxyz").rsplit("_", 1)
+        built = (int(digits[:-1]), int(digits[-1]))
+        if built <= gpu.compute_capability and (kind == "compute" or built[0] == gpu.compute_capability[0]):
+            return True
+    return False

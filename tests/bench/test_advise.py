@@ -1,18 +1,15 @@
 """The search is held against trying every size."""
 
 from dataclasses import replace
-from unittest import mock
 
 import pytest
-import torch
 
 from bench.advise import advise
 from bench.config import CellConfig
-from bench.predict.devices import GPUS, default_gpu, find_gpu
+from bench.predict.devices import GPUS
 from bench.predict.extrapolate import TraceFamily
 from bench.predict.predictor import trace_cell
 from bench.predict.replay import fits, replay
-from bench.probe import present_properties
 from bench.units import MIB
 from fptplus import InvalidInput
 
@@ -96,35 +93,3 @@ def test_extrapolated_traces_are_those_that_tracing_gives(method, error):
 def test_traces_of_different_steps_are_no_family():
     with pytest.raises(ValueError, match="same sequence"):
         TraceFamily([1, 2], [trace_cell(CELL), trace_cell(replace(CELL, method="full"))])
-
-
-def test_the_catalogue_is_complete_and_says_where_its_numbers_come_from():
-    wanted = {"t4", "rtx3060", "rtx3090", "rtx4090", "a6000", "a100-40gb", "a100-80gb", "l40s", "h100", "h200", "b200"}
-    assert wanted <= GPUS.keys()
-    for gpu in GPUS.values():
-        assert gpu.memory_source and gpu.context_source
-        assert gpu.context_bytes < gpu.memory_bytes
-
-
-def test_a_gpu_that_is_present_is_known_by_its_own_figures(monkeypatch):
-    properties = mock.Mock(
-        total_memory=150 * 10**9, major=9, minor=0, multi_processor_count=132, max_threads_per_multi_processor=2048
-    )
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    for title, name in (
-        ("NVIDIA H200", "h200"),
-        ("NVIDIA RTX A6000", "a6000"),
-        ("NVIDIA Unheard Of", "nvidia-unheard-of"),
-    ):
-        properties.name = title
-        present_properties.cache_clear()
-        assert default_gpu() == find_gpu(name)
-        assert (find_gpu(name).memory_bytes, find_gpu(name).memory_source) == (150 * 10**9, "the device")
-    present_properties.cache_clear()
-
-
-def test_an_unknown_gpu_is_answered_with_the_known_ones():
-    with pytest.raises(InvalidInput, match=r"gpu must be one of t4, rtx3060, .*got 'rtx390'; did you mean rtx3090"):
-        find_gpu("rtx390")

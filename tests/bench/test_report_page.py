@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.predict.devices import GPUS
+from bench.units import MIB
+
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "results" / "report.html"
 TEXT = REPORT.read_text(encoding="utf-8")
@@ -96,16 +99,21 @@ def test_another_card_changes_the_verdicts(page):
 
 def test_the_verdicts_are_those_of_the_grid(page):
     """Against the CSV file, for one question, worked out here."""
-    page.choose("#fits-card", "rtx3090")
+    card = GPUS["rtx3090"]
+    page.choose("#fits-card", card.name)
     page.choose("#fits-res", "768")
     page.choose("#fits-batch", "8")
     lines = (ROOT / "results" / "paper" / "grid.csv").read_text().splitlines()
     head = lines[0].split(",")
     rows = [dict(zip(head, line.split(","), strict=True)) for line in lines[1:]]
     asked = {"model": "vit_b", "res": "768", "precision": "fp32", "attention": "eager", "checkpointing": "none"}
-    needs = [int(row["reserved_mib_batch_8"]) + 430 for row in rows if asked.items() <= row.items()]
+    needs = [
+        int(row["reserved_mib_batch_8"]) + round(card.context_bytes / MIB)
+        for row in rows
+        if asked.items() <= row.items()
+    ]
     assert numbers(column(page, "fits-table", "Needs MiB")) == needs
-    capacity = 23.69 * 1024
+    capacity = card.memory_bytes / MIB
     expected = ["fits" if mib <= capacity else "does not fit" for mib in needs]
     assert column(page, "fits-table", "Verdict") == expected
     assert len(set(expected)) == 2
