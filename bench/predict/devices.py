@@ -85,9 +85,6 @@ class Gpu:
 
     clocks_source: str | None = None
 
-    chosen_context: ContextSize | None = None
-    """In the place of what is known of the card's CUDA context."""
-
     @property
     def limits(self) -> SmLimits:
         """Of an SM; of the nearest capability below where the table lacks the card's."""
@@ -103,8 +100,8 @@ class Gpu:
 
     @property
     def context(self) -> ContextSize:
-        """CUDA context and loaded kernels of one process of the installed PyTorch, unless one is chosen."""
-        return self.chosen_context or context_of(self, torch.version.cuda)
+        """CUDA context and loaded kernels of one process of the installed PyTorch."""
+        return context_of(self, torch.version.cuda)
 
     @property
     def context_bytes(self) -> int:
@@ -115,11 +112,6 @@ class Gpu:
     def context_source(self) -> str:
         """Where `context_bytes` comes from."""
         return self.context.source
-
-    def with_context(self, context_bytes: int) -> "Gpu":
-        """The card with a CUDA context of just this size, to see what depends on it."""
-        size = dict.fromkeys(("low_bytes", "typical_bytes", "high_bytes"), context_bytes)
-        return replace(self, chosen_context=ContextSize(**size, source="chosen"))
 
 
 def _catalogue() -> Iterator[Gpu]:

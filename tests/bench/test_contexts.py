@@ -88,11 +88,3 @@ def test_a_gpu_has_the_context_of_the_installed_pytorch(monkeypatch):
         assert gpu.context_source == gpu.context.source
     monkeypatch.setattr(torch.version, "cuda", None)
     assert gpu.context == context_of(gpu, "13.0")
-
-
-def test_a_chosen_context_takes_the_place_of_what_is_known():
-    gpu = GPUS["a6000"].with_context(123 * MIB)
-    context = gpu.context
-    assert context.low_bytes == context.typical_bytes == context.high_bytes == gpu.context_bytes == 123 * MIB
-    assert gpu.context_source == "chosen"
-    assert replace(gpu, chosen_context=None) == GPUS["a6000"]
