@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from methods.method import ExampleInputs
+from methods.method import ExampleInputs, batch_axes
 
 Batch = tuple[tuple[Tensor, ...], Tensor]
 """Inputs of the model, and (B,) class indices."""
@@ -41,20 +41,21 @@ class MappedExamples(Dataset):
     ) -> None:
         self.batch_axes = batch_axes(example_inputs)
         self._num_images, self._num_classes = num_images, num_classes
-        self._shapes, self._paths = [], []
+        self._shapes, self._paths, self._dtypes = [], [], []
         for number, (tensor, axis) in enumerate(zip(example_inputs(num_stored), self.batch_axes, strict=True)):
             images = tensor.movedim(axis, 0).contiguous()
             self._shapes.append(images.shape)
+            self._dtypes.append(images.dtype)
             self._paths.append(folder / f"inputs_{number}.bin")
-            images.numpy().tofile(self._paths[-1])
+            images.view(torch.uint8).numpy().tofile(self._paths[-1])
 
     def __len__(self) -> int:
         return self._num_images
 
     def __getitem__(self, index: int) -> tuple[tuple[Tensor, ...], int]:
         stored = [
-            torch.from_file(str(path), size=shape.numel(), dtype=torch.float32).view(shape)
-            for path, shape in zip(self._paths, self._shapes, strict=True)
+            torch.from_file(str(path), size=shape.numel(), dtype=dtype).view(shape)
+            for path, shape, dtype in zip(self._paths, self._shapes, self._dtypes, strict=True)
         ]
         return tuple(images[index % len(images)] for images in stored), index % self._num_classes
 
@@ -63,16 +64,6 @@ class MappedExamples(Dataset):
         columns = zip(*(tensors for tensors, _ in samples), strict=True)
         inputs = tuple(torch.stack(column, axis) for column, axis in zip(columns, self.batch_axes, strict=True))
         return inputs, torch.tensor([target for _, target in samples])
-
-
-def batch_axes(example_inputs: ExampleInputs) -> tuple[int, ...]:
-    """The axis of each input that grows with the batch."""
-    with torch.device("meta"):
-        smaller, larger = example_inputs(2), example_inputs(3)
-    return tuple(
-        next(axis for axis in range(one.ndim) if one.shape[axis] != other.shape[axis])
-        for one, other in zip(smaller, larger, strict=True)
-    )
 
 
 def mapped_batches(examples: MappedExamples, batch_size: int, device: str, num_workers: int) -> Batches:

@@ -4,13 +4,14 @@ Real training, timing, metering and memory prediction all call this one class, s
 people train with.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .errors import InvalidInput
 
@@ -25,12 +26,14 @@ AUTOCAST_DTYPE: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.
 MAX_GRAD_NORM = 1.0
 """Norm at which gradients are clipped (official code)."""
 
+EMA_DECAY = 0.9998
+"""Of the moving average of the weights (timm's training script)."""
+
 
 def autocast(precision: Precision, device_type: str) -> AbstractContextManager:
-    """The mixed-precision context of a precision: nothing for fp32, autocast with fp32 weights for bf16 and fp16."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device_type, AUTOCAST_DTYPE[precision])
+    """The mixed-precision context of a precision: autocast with fp32 weights for bf16 and fp16, else nothing."""
+    dtype = AUTOCAST_DTYPE.get(precision)
+    return nullcontext() if dtype is None else torch.autocast(device_type, dtype)
 
 
 def make_optimizer(
@@ -57,6 +60,11 @@ def make_optimizer(
     raise InvalidInput(f"optimizer must be one of {', '.join(get_args(OptimizerName))}, got {name!r}.")
 
 
+def moving_average(model: nn.Module) -> AveragedModel:
+    """A second copy of a model whose weights follow the first's as an exponential moving average (EMA)."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
+
+
 class TrainingStep:
     """One optimization step of any model on one batch.
 
@@ -67,7 +75,11 @@ class TrainingStep:
         scaler: scales the loss of an fp16 step; None otherwise.
         regularizer: a further loss term of the method (AdaLoRA's orthogonality), or None.
         after_step: called with the number of steps done, gradients still there (AdaLoRA's rank allocation), or None.
-        max_grad_norm: norm at which gradients are clipped.
+        max_grad_norm: norm at which gradients are clipped; None for no clipping.
+        zero_grad: where the last step's gradients are released.
+        accumulation_steps: equal micro-batches that a batch is split into; the gradients are those of the whole batch.
+        batch_axes: the axis of each input that counts images; None if all begin with it.
+        averaged: follows the weights after each step (moving_average), or None.
     """
 
     def __init__(
@@ -79,12 +91,17 @@ class TrainingStep:
         scaler: torch.amp.GradScaler | None = None,
         regularizer: Callable[[], Tensor] | None = None,
         after_step: Callable[[int], None] | None = None,
-        max_grad_norm: float = MAX_GRAD_NORM,
+        max_grad_norm: float | None = MAX_GRAD_NORM,
+        zero_grad: ZeroGrad = "before_forward",
+        accumulation_steps: int = 1,
+        batch_axes: Sequence[int] | None = None,
+        averaged: AveragedModel | None = None,
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self.autocast, self.scaler = autocast, scaler
         self.regularizer, self.after_step = regularizer, after_step
-        self.max_grad_norm = max_grad_norm
+        self.max_grad_norm, self.zero_grad, self.averaged = max_grad_norm, zero_grad, averaged
+        self.accumulation_steps, self.batch_axes = accumulation_steps, batch_axes
         self.steps_done = 0
         self._learnable = [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -96,12 +113,47 @@ class TrainingStep:
         Args:
             inputs: what the model is called with, on its device.
             targets: (B,) class indices.
-            on_phase: told the name of each phase as it begins.
+            on_phase: told the name of each phase as it begins; forward, loss and backward once a micro-batch.
 
         Returns:
             The loss, a detached scalar still on the device, so that nothing waits for it.
+
+        Raises:
+            InvalidInput: if the batch has no equal micro-batches.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.zero_grad == "before_forward":
+            self.optimizer.zero_grad(set_to_none=True)
+        total = None
+        for part_inputs, part_targets in self._micro_batches(inputs, targets):
+            loss = self._loss(part_inputs, part_targets, on_phase)
+            if total is None and self.zero_grad == "after_forward":
+                self.optimizer.zero_grad(set_to_none=True)
+            on_phase("backward")
+            if self.scaler is None:
+                loss.backward()
+            else:
+                self.scaler.scale(loss).backward()
+            total = loss.detach() if total is None else total + loss.detach()
+        on_phase("optimizer")
+        self._update()
+        return total
+
+    def _micro_batches(
+        self, inputs: tuple[Tensor, ...], targets: Tensor
+    ) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        """Views of equal parts of a batch; the batch itself where it is not split."""
+        count, batch_size = self.accumulation_steps, len(targets)
+        if count == 1:
+            yield inputs, targets
+            return
+        if batch_size % count:
+            raise InvalidInput(f"accumulation_steps must divide the batch of {batch_size} images, got {count}.")
+        axes = self.batch_axes or [0] * len(inputs)
+        parts = [tensor.chunk(count, axis) for tensor, axis in zip(inputs, axes, strict=True)]
+        yield from zip(zip(*parts, strict=True), targets.chunk(count), strict=True)
+
+    def _loss(self, inputs: tuple[Tensor, ...], targets: Tensor, on_phase: Callable[[Phase], None]) -> Tensor:
+        """The loss of a micro-batch, its share of the batch's mean."""
         with self.autocast():
             on_phase("forward")
             logits = self.model(*inputs)
@@ -109,20 +161,13 @@ class TrainingStep:
             loss = F.cross_entropy(logits, targets)
             if self.regularizer is not None:
                 loss = loss + self.regularizer()
-        del logits  # autograd keeps what it needs of it
-        on_phase("backward")
-        if self.scaler is None:
-            loss.backward()
-        else:
-            self.scaler.scale(loss).backward()
-        on_phase("optimizer")
-        self._update()
-        return loss.detach()
+        return loss if self.accumulation_steps == 1 else loss / self.accumulation_steps
 
     def _update(self) -> None:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self._learnable, self.max_grad_norm)
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self._learnable, self.max_grad_norm)
         if self.scaler is None:
             self.optimizer.step()
         else:
@@ -131,3 +176,5 @@ class TrainingStep:
         self.steps_done += 1
         if self.after_step is not None:
             self.after_step(self.steps_done)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)

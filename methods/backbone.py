@@ -33,6 +33,7 @@ def create_backbone(
     *,
     attention: AttentionMode = "eager",
     checkpointing: Checkpointing = "none",
+    drop_path: float = 0.0,
     weights: str | None = None,
 ) -> VisionTransformer:
     """A timm ViT for one task, on the current default device, in training mode.
@@ -43,6 +44,7 @@ def create_backbone(
         num_classes: outputs of the new head.
         attention: `eager` for explicit score matrices, anything else for fused kernels.
         checkpointing: `block` to recompute every block in the backward pass.
+        drop_path: probability that the last block is skipped in training; it falls to 0 at the first.
         weights: a checkpoint file (timm or Hugging Face) or a timm pretrained name; on the meta device only checked.
             None for random weights.
 
@@ -50,7 +52,7 @@ def create_backbone(
         InvalidInput: if the name is unknown, the model is no plain ViT, its patch size does not divide `res`, or the
             weights are unreadable or of another shape.
     """
-    vit = _create(model, img_size=res, num_classes=num_classes)
+    vit = _create(model, img_size=res, num_classes=num_classes, drop_path_rate=drop_path)
     if weights is not None:
         fptplus.load_vit(vit, _read_weights(weights))
     for block in vit.blocks:

@@ -1,7 +1,7 @@
 """What a fine-tuning method is: it turns a ViT into something to train."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -51,7 +51,35 @@ class FineTuning:
 
     def training_step(self, optimizer: torch.optim.Optimizer, **options) -> TrainingStep:
         """The training step of this model; options as of TrainingStep."""
-        return TrainingStep(self.model, optimizer, regularizer=self.regularizer, after_step=self.after_step, **options)
+        return TrainingStep(
+            self.model,
+            optimizer,
+            regularizer=self.regularizer,
+            after_step=self.after_step,
+            batch_axes=batch_axes(self.example_inputs),
+            **options,
+        )
+
+    def with_bf16_weights(self) -> "FineTuning":
+        """The same in bf16 throughout: the model, changed in place, and fp32 inputs; what is stored smaller stays."""
+        for module in (self.model, self.preloader):
+            if module is not None:
+                module.to(torch.bfloat16)
+        return replace(self, example_inputs=lambda batch_size: tuple(map(_in_bf16, self.example_inputs(batch_size))))
+
+
+def _in_bf16(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.bfloat16) if tensor.dtype == torch.float32 else tensor
+
+
+def batch_axes(example_inputs: ExampleInputs) -> tuple[int, ...]:
+    """The axis of each input that grows with the batch."""
+    with torch.device("meta"):
+        smaller, larger = example_inputs(2), example_inputs(3)
+    return tuple(
+        next(axis for axis in range(one.ndim) if one.shape[axis] != other.shape[axis])
+        for one, other in zip(smaller, larger, strict=True)
+    )
 
 
 class Method(Protocol):

@@ -72,5 +72,5 @@ def test_the_two_forms_of_adamw_agree(model):
 
 
 def test_an_unknown_optimizer_is_answered_with_the_known_ones(model):
-    with pytest.raises(InvalidInput, match="optimizer must be one of adamw, adamw_fused, sgd, got 'lion'"):
+    with pytest.raises(InvalidInput, match="optimizer must be one of adamw, adamw_fused, sgd, sgd_no_momentum, got 'lion'"):
         make_optimizer("lion", model.parameters())
