@@ -20,7 +20,7 @@ CARD = replace(GPUS["a6000"], memory_bytes=1000 * MIB)
 @pytest.mark.parametrize("width", [80, 180])
 def test_the_table_of_advice_explains_a_maybe_below(width):
     left_bytes = (CARD.context.low_bytes + CARD.context.high_bytes) // 2
-    rows = [("full", False, 2000 * MIB), ("lora", True, CARD.memory_bytes - left_bytes), ("linear", True, 10 * MIB)]
+    rows = [("full", "no", 2000 * MIB), ("lora", "maybe", CARD.memory_bytes - left_bytes), ("linear", "yes", 10 * MIB)]
     advice = [
         Advice(
             method=method,
