@@ -9,9 +9,9 @@ import pandas as pd
 from bench.config import CellConfig
 from fptplus.efficiency import performance_efficiency
 
-from .bands import FITS_AFTER_ALL, FITS_AFTER_ALL_CELLS, TOLERANCES, Verdict, known_deviation
+from .bands import FITS_AFTER_ALL, FITS_AFTER_ALL_CELLS, PAPER_SOFTWARE, TOLERANCES, Verdict, known_deviation
 from .cells import paper_cell
-from .evidence import Evidence, Number
+from .evidence import PAPER_STACK, Evidence, Number
 from .flops import by_convention_gmacs, preloading_by_convention_gmacs, preloading_gmacs, true_gmacs
 from .printed import DATASETS, FULL_MEM_MB, PrintedCell, printed_cells
 
@@ -109,7 +109,7 @@ def _compare(cell: PrintedCell, evidence: Evidence) -> Comparison:
         return compared(verdict="no record", reason=f"measured on {device}, which is not the paper's card")
     if ours.value is None or cell.printed is None:
         return _compare_capacity(cell, ours, compared)
-    return _compare_numbers(cell, ours.value, compared)
+    return _compare_numbers(cell, ours, compared)
 
 
 def _compare_capacity(cell: PrintedCell, ours: Number, compared: Callable[..., Comparison]) -> Comparison:
@@ -120,8 +120,9 @@ def _compare_capacity(cell: PrintedCell, ours: Number, compared: Callable[..., C
     return compared(verdict="differs", left_band=not is_known, reason=FITS_AFTER_ALL if is_known else "")
 
 
-def _compare_numbers(cell: PrintedCell, ours: float, compared: Callable[..., Comparison]) -> Comparison:
-    tolerance, known = TOLERANCES[cell.quantity], known_deviation(cell)
+def _compare_numbers(cell: PrintedCell, number: Number, compared: Callable[..., Comparison]) -> Comparison:
+    tolerance = PAPER_SOFTWARE if number.record == PAPER_STACK else TOLERANCES[cell.quantity]
+    ours, known = number.value, known_deviation(cell)
     off = abs(ours / cell.printed - 1)
     rounds_to_it = abs(ours - cell.printed) <= 0.5 * 10**-cell.decimals * (1 + 1e-9)
     verdict: Verdict = "differs"
@@ -176,7 +177,7 @@ def _by_record(cell: PrintedCell, config: CellConfig, evidence: Evidence) -> Num
         case "params_pct":
             return evidence.params_pct(config)
         case "memory_mib":
-            return evidence.memory_mib(config)
+            return evidence.paper_memory_mib(config)
         case "gmacs":
             return by_convention_gmacs(evidence, config.method)
         case "img_s":

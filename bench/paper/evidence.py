@@ -7,6 +7,8 @@ from typing import Literal
 import pandas as pd
 
 from bench.config import CellConfig
+from bench.paper_stack.rows import FILE as PAPER_STACK
+from bench.paper_stack.rows import read_stack
 from bench.predict.devices import GPUS, PAPER_GPU
 from bench.record import Record
 from bench.results_store import ResultsStore
@@ -14,8 +16,11 @@ from bench.step_options import AXES
 from bench.units import MIB
 from fptplus import InvalidInput
 
-Source = Literal["predicted", "measured", "counted", "printed", "trained", "computed"]
-"""Predicted, measured or counted by us; printed in the paper; trained by us; computed from the columns beside it."""
+from .cells import paper_cell
+
+Source = Literal["predicted", "emulated", "measured", "counted", "printed", "trained", "computed"]
+"""Predicted, emulated, measured or counted by us; printed in the paper; trained by us; computed from the columns beside
+it."""
 
 PAPER_FOLDER = "paper"
 """Predictions of the paper's cells, under the results folder; every other folder of records there is a machine's."""
@@ -59,6 +64,7 @@ class Evidence:
                 if key not in self._records or _is_measured_on_gpu(record):
                     self._records[key] = record
         self.training = _read_training(self.results)
+        self._stack = read_stack(self.results / PAPER_FOLDER / PAPER_STACK)
 
     def records(self) -> list[Record]:
         """One for each cell, the best that there is."""
@@ -93,6 +99,20 @@ class Evidence:
         needed_bytes = record.predicted_process_bytes
         too_much = needed_bytes > GPUS[PAPER_GPU].memory_bytes
         return Number(value=None if too_much else needed_bytes / MIB, source="predicted", record=record.cell_id)
+
+    def paper_memory_mib(self, cell: CellConfig) -> Number:
+        """Memory of the process in MiB as the paper could read it: FPT and FPT+ on the paper's PyTorch 2.0.0.
+
+        Emulated; the CUDA context is the one constant that the print has besides (bench/paper_stack/). Measured on the
+        paper's card where it was; as `memory_mib` for other cells.
+        """
+        ordinary = self.memory_mib(cell)
+        found = [
+            row for row in self._stack.rows if (row.method, row.model, row.res) == (cell.method, cell.model, cell.res)
+        ]
+        if ordinary.source == "measured" or not found or cell != paper_cell(cell.method, cell.model, cell.res):
+            return ordinary
+        return Number(value=self._stack.process_mib(found[0]), source="emulated", record=PAPER_STACK)
 
     def needed_mib(self, cell: CellConfig) -> Number:
         """Memory of the process in MiB, more than the paper's card has included."""

@@ -112,7 +112,7 @@ def _quoted() -> Iterator[Inconsistency]:
         (
             "Sec. IV-B",
             "the side network has 6 layers, half of the LPM's",
-            "half of ViT-L's is 12; the memory printed for ViT-L in Table III is nearer to that of 6",
+            "half of ViT-L's is 12; Table III prints the memory of 6 (results/paper/paper_stack.csv)",
         ),
         ("Sec. IV-D", "training time per epoch is reported", "Table II has no such column"),
         ("Table VI", "PPE and PME have a downward arrow", "the best is the highest, in bold, as in all other tables"),
@@ -141,6 +141,10 @@ def _quoted() -> Iterator[Inconsistency]:
             "preloading runs at 32.81 images a second",
             "linear probing, which runs the same LPM forward and trains besides, does 51.06",
         ),
-        ("Table I", "memory in MB without a counter", "reserved, allocated or process memory: the text does not say"),
+        (
+            "Table I",
+            "memory in MB without a counter",
+            "the text does not say which; FPT's and FPT+'s are MiB of the process (results/paper/paper_stack.csv)",
+        ),
     ):
         yield Inconsistency(where=where, says=says, but=but)

@@ -12,7 +12,7 @@ from bench.config import CellConfig
 from methods import METHODS, find_method
 from methods.ablations import ablation_name
 
-from .cells import paper_cell
+from .cells import paper_cell, table3_cell
 
 Quantity = Literal[
     "params_pct", "memory_mib", "gmacs", "seconds", "img_s", "peak_w", "mean_w", "auc", "avg_auc", "ppe", "pme"
@@ -148,7 +148,7 @@ def _table3() -> Iterator[PrintedCell]:
                 quantity=quantity,
                 printed=_none(row[field]),
                 decimals=_decimals(field, row[field]),
-                cell=paper_cell(row["method"], "vit_l", int(row["res"])),
+                cell=table3_cell(row["method"], int(row["res"])),
                 full_printed=_none(full[field]),
             )
 

@@ -12,13 +12,22 @@ from bench.paper.evidence import Number
 
 from .figures import figure
 
-MARKS = {"printed": "†", "computed": "‡", "measured": "§", "trained": "¶", "predicted": "", "counted": ""}
+MARKS = {
+    "printed": "†",
+    "computed": "‡",
+    "measured": "§",
+    "trained": "¶",
+    "predicted": "∗",
+    "emulated": "",
+    "counted": "",
+}
 LEGEND = {
     "printed": "† printed in the paper, not ours",
     "computed": "‡ computed from this row, its AUC being the paper's",
     "measured": "§ measured",
     "trained": "¶ trained by us",
-    "predicted": "memory without a mark is predicted",
+    "predicted": "∗ predicted",
+    "emulated": "memory without a mark is emulated",
     "counted": "parameters and multiply-accumulates are counted",
 }
 OUT_OF_MEMORY, NO_NUMBER = "/", "–"
@@ -116,7 +125,7 @@ def markdown(exhibit: Exhibit) -> str:
 
 _LATEX = {"†": r"\textsuperscript{\dag}", "‡": r"\textsuperscript{\ddag}", "§": r"\textsuperscript{\S}"}
 _LATEX |= {"¶": r"\textsuperscript{\P}", "±": r"$\pm$", "–": "--", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#"}
-_LATEX |= {"·": r"$\cdot$", "×": r"$\times$"}
+_LATEX |= {"·": r"$\cdot$", "×": r"$\times$", "∗": r"\textsuperscript{$\ast$}"}
 
 
 def latex(exhibit: Exhibit) -> str:

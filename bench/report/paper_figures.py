@@ -17,7 +17,7 @@ from methods import METHODS, find_method
 
 from .exhibit import Entry, Exhibit, Row
 from .figures import figure
-from .paper_tables import MEMORY_NOTE, SETTING, average_auc, efficiencies
+from .paper_tables import MEMORY_NOTE, PAPER_SOFTWARE_NOTE, SETTING, average_auc, efficiencies
 
 STYLES = {
     "full": ("#000000", "o", "-"),
@@ -51,14 +51,15 @@ def figure1(evidence: Evidence) -> Exhibit:
     rows: list[Row] = []
     for row in paper_table(1).query("weights == 'supervised'").to_dict("records"):
         cell = paper_cell(row["method"])
-        numbers = ((evidence.params_pct(cell), 2), (average_auc(evidence, row), 2), (evidence.memory_mib(cell), 0))
+        memory = evidence.paper_memory_mib(cell)
+        numbers = ((evidence.params_pct(cell), 2), (average_auc(evidence, row), 2), (memory, 0))
         rows.append((find_method(row["method"]).title, *(Entry(number=n, decimals=d) for n, d in numbers)))
     return Exhibit(
         name="figure1",
         title="Figure 1. Performance and efficiency, supervised weights",
         headings=("Method", "Params. %", "Avg. AUC", "Mem."),
         rows=rows,
-        notes=(MEMORY_NOTE,),
+        notes=(MEMORY_NOTE, PAPER_SOFTWARE_NOTE),
         draw=partial(_draw_figure1, rows),
     )
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -9,11 +10,12 @@ import pytest
 
 from bench.__main__ import main
 from bench.paper.bands import KNOWN
-from bench.paper.cells import SETTINGS, all_cells, paper_cell
+from bench.paper.cells import SETTINGS, SIX_SIDE_LAYERS, all_cells, paper_cell
 from bench.paper.check import check, check_table
-from bench.paper.evidence import Evidence
+from bench.paper.evidence import PAPER_STACK, Evidence
 from bench.paper.inconsistencies import inconsistencies
 from bench.paper.printed import paper_table, printed_cells
+from bench.paper_stack.rows import Stack, read_stack, write_stack
 from bench.report.page import check_summary
 from fptplus import InvalidInput
 
@@ -29,6 +31,7 @@ def comparisons():
 def results(tmp_path):
     """A copy of the records that a test may change."""
     shutil.copytree(RESULTS / "paper" / "records", tmp_path / "paper" / "records")
+    shutil.copy(RESULTS / "paper" / PAPER_STACK, tmp_path / "paper")
     return tmp_path
 
 
@@ -116,14 +119,54 @@ def test_a_wrong_record_fails_the_check(results, capsys):
         ("fptplus", "vit_b", 512, {"params_pct": 1.13}),
         ("full", "vit_l", 512, {"predicted_process_bytes": 40 * 2**30}),
         ("lora", "vit_l", 512, {"predicted_process_bytes": 60 * 2**30}),
-        ("fptplus_k2", "vit_b", 512, {"predicted_process_bytes": 2**30 * 3}),
+        ("side_only", "vit_b", 512, {"predicted_process_bytes": 2**30 * 30}),
         ("lora", "vit_b", 512, {"fvcore_forward_macs": 88_000_000_000}),
     ],
-    ids=["a parameter", "fits against the print", "no longer fits", "an ablation", "the FLOPs convention"],
+    ids=["a parameter", "fits against the print", "no longer fits", "a component", "the FLOPs convention"],
 )
 def test_each_kind_of_number_has_a_band(results, method, model, res, values):
     change(results, paper_cell(method, model, res), **values)
     assert any(one.left_band for one in check(Evidence(results)))
+
+
+@pytest.mark.parametrize("method", ["fptplus", "fptplus_prompts64", "fptplus_k2"])
+def test_a_wrong_number_of_the_paper_s_software_leaves_its_band(results, method):
+    path = results / "paper" / PAPER_STACK
+    rows = [
+        replace(row, training_reserved_mib=row.training_reserved_mib * 1.05) if row.method == method else row
+        for row in read_stack(path).rows
+    ]
+    write_stack(path, Stack(rows))
+    assert {one.printed_cell.cell.method for one in check(Evidence(results)) if one.left_band} == {method}
+
+
+def test_fpt_and_fptplus_are_compared_on_the_paper_s_software(comparisons):
+    """All 23 printed memories, FPT+ on ViT-L with 6 side layers; three were read after an evaluation."""
+    own = {
+        one.printed_cell.cell.cell_id: one
+        for one in comparisons
+        if one.ours and one.ours.record == PAPER_STACK and one.printed_cell.table != "Fig. 7"
+    }
+    assert len(own) == 23
+    assert {one.ours.source for one in own.values()} == {"emulated"}
+    differs = {one.printed_cell.cell.method for one in own.values() if one.verdict == "differs"}
+    assert differs == {"fpt", "fptplus_k2", "fptplus_k4"}
+    exact = [one for one in own.values() if one.verdict == "pass"]
+    assert len(exact) == 20 and max(abs(one.difference) for one in exact) <= 2
+    assert find(comparisons, "III", "FPT+, 128 px", "Mem.").printed_cell.cell.method == SIX_SIDE_LAYERS
+
+
+def test_other_settings_of_fptplus_are_not_the_paper_s_software():
+    evidence = Evidence(RESULTS)
+    fused = paper_cell("fptplus", attention="sdpa")
+    assert evidence.paper_memory_mib(fused) == evidence.memory_mib(fused)
+    assert evidence.paper_memory_mib(paper_cell("lora")) == evidence.memory_mib(paper_cell("lora"))
+
+
+def test_without_the_paper_s_software_its_cells_are_predicted(results):
+    (results / "paper" / PAPER_STACK).unlink()
+    one = find(check(Evidence(results)), "I", "FPT+, supervised", "Mem.")
+    assert one.ours.source == "predicted"
 
 
 def test_without_records_the_command_says_what_to_run(tmp_path, capsys):

@@ -1,0 +1,131 @@
+"""What the paper prints next to what its software reserves when emulated: rows of results/paper/paper_stack.csv.
+
+Printed less reserved is what a process holds besides PyTorch's segments: the CUDA context with its kernels, the same
+for all cells if the emulation is right.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+
+from fptplus import InvalidInput
+from fptplus.whole_file import whole_file
+
+FILE = "paper_stack.csv"
+"""Under results/paper."""
+
+SEGMENT_MIB = 2
+"""PyTorch reserves memory in multiples of 2 MiB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackRow:
+    """One printed cell; memory in MiB."""
+
+    table: str
+    row: str
+    """As the paper's table has it."""
+
+    method: str
+    model: str
+    res: int
+    printed_mib: float
+    training_reserved_mib: float
+    """In the first epoch, before the first evaluation."""
+
+    reserved_mib: float
+    allocated_mib: float
+    """Peaks of the whole training, evaluations included."""
+
+    block_mib: float
+    """One stored block: the keys of a batch."""
+
+    torch_version: str
+    cuda_version: str
+    gpu: str
+
+    @property
+    def printed_less_training_mib(self) -> float:
+        """Printed less reserved before the first evaluation."""
+        return self.printed_mib - self.training_reserved_mib
+
+    @property
+    def printed_less_reserved_mib(self) -> float:
+        """Printed less reserved, evaluations included."""
+        return self.printed_mib - self.reserved_mib
+
+    @property
+    def block_segment_mib(self) -> float:
+        """What PyTorch reserves for a stored block."""
+        return -(-self.block_mib // SEGMENT_MIB) * SEGMENT_MIB
+
+
+@dataclass(frozen=True)
+class Stack:
+    """All rows."""
+
+    rows: Sequence[StackRow]
+
+    @cached_property
+    def context_mib(self) -> float:
+        """The constant: the median over all cells of printed less reserved before the first evaluation."""
+        return median(row.printed_less_training_mib for row in self.rows)
+
+    def process_mib(self, row: StackRow) -> float:
+        """Memory of the whole process in training: reserved, and the constant."""
+        return row.training_reserved_mib + self.context_mib
+
+    def is_within_a_block(self, row: StackRow) -> bool:
+        """Whether printed less reserved is the constant, or off by no more than one stored block."""
+        return abs(row.printed_less_training_mib - self.context_mib) <= row.block_segment_mib
+
+    def counts_evaluation(self, row: StackRow) -> bool:
+        """Whether the print is nearer to what is reserved after an evaluation than before the first."""
+        return abs(self._left_mib(row, evaluated=True)) < abs(self._left_mib(row, evaluated=False))
+
+    def unexplained_mib(self, row: StackRow) -> float:
+        """What is left of the print without the constant and what was reserved at the nearer of the two moments."""
+        return self._left_mib(row, evaluated=self.counts_evaluation(row))
+
+    def _left_mib(self, row: StackRow, *, evaluated: bool) -> float:
+        return (row.printed_less_reserved_mib if evaluated else row.printed_less_training_mib) - self.context_mib
+
+
+_DERIVED = ("printed_less_training_mib", "printed_less_reserved_mib")
+"""Columns written for a reader."""
+
+
+def write_stack(path: Path, stack: Stack) -> None:
+    """Keep the rows as a CSV file, with printed less reserved for both moments."""
+    names = [field.name for field in fields(StackRow)]
+    with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*names, *_DERIVED], lineterminator="\n")
+        writer.writeheader()
+        for row in stack.rows:
+            numbers = asdict(row) | {name: getattr(row, name) for name in _DERIVED}
+            writer.writerow({n: f"{v:.10g}" if isinstance(v, float) else v for n, v in numbers.items()})
+
+
+def read_stack(path: Path) -> Stack:
+    """The rows kept in a CSV file; none where there is no file.
+
+    Raises:
+        InvalidInput: if a column is missing or holds no number.
+    """
+    if not path.exists():
+        return Stack(())
+    with path.open(encoding="utf-8") as file:
+        try:
+            rows = [
+                StackRow(**{field.name: field.type(line[field.name]) for field in fields(StackRow)})
+                for line in csv.DictReader(file)
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInput(
+                f"{str(path)!r} must have the columns of results/paper/{FILE} with a number in each of memory, got "
+                f"{error}; make it again by `nox -s paper_stack`."
+            ) from error
+    return Stack(tuple(rows))
