@@ -16,7 +16,7 @@ from .duration import Eta
 from .grid import with_preloading
 from .harness import cell_runner
 from .measure import Budget
-from .plan import predict_all
+from .predict.predictor import predict_all
 from .record import Record
 from .results_store import ResultsStore
 from .sweep import Progress, Redo, Rules, is_settled, run_sweep
@@ -70,7 +70,7 @@ def run_campaign(
         count = 1 + int(left_s / eta.cell_s(left[0]))
         chosen, left = left[:count], left[count:]
         answers = dict(zip((cell.cell_id for cell in chosen), predict_all(chosen), strict=True))
-        predictions = {name: answer for name, answer in answers.items() if not isinstance(answer, str)}
+        predictions = {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
         runner = cell_runner(BUDGET, NUM_IMAGES, progress.phase, predictions, end_by)
         run_sweep(chosen, store, progress, runner, Rules(end_by=end_by))
     records = (store.find(cell.cell_id) for cell in cells)

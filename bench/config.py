@@ -126,7 +126,7 @@ class CellConfig:
     """Images of such an epoch; 0 where none is run."""
 
     vram_bytes: int | None = None
-    """Memory of a smaller card to emulate on the CUDA device; None for all that it has."""
+    """Memory that may be used of the card, for a smaller one; None for all that it has."""
 
     def __post_init__(self) -> None:
         find_method(self.method)
@@ -221,6 +221,10 @@ class Selection:
     gpu_memory: str | None = None
     """Memory that must do, such as 11GiB. Default: all that the GPU has."""
 
+    engine: Literal["auto", "emulated", "traced"] = "auto"
+    """What predicts memory. emulated: PyTorch itself, on a CUDA device that is not there. traced: a model of it, for
+    where the emulated device does not run. auto: emulated where it runs."""
+
     alloc_conf: str | None = None
     """PyTorch's allocator settings, such as expandable_segments:True. Default: those of the environment, mostly none;
     the records name them."""
@@ -233,7 +237,17 @@ class Selection:
             InvalidInput: if there is no such GPU, or its memory is no amount.
         """
         gpu = default_gpu() if self.gpu is None else find_gpu(self.gpu)
-        return gpu if self.gpu_memory is None else replace(gpu, memory_bytes=parse_bytes("gpu-memory", self.gpu_memory))
+        smaller_bytes = self.smaller_memory_bytes
+        return gpu if smaller_bytes is None else replace(gpu, memory_bytes=smaller_bytes)
+
+    @property
+    def smaller_memory_bytes(self) -> int | None:
+        """Memory that must do, in bytes; None for all that the GPU has.
+
+        Raises:
+            InvalidInput: if it is no amount.
+        """
+        return None if self.gpu_memory is None else parse_bytes("gpu-memory", self.gpu_memory)
 
     def _combined(self, axes: Iterable[dict], **shared) -> list[CellConfig]:
         """Every combination, each once; models outermost, then resolutions, axes, and methods innermost.
@@ -313,4 +327,5 @@ class Setting(Selection):
         """
         axes = {name: getattr(self, name) or default for name, default in PROFILES[self.profile].items()}
         options = {name: value for name in STEP_OPTIONS if (value := getattr(self, name)) is not None}
-        return self._combined([{"batch_size": self.batch_size, **axes, **options}])
+        shared = {"vram_bytes": self.smaller_memory_bytes}
+        return self._combined([{"batch_size": self.batch_size, **axes, **options}], **shared)

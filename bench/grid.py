@@ -14,7 +14,6 @@ from methods import PASSES
 from methods.backbone import AttentionMode, Checkpointing
 
 from .config import PROFILES, CellConfig, MeasuredOn, ProfileName, Selection
-from .predict.devices import Gpu
 from .step_options import NO_STEP, STEP_OPTIONS, Averaging, CellPrecision, Clipping
 from .units import parse_bytes
 
@@ -128,11 +127,9 @@ class SweepConfig(Selection):
         return None if self.vram is None else parse_bytes("vram", self.vram)
 
     @property
-    def gpu_to_predict(self) -> Gpu:
-        """As of Selection; an emulated memory is what the GPU has."""
-        gpu = super().gpu_to_predict
-        has_own = self.vram_bytes is None or self.gpu_memory is not None
-        return gpu if has_own else replace(gpu, memory_bytes=self.vram_bytes)
+    def smaller_memory_bytes(self) -> int | None:
+        """Memory that must do, or that is emulated; None for all that the GPU has."""
+        return super().smaller_memory_bytes or self.vram_bytes
 
     def cells(self, device: MeasuredOn | None = None) -> list[CellConfig]:
         """Every combination, each once; where it is measured, preloading passes follow the methods that need them.
@@ -148,8 +145,8 @@ class SweepConfig(Selection):
         shared = {"device": device, "weights": self.weights, "seed": self.seed}
         if self.epochs:
             shared |= {"epochs": self.epochs, "epoch_images": self.num_images}
-        if device == "cuda":
-            shared["vram_bytes"] = self.vram_bytes
+        if device != "cpu":
+            shared["vram_bytes"] = self.smaller_memory_bytes if device == "nothing" else self.vram_bytes
         cells = self._combined(self._axes(), **shared)
         return cells if device == "nothing" else list(dict.fromkeys(with_preloading(cells)))
 
@@ -165,9 +162,14 @@ def with_preloading(cells: list[CellConfig]) -> Iterator[CellConfig]:
     """The cells, each followed by the pass that makes its features where it reads some."""
     for cell in cells:
         yield cell
-        if (preloading := f"{cell.method}_preloading") in PASSES:
-            plain = {"epochs": 0, "epoch_images": 0, "checkpointing": "none", "optimizer": "adamw"}
-            yield replace(cell, method=preloading, **plain, **NO_STEP)
+        if f"{cell.method}_preloading" in PASSES:
+            yield preloading_of(cell)
+
+
+def preloading_of(cell: CellConfig) -> CellConfig:
+    """The frozen pass that makes the features of a cell's method, on as many images at a time as the cell's batch."""
+    plain = {"epochs": 0, "epoch_images": 0, "checkpointing": "none", "optimizer": "adamw"}
+    return replace(cell, method=f"{cell.method}_preloading", **plain, **NO_STEP)
 
 
 def measured_on(device: Literal["auto", "cpu", "cuda"]) -> MeasuredOn:

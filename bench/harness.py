@@ -17,7 +17,8 @@ from .environment import provenance
 from .isolation import run_isolated
 from .journal import Reading
 from .measure import CPU_STEPS_WANTED, Budget
-from .predict.predictor import Prediction, predict
+from .predict.prediction import Prediction
+from .predict.predictor import Engine, predict
 from .record import Record, new_record
 
 
@@ -28,6 +29,7 @@ def run_cell(
     on_phase: Callable[[str], None] = lambda phase: None,
     prediction: Prediction | None = None,
     end_by: float | None = None,
+    engine: Engine = "auto",
 ) -> Record | None:
     """Predict and, where the cell names a device, measure; whatever goes wrong with one cell is in its record.
 
@@ -37,6 +39,7 @@ def run_cell(
         on_phase: told what is being done.
         prediction: of the cell, where there is one already.
         end_by: moment of time.monotonic() at which a measurement is cut; None for never.
+        engine: that predicts.
 
     Returns:
         The record; None if its measurement was cut.
@@ -46,10 +49,10 @@ def run_cell(
     _fill(record, provenance())
     try:
         on_phase("predicting")
-        prediction = prediction or predict(cell)
+        prediction = prediction or predict(cell, engine)
         _fill(record, columns_of(prediction))
         if cell.device == "nothing":
-            record.status_detail = "predicted only: no device was asked"
+            record.status_detail = prediction.out_of_memory or f"{prediction.by} only: no device was asked"
         elif (reading := _measure(cell, prediction, budget, on_phase, end_by)) is None:
             return None
         else:
@@ -69,18 +72,19 @@ def cell_runner(
     on_phase: Callable[[str], None] = lambda phase: None,
     predictions: Mapping[str, Prediction] | None = None,
     end_by: float | None = None,
+    engine: Engine = "auto",
 ) -> Callable[[CellConfig], Record | None]:
     """What a sweep calls for each cell: run_cell(), and the training time derived from its steps.
 
     Args:
-        budget, on_phase, end_by: as of run_cell.
+        budget, on_phase, end_by, engine: as of run_cell.
         num_images: of the derived training.
         predictions: by cell_id, where there are some already.
     """
 
     def run(cell: CellConfig) -> Record | None:
         prediction = (predictions or {}).get(cell.cell_id)
-        record = run_cell(cell, budget, on_phase=on_phase, prediction=prediction, end_by=end_by)
+        record = run_cell(cell, budget, on_phase=on_phase, prediction=prediction, end_by=end_by, engine=engine)
         if record is not None and (derived_s := derived_training_time_s(record, num_images)) is not None:
             record.derived_training_time_s, record.derived_num_images = derived_s, num_images
         return record
@@ -149,5 +153,8 @@ def columns_of(prediction: Prediction) -> dict[str, int | float | None]:
         "predicted_peak_allocated_bytes": prediction.peak.allocated_bytes,
         "predicted_peak_reserved_bytes": prediction.peak.reserved_bytes,
         "predicted_process_bytes": prediction.process_bytes,
+        "predicted_by": prediction.by,
+        "predicted_fits": {"yes": True, "no": False, "maybe": None}[prediction.fits],
+        "kernel_launches": prediction.kernel_launches,
         **split,
     }

@@ -6,14 +6,13 @@ It is called in a process that was started for the cell (bench/cell_process.py),
 import os
 import re
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fptplus import InvalidInput
 
@@ -27,9 +26,8 @@ from .meters.nvml import NvmlDevice, NvmlSilent, find_device, nvml_session
 from .meters.power import PowerMeter
 from .meters.throughput import ThroughputReading, time_steps
 from .predict.devices import find_gpu
-from .work import Work, work_on_device
+from .work import Work, pinned_attention, work_on_device
 
-_PINNED_KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
 _WARMUP_STEPS = 3
 CPU_STEPS_WANTED = 4
 """One to warm up and three to time; a budget that does not hold them measures nothing."""
@@ -103,7 +101,7 @@ def _out_of_memory(message: str, phase: str, device: str) -> Reading:
 def _measure_on_cuda(cell: CellConfig, budget: Budget, scratch: Path, journal: Journal) -> None:
     """Memory and time over the same steps, after a warm-up that brings in the optimizer's state; then the rest."""
     with ExitStack() as stack:
-        stack.enter_context(_pinned(cell.attention))
+        stack.enter_context(pinned_attention(cell.attention))
         journal.begin("starting the device")
         journal.found({"alloc_conf": alloc_conf.in_force(cell.alloc_conf)})
         device, before = _start_device(stack, journal)
@@ -294,8 +292,3 @@ def _batches(cell: CellConfig, work: Work, scratch: Path, num_images: int):
     )
     num_workers = min(4, os.cpu_count() or 1) if cell.device == "cuda" else 0
     return mapped_batches(examples, cell.batch_size, cell.device, num_workers)
-
-
-def _pinned(attention: str):
-    kernel = _PINNED_KERNELS.get(attention)
-    return nullcontext() if kernel is None else sdpa_kernel(kernel)

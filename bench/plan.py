@@ -1,6 +1,6 @@
 """What a sweep is going to do: which cells it will run, which of them should run out of memory, how long it takes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fptplus import InvalidInput
@@ -9,11 +9,14 @@ from .config import CellConfig
 from .duration import Eta
 from .harness import cpu_flops_per_s
 from .measure import Budget
-from .predict.devices import Gpu
-from .predict.predictor import Prediction, predict
-from .processors import on_all_processors
+from .predict.prediction import Prediction
+from .predict.predictor import Engine, predict_all
+from .predict.verdict import Word
 from .results_store import ResultsStore
 from .sweep import Redo, is_settled
+
+Track = Callable[[Iterable, int], Iterable]
+"""Shows progress over an iterable of so many items."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +33,10 @@ class PlannedCell:
     refusal: str | None = None
     """Why it cannot be predicted: the method cannot drive this model at this resolution."""
 
-    def fits(self, gpu: Gpu) -> bool | None:
-        """Whether it should fit a GPU; None where that is not known."""
-        return None if self.prediction is None else self.prediction.process_bytes <= gpu.memory_bytes
+    @property
+    def fits(self) -> Word | None:
+        """Whether it should fit its card; None where that is not known."""
+        return None if self.prediction is None else self.prediction.fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,14 @@ class Plan:
         return sum(map(self.eta.cell_s, self.to_run))
 
 
-def make_plan(cells: list[CellConfig], store: ResultsStore | None, redo: Redo, budget: Budget) -> Plan:
+def make_plan(
+    cells: list[CellConfig],
+    store: ResultsStore | None,
+    redo: Redo,
+    budget: Budget,
+    engine: Engine = "auto",
+    track: Track = lambda items, count: items,
+) -> Plan:
     """Predict what is not settled.
 
     Args:
@@ -66,21 +77,26 @@ def make_plan(cells: list[CellConfig], store: ResultsStore | None, redo: Redo, b
         store: where it will go; None if the folder does not exist yet.
         redo: what would be measured again.
         budget: of each cell.
+        engine: that predicts.
+        track: shows progress over an iterable of so many items.
+
+    Raises:
+        CannotEmulate: if the engine is asked for and does not run here.
     """
     records = {} if store is None else {record.cell_id: record for record in store.records()}
     settled = {cell.cell_id for cell in cells if is_settled(records.get(cell.cell_id), redo)}
     to_run = [cell for cell in cells if cell.cell_id not in settled]
-    answers = dict(zip((cell.cell_id for cell in to_run), predict_all(to_run), strict=True))
+    answers = dict(zip((cell.cell_id for cell in to_run), track(predict_all(to_run, engine), len(to_run)), strict=True))
     planned = []
     for cell in cells:
         answer = answers.get(cell.cell_id)
-        is_refused = isinstance(answer, str)
+        is_refused = isinstance(answer, Exception)
         planned.append(
             PlannedCell(
                 cell=cell,
                 is_settled=cell.cell_id in settled,
                 prediction=None if is_refused else answer,
-                refusal=answer if is_refused else None,
+                refusal=in_words(answer) if is_refused else None,
             )
         )
     macs = {name: answer.train_step_macs for name, answer in answers.items() if isinstance(answer, Prediction)}
@@ -88,18 +104,6 @@ def make_plan(cells: list[CellConfig], store: ResultsStore | None, redo: Redo, b
     return Plan(cells=planned, eta=Eta(budget, records.values(), macs, flops_per_s))
 
 
-def predict_all(cells: list[CellConfig]) -> Iterator[Prediction | str]:
-    """The prediction of each cell, or the sentence that refuses it; on all processors if there are many."""
-    if len(cells) < 4:
-        yield from map(_predict, cells)
-        return
-    yield from on_all_processors(_predict, cells)
-
-
-def _predict(cell: CellConfig) -> Prediction | str:
-    try:
-        return predict(cell)
-    except InvalidInput as error:
-        return str(error)
-    except Exception as error:  # what breaks here breaks in the cell's turn, and goes into its record
-        return f"{type(error).__name__}: {error}"
+def in_words(refusal: Exception) -> str:
+    """Why a cell cannot be predicted; what is no fault of the input keeps its kind."""
+    return str(refusal) if isinstance(refusal, InvalidInput) else f"{type(refusal).__name__}: {refusal}"

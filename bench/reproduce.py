@@ -1,10 +1,8 @@
 """Make the paper's tables, figures and report: predict what no record answers yet, then draw all of it from records."""
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from fptplus.whole_file import whole_file
 
@@ -16,7 +14,7 @@ from .paper.cells import all_cells
 from .paper.check import check, check_table
 from .paper.evidence import PAPER_FOLDER, Evidence
 from .paper.preloading import predict_preloading, preloading_cells, read_preloading, write_preloading
-from .processors import on_all_processors
+from .predict.predictor import on_emulated_cards, predict_all, why_traced
 from .record import Record
 from .report.exhibit import write_exhibit
 from .report.fair_tables import fair_tables
@@ -45,8 +43,9 @@ def predict_missing(results: Path, again: bool, track: Track) -> int:
     store = ResultsStore(folder)
     cells = [cell for cell in all_cells() if again or not _is_answered(store.find(cell.cell_id))]
     try:
-        for record in track(on_all_processors(_predict, cells), "cells", len(cells)):
-            store.write(record)
+        for cell, answer in zip(cells, track(predict_all(cells), "cells", len(cells)), strict=True):
+            prediction = None if isinstance(answer, Exception) else answer
+            store.write(run_cell(cell, Budget(), prediction=prediction))
     finally:
         store.write_csv()
     passes_done = _predict_into(folder / "preloading.csv", again, preloading_cells(), _preloading, track)
@@ -63,7 +62,7 @@ def _predict_into(path: Path, again: bool, cells: list[CellConfig], kind: "_Kind
     if path.exists() and not again:
         return 0
     predict, write = kind
-    found = list(track(on_all_processors(predict, cells), path.stem, len(cells)))
+    found = list(track(predict(cells), path.stem, len(cells)))
     with whole_file(path) as beside:
         write(beside, found)
     return len(cells)
@@ -73,11 +72,22 @@ def _write_families(path: Path, families: list[list[GridRow]]) -> None:
     write_grid(path, [row for family in families for row in family])
 
 
-_Kind = tuple[Callable[[CellConfig], Any], Callable[[Path, list], None]]
-_preloading: _Kind = (predict_preloading, write_preloading)
-_grid: _Kind = (grid_rows, _write_families)
+def _grid_families(families: list[CellConfig]) -> Iterator[list[GridRow]]:
+    """The grid's rows by family.
 
-_predict: Callable[[CellConfig], Record] = partial(run_cell, budget=Budget())
+    Raises:
+        CannotEmulate: where the emulated device does not run; the grid that is committed stays.
+    """
+    why_traced("emulated")
+    for rows in on_emulated_cards(grid_rows, families):
+        if isinstance(rows, Exception):
+            raise rows
+        yield rows
+
+
+_Kind = tuple[Callable[[list[CellConfig]], Iterable], Callable[[Path, list], None]]
+_preloading: _Kind = (predict_preloading, write_preloading)
+_grid: _Kind = (_grid_families, _write_families)
 
 
 def write_everything(results: Path) -> None:

@@ -1,19 +1,33 @@
-"""Why a method needs its memory: the largest tensors at the peak, and what each rule of the prediction adds."""
+"""Why a method needs its memory: the largest tensors at the peak, what operators take for themselves, and what each
+rule of a traced prediction adds.
+"""
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .config import CellConfig
-from .predict.predictor import trace_cell
-from .predict.replay import alive_at, replay
+from .predict.anatomy import Allocation, Anatomy
+from .predict.replay import replay
 from .predict.rules import RULES
-from .predict.trace import Allocation, Trace
+from .predict.traced import trace_cell
+
+OPERATORS = {
+    "_softmax_backward_data (mul)": "softmax backward, grad·output",
+    "_softmax_backward_data": "softmax backward",
+    "_scaled_dot_product_efficient_attention_backward": "efficient attention backward",
+    "_scaled_dot_product_flash_attention_backward": "flash attention backward",
+    "_scaled_dot_product_cudnn_attention_backward": "cuDNN attention backward",
+    "_foreach_sqrt": "AdamW, denominators",
+    "_foreach_div": "AdamW, denominators",
+}
+"""Operators of aten in words, where their names say little."""
 
 
 @dataclass(frozen=True)
 class TensorGroup:
-    """Tensors alive at the peak that the same place in every block has made."""
+    """Blocks in use at the peak that the same place in every transformer block has made."""
 
     where: str
     """Module, with * for the number of the block, and the operator."""
@@ -23,15 +37,24 @@ class TensorGroup:
     num_bytes: int
 
 
-def largest_tensors(trace: Trace, count: int = 5) -> list[Allocation]:
-    """The largest tensors alive at the allocated peak, largest first."""
-    return sorted(alive_at(trace, replay(trace).event_index), key=lambda a: -a.num_bytes)[:count]
+def largest_tensors(anatomy: Anatomy, count: int = 5) -> list[Allocation]:
+    """The largest blocks in use at the allocated peak, largest first."""
+    return sorted(anatomy.alive, key=lambda allocation: -allocation.num_bytes)[:count]
 
 
-def largest_groups(trace: Trace, count: int = 5) -> list[TensorGroup]:
-    """The tensors alive at the peak, those of all blocks taken together, largest first."""
+def largest_groups(anatomy: Anatomy, count: int = 5) -> list[TensorGroup]:
+    """What is in use at the peak, that of all transformer blocks taken together, largest first."""
+    return _grouped(anatomy.alive, count)
+
+
+def taken_by_operators(anatomy: Anatomy, count: int = 5) -> list[TensorGroup]:
+    """What operators hold for themselves at the peak, largest first: until they end, or for good."""
+    return _grouped((a for a in anatomy.alive if a.is_scratch or (a.step < 0 and a.kind == "temporary")), count)
+
+
+def _grouped(allocations: Iterable[Allocation], count: int) -> list[TensorGroup]:
     num_bytes, number = Counter(), Counter()
-    for allocation in alive_at(trace, replay(trace).event_index):
+    for allocation in allocations:
         key = re.sub(r"\.\d+\b", ".*", place(allocation)), allocation.kind
         num_bytes[key] += allocation.num_bytes
         number[key] += 1
@@ -40,7 +63,8 @@ def largest_groups(trace: Trace, count: int = 5) -> list[TensorGroup]:
 
 def place(allocation: Allocation) -> str:
     """Where a tensor was made, as `blocks.3.attn: _softmax`; a parameter's or input's own name otherwise."""
-    return f"{allocation.module}: {allocation.op}" if allocation.module else allocation.op
+    op = OPERATORS.get(allocation.op, allocation.op)
+    return f"{allocation.module}: {op}" if allocation.module else op
 
 
 @dataclass(frozen=True)

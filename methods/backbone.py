@@ -87,6 +87,8 @@ def published_normalization(model: str) -> tuple[tuple[float, ...], tuple[float,
 def _create(model: str, **options) -> VisionTransformer:
     name = _timm_name(model)
     _check_resolution(model, options["img_size"])
+    if torch.get_default_device().type == "meta":
+        options["weight_init"] = "skip"  # there is nothing to draw numbers into
     try:
         vit = timm.create_model(name, **options)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:

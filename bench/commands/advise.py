@@ -1,19 +1,19 @@
 """`python -m bench advise`: which methods fit a GPU."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tyro
 
 from bench.advise import advise_all
 from bench.config import Setting
-from bench.predict.predictor import trace_preloading
-from bench.predict.replay import replay
+from bench.grid import preloading_of
+from bench.predict.predictor import predict_all
 from bench.report.terminal import advice_table, make_console
 from bench.sweep import checked_cells
 from bench.units import MIB
-from methods import patch_size_of
+from methods import PASSES, patch_size_of
 
-from .progress import progress_bar
+from .progress import progress_bar, say_engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +28,21 @@ def advise(arguments: list[str]) -> int:
     """Verdicts for a GPU, from predictions alone."""
     config = tyro.cli(AdviseConfig, args=arguments, prog="python -m bench advise")
     cells, gpu, console = checked_cells(config), config.gpu_to_predict, make_console()
+    say_engine(config.engine)
     for model, res in dict.fromkeys((cell.model, cell.res) for cell in cells):
         asked = [cell for cell in cells if (cell.model, cell.res) == (model, res)]
         with progress_bar(len(asked)) as progress:
             advice = []
-            for cell, one in zip(asked, advise_all(asked, gpu, patch_size_of(model)), strict=True):
+            for cell, one in zip(asked, advise_all(asked, patch_size_of(model), config.engine), strict=True):
                 progress.begin(cell)
                 advice.append(one)
                 progress.end(one)
         console.print(advice_table(asked[0], gpu, advice))
-        for cell in asked:
-            if (trace := trace_preloading(cell)) is not None:
-                needs = (replay(trace).reserved_bytes + gpu.context_bytes) / MIB
-                console.print(f"{cell.method}: preloading its features takes {needs:,.0f} MiB, one image at a time")
+        preloaded = [cell for cell in asked if f"{cell.method}_preloading" in PASSES]
+        passes = [replace(preloading_of(cell), batch_size=1) for cell in preloaded]
+        for cell, answer in zip(preloaded, predict_all(passes, config.engine), strict=True):
+            if isinstance(answer, Exception):
+                raise answer
+            needs = f"{answer.process_bytes / MIB:,.0f} MiB"
+            console.print(f"{cell.method}: preloading its features takes {needs}, one image at a time")
     return 0

@@ -14,7 +14,7 @@ from bench.report.terminal import make_console
 from bench.results_store import ResultsStore
 from bench.sweep import Redo, checked_cells
 
-from .progress import in_words
+from .progress import in_words, say_engine, tracking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,10 @@ def plan(arguments: list[str]) -> int:
     config = tyro.cli(PlanConfig, args=arguments, prog="python -m bench plan")
     cells = checked_cells(config, device=None if config.device == "auto" else config.device)
     store = ResultsStore(config.out) if (Path(config.out) / "records").is_dir() else None
-    made = make_plan(cells, store, Redo(what=config.redo, before=datetime.now(UTC)), budget_of(config))
+    redo = Redo(what=config.redo, before=datetime.now(UTC))
+    say_engine(config.engine)
+    with tracking("predicting") as track:
+        made = make_plan(cells, store, redo, budget_of(config), config.engine, track)
     console, gpu = make_console(), config.gpu_to_predict
     console.print(plan_table(made, gpu))
     console.print(plan_summary(made, gpu, in_words(made.left_s)), highlight=False)

@@ -1,15 +1,17 @@
 """A bar on the error stream while cells run: which one, what it does, how many are done, how long it will take."""
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, track
 from rich.progress import Progress as ProgressBar
 
 from bench.config import CellConfig
 from bench.duration import Eta
+from bench.predict.predictor import Engine, why_traced
 from bench.sweep import Progress
 
 
@@ -56,6 +58,23 @@ def sweep_progress(cells: list[CellConfig], eta: Eta) -> Iterator[Progress]:
             bar.end(record)
 
         yield Progress(begin=bar.begin, end=end, phase=bar.phase)
+
+
+@contextmanager
+def tracking(what: str) -> Iterator[Callable[[Iterable, int], Iterable]]:
+    """A bar for whatever is iterated over inside, on the error stream."""
+    console = Console(stderr=True)
+    yield lambda items, count: track(items, what, count, console=console, transient=True)
+
+
+def say_engine(engine: Engine) -> None:
+    """Let the user know where memory is not emulated, and why.
+
+    Raises:
+        CannotEmulate: if the emulated device is asked for and does not run here.
+    """
+    if (reason := why_traced(engine)) is not None:
+        print(f"note: {reason}", file=sys.stderr)
 
 
 def in_words(seconds: float) -> str:

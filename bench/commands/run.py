@@ -17,7 +17,7 @@ from bench.sweep import Redo, Rules, checked_cells, run_sweep
 from fptplus import InvalidInput
 
 from .plan import budget_of
-from .progress import in_words, sweep_progress
+from .progress import in_words, say_engine, sweep_progress, tracking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +54,14 @@ def run(arguments: list[str]) -> int:
     rules = Rules(
         redo=Redo(what=config.redo, before=datetime.now(UTC)), skip_larger_after_oom=config.skip_larger_after_oom
     )
-    plan = make_plan(cells if cells[0].device != "nothing" else [], store, rules.redo, budget)
-    if plan.cells:
+    say_engine(config.engine)
+    with tracking("predicting") as track:
+        plan = make_plan(cells, store, rules.redo, budget, config.engine, track)
+    if cells[0].device != "nothing":
         console.print(plan_summary(plan, gpu, in_words(plan.left_s)), highlight=False)
     with sweep_progress(cells, plan.eta) as progress:
         if config.executor == "none":
-            runner = cell_runner(budget, config.num_images, progress.phase, plan.predictions)
+            runner = cell_runner(budget, config.num_images, progress.phase, plan.predictions, engine=config.engine)
             records = run_sweep(cells, store, progress, runner, rules)
         else:
             jobs = Jobs(kind=config.executor, count=config.jobs, minutes=config.job_minutes, partition=config.partition)

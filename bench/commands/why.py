@@ -5,14 +5,15 @@ from dataclasses import dataclass
 import tyro
 
 from bench.config import Setting
-from bench.predict.predictor import trace_cell
-from bench.predict.replay import replay
+from bench.predict.predictor import dissect_all
 from bench.report.figures import draw_breakdown, draw_timeline
 from bench.report.terminal import make_console, rules_table, tensors_table
 from bench.results_store import writable_folder
 from bench.sweep import checked_cells
-from bench.why import contributions, largest_groups, largest_tensors
+from bench.why import contributions
 from methods import find_method
+
+from .progress import say_engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class WhyConfig(Setting):
     """Draw where the memory of each method goes: over one training step, and at the peak; PNG and SVG."""
 
     rules: bool = False
-    """Also print what each rule of the prediction adds; takes a few seconds a method."""
+    """Also print what each rule of a traced prediction adds; takes a few seconds a method."""
 
     out: str = "results/why"
     """Folder for the figures."""
@@ -30,17 +31,19 @@ def why(arguments: list[str]) -> int:
     """Timelines, a breakdown and the largest tensors."""
     config = tyro.cli(WhyConfig, args=arguments, prog="python -m bench why")
     cells, gpu, console = checked_cells(config), config.gpu_to_predict, make_console()
+    say_engine(config.engine)
     folder = writable_folder(config.out)
     for model, res in dict.fromkeys((cell.model, cell.res) for cell in cells):
         peaks = {}
         asked = [cell for cell in cells if (cell.model, cell.res) == (model, res)]
         setting = f"{model}, {res} px, batch {config.batch_size}, {asked[0].precision}, {asked[0].attention} attention"
-        for cell in asked:
-            trace, title = trace_cell(cell), find_method(cell.method).title
-            peaks[title] = peak = replay(trace)
-            name = f"timeline_{cell.method}_{model}_{res}"
-            draw_timeline(folder / name, f"{title}: {setting}", trace, peak)
-            console.print(tensors_table(title, peak, largest_tensors(trace), largest_groups(trace)))
+        for cell, answer in zip(asked, dissect_all(asked, config.engine), strict=True):
+            if isinstance(answer, Exception):
+                raise answer
+            (_, anatomy), title = answer, find_method(cell.method).title
+            peaks[title] = anatomy.peak
+            draw_timeline(folder / f"timeline_{cell.method}_{model}_{res}", f"{title}: {setting}", anatomy)
+            console.print(tensors_table(title, anatomy))
             if config.rules:
                 console.print(rules_table(title, contributions(cell)))
         draw_breakdown(folder / f"breakdown_{model}_{res}", f"Memory at the peak: {setting}", peaks, gpu.context_bytes)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, flop_registry
 
 from fptplus.side_layer import AfterAttention, NormedQKV
 
@@ -27,6 +27,49 @@ def forward_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     with FlopCounterMode(display=False) as counter:
         model(*inputs)
     return counter.get_total_flops() // 2
+
+
+_FORMULAS = {
+    str(packet).removeprefix("aten."): formula
+    for packet, formula in flop_registry.items()
+    if str(packet).startswith("aten.") and "conv" not in str(packet)
+}
+"""PyTorch's formulas of an operator's flops from the shapes of its arguments; convolutions need more."""
+
+
+def macs_of(op: str, arguments: Sequence[Any]) -> int:
+    """MACs of an operator from its arguments, by PyTorch's formulas; 0 of one that has none.
+
+    Args:
+        op: of aten, by its plain name.
+        arguments: sizes for tensors, numbers as they are.
+    """
+    formula = _FORMULAS.get(op)
+    return 0 if formula is None else formula(*arguments, out_val=None) // 2
+
+
+def convolution_macs(shapes: Sequence[Sequence[int]], values: Sequence[Any]) -> int:
+    """MACs of `aten::convolution`, not transposed.
+
+    Args:
+        shapes: of the image (B, C, ...) and the weight.
+        values: the operator's arguments, of which strides, padding and dilation are looked at.
+    """
+    image, weight, (stride, padding, dilation) = shapes[0], shapes[1], values[3:6]
+    sizes = zip(image[2:], weight[2:], stride, padding, dilation, strict=True)
+    out = [(size + 2 * pad - gap * (kernel - 1) - 1) // step + 1 for size, kernel, step, pad, gap in sizes]
+    return conv_flop_count(image, weight, [image[0], weight[0], *out]) // 2
+
+
+def convolution_backward_macs(shapes: Sequence[Sequence[int]], values: Sequence[Any]) -> int:
+    """MACs of `aten::convolution_backward`: as many as forward for each of the gradients of image and weight.
+
+    Args:
+        shapes: of the result's gradient, the image and the weight.
+        values: the operator's arguments, of which the last says which gradients are wanted.
+    """
+    out, image, weight = shapes[:3]
+    return sum(values[10][:2]) * conv_flop_count(image, weight, out) // 2
 
 
 def fvcore_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int | None:

@@ -1,155 +1,109 @@
-"""Predict one cell on any machine: build it on meta tensors, trace its training step, replay the trace."""
+"""Predict cells: by PyTorch itself on the emulated device where that runs, else by the model of it on meta tensors."""
 
-from collections.abc import Iterable
-from contextlib import nullcontext
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
+import atexit
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import Literal, TypeVar
 
 from bench.config import CellConfig
-from bench.meters.flops import forward_macs, fvcore_macs
-from fptplus.training import AUTOCAST_DTYPE, make_optimizer
-from methods import FineTuning, create_backbone, find_method
+from bench.emulate import cell as emulated
+from bench.emulate.build import CannotEmulate, device_libraries
+from bench.emulate.pool import EmulatedPool, Job
+from bench.processors import on_all_processors
 
-from .devices import find_gpu
-from .kernels import CudaKernels, MetaAutocast, fused_optimizers_on_meta
-from .replay import Peak, replay
-from .rules import RULES, Rule, Target
-from .trace import Trace, trace_inference, trace_training
+from .anatomy import Anatomy
+from .prediction import Prediction, card_of
+from .traced import predict_traced
 
-INSTALLED_TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
+Engine = Literal["auto", "emulated", "traced"]
+"""auto: the emulated device where it runs."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What can be said of a cell without running it."""
-
-    learnable_params: int
-    total_params: int
-    forward_macs: int
-    """Of one image, through what a training step computes."""
-
-    train_step_macs: int
-    """Of a whole step on the whole batch, backward pass included where there is one."""
-
-    backbone_forward_macs: int | None
-    """Of one image through the frozen LPM, where features are preloaded; None otherwise."""
-
-    fvcore_forward_macs: int | None
-    """As forward_macs, by fvcore's convention, which does not see fused attention; None without fvcore."""
-
-    peak: Peak
-    context_bytes: int
-    """What a process holds on the GPU beyond PyTorch's segments."""
-
-    @property
-    def process_bytes(self) -> int:
-        """What NVML would say the process uses."""
-        return self.peak.reserved_bytes + self.context_bytes
-
-    @property
-    def params_pct(self) -> float:
-        """Learnable parameters in percent of all."""
-        return 100 * self.learnable_params / self.total_params
+Answer = TypeVar("Answer")
 
 
-def build_on(device: torch.device | str, cell: CellConfig) -> tuple[FineTuning, Tensor]:
-    """The cell's model and targets on a device; inputs come from `example_inputs` under the same default device."""
-    with torch.device(device):
-        vit = create_backbone(
-            cell.model,
-            cell.res,
-            cell.num_classes,
-            attention=cell.attention,
-            checkpointing=cell.checkpointing,
-            weights=cell.weights if torch.device(device).type != "meta" else None,
-        )
-        tuning = find_method(cell.method).build(vit, cell.res)
-        return tuning, torch.randint(cell.num_classes, (cell.batch_size,))
+@cache
+def why_traced(engine: Engine) -> str | None:
+    """Why cells are traced and not emulated, in one sentence; None if they are emulated.
 
-
-def trace_cell(
-    cell: CellConfig,
-    *,
-    rules: Iterable[Rule] = tuple(RULES.values()),
-    torch_version: tuple[int, int] = INSTALLED_TORCH,
-) -> Trace:
-    """Every allocation of two training steps of the cell, as the cell's GPU would make them.
-
-    Args:
-        cell: what to trace.
-        rules: of the memory that operators take beside their results; leave some out to see what they contribute.
-        torch_version: whose rules to apply; the installed PyTorch's by default, the paper used 2.0.
+    Raises:
+        CannotEmulate: if the emulated device is asked for and does not run here.
     """
-    tuning, targets = build_on("meta", cell)
-    return _trace(cell, tuning, targets, rules, torch_version)
+    if engine == "traced":
+        return "memory is traced, as asked (--engine traced)."
+    try:
+        device_libraries()
+    except CannotEmulate as error:
+        if engine == "emulated":
+            raise
+        return f"memory is traced, not emulated: {error}"
+    return None
 
 
-def _trace(
-    cell: CellConfig,
-    tuning: FineTuning,
-    targets: Tensor,
-    rules: Iterable[Rule] = tuple(RULES.values()),
-    torch_version: tuple[int, int] = INSTALLED_TORCH,
-) -> Trace:
-    dtype = AUTOCAST_DTYPE.get(cell.precision)
-
-    def autocast():
-        return MetaAutocast(dtype) if dtype else nullcontext()
-
-    with torch.device("meta"):
-        inputs = tuning.example_inputs(cell.batch_size)
-    gpu = find_gpu(cell.gpu)
-    if tuning.is_frozen:
-        return _trace_pass(cell, tuning.model, inputs)
-    with CudaKernels(cell.attention, gpu.compute_capability, dtype), fused_optimizers_on_meta():
-        optimizer = make_optimizer(cell.optimizer, tuning.model.parameters())
-        step = tuning.training_step(optimizer, autocast=autocast)
-        return trace_training(step, inputs, targets, target=Target(gpu, torch_version), rules=rules)
-
-
-def trace_preloading(cell: CellConfig) -> Trace | None:
-    """Every allocation of the frozen pass that makes one image's features; None for methods that preload nothing.
-
-    Its attention is fused whatever the cell trains with, as FrozenBackbone's is.
-    """
-    tuning, _ = build_on("meta", cell)
-    if tuning.preloader is None:
-        return None
-    with torch.device("meta"):
-        image = torch.empty(1, 3, cell.res, cell.res)
-    return _trace_pass(cell, tuning.preloader, (image,))
-
-
-def _trace_pass(cell: CellConfig, model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
-    """Every allocation of a frozen pass, its attention fused, as the cell's GPU would make them."""
-    gpu, dtype = find_gpu(cell.gpu), AUTOCAST_DTYPE.get(cell.precision)
-    with CudaKernels("sdpa", gpu.compute_capability), MetaAutocast(dtype) if dtype else nullcontext():
-        return trace_inference(model, inputs, Target(gpu, INSTALLED_TORCH), RULES.values())
-
-
-def predict(cell: CellConfig) -> Prediction:
+def predict(cell: CellConfig, engine: Engine = "auto") -> Prediction:
     """Parameters, MACs and peak memory of a cell.
 
     Raises:
-        InvalidInput: if the method or model is unknown, or the method cannot drive the model at this resolution.
+        InvalidInput: if the method cannot drive the model at this resolution, or the engine does not run here.
     """
-    tuning, targets = build_on("meta", cell)
-    with torch.device("meta"):
-        image = torch.empty(1, 3, cell.res, cell.res)
-        inputs = tuning.example_inputs(1)
-    with CudaKernels(cell.attention):
-        one_image = forward_macs(tuning.model, inputs)
-        backbone = forward_macs(tuning.preloader, (image,)) if tuning.preloader else None
-    trace = _trace(cell, tuning, targets)
-    return Prediction(
-        learnable_params=tuning.learnable_params,
-        total_params=tuning.total_params,
-        forward_macs=one_image,
-        backbone_forward_macs=backbone,
-        fvcore_forward_macs=fvcore_macs(tuning.model, inputs),
-        train_step_macs=cell.batch_size * one_image if tuning.is_frozen else trace.train_step_macs,
-        peak=replay(trace),
-        context_bytes=find_gpu(cell.gpu).context_bytes,
-    )
+    return dissect(cell, engine)[0]
+
+
+def dissect(cell: CellConfig, engine: Engine = "auto") -> tuple[Prediction, Anatomy]:
+    """A prediction, and what the memory is for over a step; raises as predict()."""
+    (answer,) = dissect_all([cell], engine)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def predict_all(cells: Iterable[CellConfig], engine: Engine = "auto") -> Iterator[Prediction | Exception]:
+    """The prediction of each cell, or what refuses it, in their order; on all processors."""
+    for answer in dissect_all(cells, engine):
+        yield answer if isinstance(answer, Exception) else answer[0]
+
+
+def dissect_all(
+    cells: Iterable[CellConfig], engine: Engine = "auto"
+) -> Iterator[tuple[Prediction, Anatomy] | Exception]:
+    """As predict_all(), with what the memory is for.
+
+    Raises:
+        CannotEmulate: if the emulated device is asked for and does not run here.
+    """
+    cells = list(cells)
+    if why_traced(engine) is not None:
+        yield from on_processors(_traced, cells)
+        return
+    for cell, answer in zip(cells, on_emulated_cards(emulated.predict_cell, cells), strict=True):
+        has_no_answer = isinstance(answer, CannotEmulate) and engine == "auto"
+        yield _traced(cell) if has_no_answer else answer
+
+
+def on_emulated_cards(function: Callable[..., Answer], cells: list[CellConfig], *arguments: object) -> Iterator[Answer]:
+    """What a function of a cell, its card and further arguments gives for each cell.
+
+    Each is called in a process of its own, which can fork others onto cards.
+    """
+    cards = [card_of(cell) for cell in cells]
+    jobs = [Job(gpu=gpu, arguments=(cell, gpu, *arguments)) for cell, gpu in zip(cells, cards, strict=True)]
+    return _pool().map(function, jobs)
+
+
+def on_processors(function: Callable[[CellConfig], Answer], cells: list[CellConfig]) -> Iterator[Answer]:
+    """What a function gives for each cell, on all processors if there are many."""
+    return map(function, cells) if len(cells) < 4 else on_all_processors(function, cells)
+
+
+def _traced(cell: CellConfig) -> tuple[Prediction, Anatomy] | Exception:
+    try:
+        return predict_traced(cell)
+    except Exception as error:  # what breaks is that cell's alone
+        return error
+
+
+@cache
+def _pool() -> EmulatedPool:
+    """One for the life of this process."""
+    pool = EmulatedPool()
+    atexit.register(pool.close)
+    return pool

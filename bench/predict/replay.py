@@ -4,24 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .allocator import Block, CachingAllocator, OutOfMemory
-from .trace import KINDS, Allocation, Kind, Trace
+from .anatomy import KINDS, Allocation, Anatomy, Kind, Peak
+from .trace import Trace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Peak:
-    """The most memory that the last traced step has needed."""
-
-    requested_bytes: int
-    """What the tensors themselves add up to."""
-
-    allocated_bytes: int
-    """Blocks in use, as torch.cuda.max_memory_allocated counts them."""
-
-    reserved_bytes: int
-    """Segments, as torch.cuda.max_memory_reserved counts them."""
-
-    by_kind: dict[Kind, int]
-    """Allocated bytes of each kind at the allocated peak; they add up to allocated_bytes."""
+class ReplayedPeak(Peak):
+    """The peak, and where in the trace it is."""
 
     event_index: int
     """The event of the trace at which the allocated peak is reached."""
@@ -29,7 +18,7 @@ class Peak:
     num_segments: int
 
 
-def replay(trace: Trace, capacity_bytes: int | None = None) -> Peak:
+def replay(trace: Trace, capacity_bytes: int | None = None) -> ReplayedPeak:
     """Run a trace's requests through an allocator of the given capacity.
 
     Raises:
@@ -41,7 +30,7 @@ def replay(trace: Trace, capacity_bytes: int | None = None) -> Peak:
             allocator.reset_peaks()
         if index >= trace.step_starts[-1] and allocator.allocated.current > sum(split.values()):
             peak_index, split = index, dict(now)
-    return Peak(
+    return ReplayedPeak(
         requested_bytes=allocator.requested.peak,
         allocated_bytes=allocator.allocated.peak,
         reserved_bytes=allocator.reserved.peak,
@@ -58,6 +47,21 @@ def fits(trace: Trace, capacity_bytes: int) -> bool:
     except OutOfMemory:
         return False
     return True
+
+
+def replay_anatomy(trace: Trace) -> Anatomy:
+    """The last traced step, allocation by allocation."""
+    peak, start, phases = replay(trace), trace.step_starts[-1], {}
+    for index, event in enumerate(trace.events[start:]):
+        if not event.is_free:
+            phases.setdefault(event.allocation.phase, index)
+    return Anatomy(
+        peak=peak,
+        timeline=timeline(trace),
+        peak_index=peak.event_index - start,
+        phases=phases,
+        alive=alive_at(trace, peak.event_index),
+    )
 
 
 def timeline(trace: Trace) -> list[dict[Kind, int]]:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,34 +22,8 @@ from torch.utils.flop_counter import flop_registry
 from fptplus.training import Phase, TrainingStep
 
 from .accumulation import holders_of_a_sole_gradient, sum_in_place
+from .anatomy import Allocation, Kind
 from .rules import Rule, Scratch, Target
-
-Kind = Literal["weights", "gradients", "optimizer", "activations", "inputs", "temporary"]
-KINDS: tuple[Kind, ...] = ("weights", "gradients", "optimizer", "activations", "inputs", "temporary")
-
-
-@dataclass(eq=False)
-class Allocation:
-    """One block of device memory from its allocation to its release."""
-
-    num_bytes: int
-    """As requested: the size of the tensor's storage."""
-
-    step: int
-    """The training step it was made in, from 0; -1 for what was there before."""
-
-    phase: Phase | Literal["before"]
-    kind: Kind | None = None
-    """What it is for; None until the trace can tell."""
-
-    recomputed: bool = False
-    """Made in the backward pass by running a checkpointed forward again."""
-
-    op: str = ""
-    """The operator that made it, or the parameter's name."""
-
-    module: str = ""
-    """The module in whose forward pass it was made; empty elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +204,9 @@ def trace_training(
         The events from the weights' allocation to the end of the last step.
     """
     tracer = _tracer_after_moving(step.model, (*inputs, targets), target, rules)
+    if step.averaged is not None:
+        for name, tensor in _in_order_of_moving(step.averaged.module):
+            tracer.note(tensor, op=f"moving average of {name}", kind="weights")
     with _gradients_marked(tracer, list(step.model.parameters())), tracer.naming_modules(step.model), tracer:
         for _ in range(steps):
             tracer.begin_step()

@@ -9,8 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from bench.predict.replay import Peak, timeline
-from bench.predict.trace import Trace
+from bench.predict.anatomy import Anatomy, Peak
 from bench.units import GIB
 
 COLORS = {
@@ -43,16 +42,15 @@ def figure(path: Path, width: float = 8, height: float = 4) -> Iterator[Axes]:
             plt.close(drawing)
 
 
-def draw_timeline(path: Path, title: str, trace: Trace, peak: Peak) -> None:
+def draw_timeline(path: Path, title: str, anatomy: Anatomy) -> None:
     """Allocated memory over one training step, stacked by kind, with its phases and its peak."""
-    states = timeline(trace)
-    start = trace.step_starts[-1]
-    moments = range(len(states))
+    states, peak = anatomy.timeline, anatomy.peak
     with figure(path) as axes:
         series = [[state[kind] / GIB for state in states] for kind in BOTTOM_UP]
-        axes.stackplot(moments, series, labels=BOTTOM_UP, colors=[COLORS[kind] for kind in BOTTOM_UP], step="post")
-        _mark_phases(axes, trace, start)
-        at = peak.event_index - start
+        colors = [COLORS[kind] for kind in BOTTOM_UP]
+        axes.stackplot(range(len(states)), series, labels=BOTTOM_UP, colors=colors, step="post")
+        _mark_phases(axes, anatomy)
+        at = anatomy.peak_index
         on_the_left = at > 0.7 * len(states)
         axes.annotate(
             f"peak {peak.allocated_bytes / GIB:.2f} GiB",
@@ -69,16 +67,13 @@ def draw_timeline(path: Path, title: str, trace: Trace, peak: Peak) -> None:
         axes.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
 
-def _mark_phases(axes: Axes, trace: Trace, start: int) -> None:
+def _mark_phases(axes: Axes, anatomy: Anatomy) -> None:
     """A line and a name where each phase begins."""
-    phases: dict[str, int] = {}
-    for index, event in enumerate(trace.events[start:]):
-        if not event.is_free and event.allocation.phase != "loss":
-            phases.setdefault(event.allocation.phase, index)
-    last = len(trace.events) - start
-    for phase, begin in phases.items():
+    for phase, begin in anatomy.phases.items():
+        if phase in ("before", "loss"):
+            continue
         axes.axvline(begin, color="black", linewidth=0.6, linestyle=":")
-        side = "right" if begin > 0.85 * last else "left"
+        side = "right" if begin > 0.85 * len(anatomy.timeline) else "left"
         axes.text(begin, 0.99, f" {phase} ", transform=axes.get_xaxis_transform(), va="top", ha=side, fontsize=9)
 
 

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from bench.plan import Plan
 from bench.predict.devices import Gpu
+from bench.report.terminal import FITS
 from bench.step_options import axes_in_words
 from bench.units import GIB, MIB
 
@@ -23,7 +24,7 @@ def plan_table(plan: Plan, gpu: Gpu) -> Table:
     for planned in plan.cells:
         cell = planned.cell
         needs = "" if planned.prediction is None else f"{planned.prediction.process_bytes / MIB:,.0f}"
-        fits = {None: "", True: "yes", False: "[red]no[/]"}[planned.fits(gpu)]
+        fits = "" if planned.fits is None else FITS[planned.fits]
         seconds = "" if planned.is_settled else f"{plan.eta.cell_s(cell):,.0f}"
         note = "measured before" if planned.is_settled else planned.refusal or ""
         sizes = (str(cell.res), str(cell.batch_size))
@@ -40,7 +41,7 @@ def plan_summary(plan: Plan, gpu: Gpu, in_words: str) -> str:
         in_words: the time it should take.
     """
     counts = Counter(planned.is_settled for planned in plan.cells)
-    too_large = [planned.cell for planned in plan.cells if planned.fits(gpu) is False]
+    too_large = [planned.cell for planned in plan.cells if planned.fits == "no"]
     names = ", ".join(f"{cell.method} {cell.model} {cell.res} px {cell.precision}" for cell in too_large)
     return (
         f"{len(plan.cells)} cells: {counts[True]} measured before, {counts[False]} to run, about {in_words}; "

@@ -9,14 +9,14 @@ from rich.table import Table
 
 from bench.advise import LARGEST_BATCH, LARGEST_RES, Advice
 from bench.config import CellConfig
+from bench.predict.anatomy import Anatomy
 from bench.predict.devices import Gpu
-from bench.predict.replay import Peak
-from bench.predict.trace import Allocation
+from bench.predict.verdict import Word, verdict
 from bench.record import Record
 from bench.step_options import lora_in_words, shared_in_words
 from bench.units import GIB, MIB
 from bench.validate import ErrorSummary
-from bench.why import Contribution, TensorGroup, place
+from bench.why import Contribution, largest_groups, largest_tensors, place, taken_by_operators
 from methods import find_method
 
 PLAIN_WIDTH = 180
@@ -60,12 +60,16 @@ def _title(record: Record) -> str:
 def _table(setting: str, records: list[Record], gpu: Gpu) -> Table:
     """The predictions in MiB."""
     fits = f"Fits {gpu.memory_bytes / GIB:.3g} GiB"
-    table = _plain_table(f"{setting}; MiB predicted on {gpu.name}")
+    how = " and ".join(dict.fromkeys(record.predicted_by or "predicted" for record in records))
+    table = _plain_table(f"{setting}; MiB {how} on {gpu.name}")
     for heading in ("Method", *(column.heading for column in _PREDICTED), fits):
         table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
     for record in records:
         values = [column.show(record) for column in _PREDICTED]
-        table.add_row(_title(record), *values, _verdict(record, gpu))
+        word = _word(record, gpu)
+        table.add_row(_title(record), *values, "" if word is None else FITS[word])
+        if word == "maybe":
+            _footnote(table, _title(record), record.predicted_peak_reserved_bytes, gpu)
     return table
 
 
@@ -126,11 +130,22 @@ _MEASURED = (
 )
 
 
-def _verdict(record: Record, gpu: Gpu) -> str:
-    """Whether the process fits the GPU's memory."""
-    if (needed := record.predicted_process_bytes) is None:
-        return ""
-    return "yes" if needed <= gpu.memory_bytes else "[red]no[/]"
+FITS = {"yes": "yes", "maybe": "[yellow]maybe[/]", "no": "[red]no[/]"}
+
+
+def _word(record: Record, gpu: Gpu) -> Word | None:
+    """Whether a record's step fits the card it was predicted for; None where nothing was predicted."""
+    if (reserved_bytes := record.predicted_peak_reserved_bytes) is None:
+        return None
+    if record.predicted_by is None:  # a record of an earlier version
+        return verdict(reserved_bytes, gpu).word
+    return {True: "yes", False: "no", None: "maybe"}[record.predicted_fits]
+
+
+def _footnote(table: Table, title: str, reserved_bytes: int, gpu: Gpu) -> None:
+    """A line below the table where the size of the CUDA context decides."""
+    sentence = f"{title} {verdict(reserved_bytes, gpu).sentence}"
+    table.caption = "\n".join(filter(None, (table.caption, sentence)))
 
 
 def advice_table(asked: CellConfig, gpu: Gpu, advice: list[Advice]) -> Table:
@@ -139,34 +154,40 @@ def advice_table(asked: CellConfig, gpu: Gpu, advice: list[Advice]) -> Table:
     table = _plain_table(f"{setting}; predicted on {gpu.name} with {gpu.memory_bytes / GIB:.2f} GiB")
     for heading in ("Method", "Fits", "Needs MiB", "Headroom MiB", f"Batch at {asked.res} px"):
         table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
+    table.columns[1].min_width = len("maybe")
     table.add_column(f"Pixels at batch {asked.batch_size}", justify="right", no_wrap=True)
     table.add_column("Would fit with")
     for one in advice:
         remedies = " or ".join(" + ".join(f"{axis} {value}" for axis, value in r.items()) for r in one.remedies)
+        if one.fits == "maybe":
+            _footnote(table, find_method(one.method).title, one.process_bytes - gpu.context_bytes, gpu)
         table.add_row(
             find_method(one.method).title,
-            "yes" if one.fits else "[red]no[/]",
+            FITS[one.fits],
             f"{one.process_bytes / MIB:,.0f}",
             f"{one.headroom_bytes / MIB:,.0f}",
             _at_most(one.largest_batch, LARGEST_BATCH),
             _at_most(one.largest_res, LARGEST_RES),
-            "" if one.fits else remedies or "none of these",
+            "" if one.fits == "yes" else remedies or "none of these",
         )
     return table
 
 
-def tensors_table(title: str, peak: Peak, largest: list[Allocation], groups: list[TensorGroup]) -> Table:
-    """The largest tensors at a method's peak, and the largest places over all blocks."""
-    table = _plain_table(f"{title}: {peak.allocated_bytes / MIB:,.0f} MiB allocated at the peak")
+def tensors_table(title: str, anatomy: Anatomy) -> Table:
+    """The largest tensors at a method's peak, the largest places over all blocks, and what operators have taken."""
+    table = _plain_table(f"{title}: {anatomy.peak.allocated_bytes / MIB:,.0f} MiB allocated at the peak")
     table.add_column("Largest tensors", no_wrap=True)
     table.add_column("For", no_wrap=True)
     table.add_column("MiB", justify="right")
-    for allocation in largest:
+    for allocation in largest_tensors(anatomy):
         table.add_row(place(allocation), allocation.kind, f"{allocation.num_bytes / MIB:,.1f}")
     table.add_section()
-    table.add_row("[bold]Largest places, all blocks together[/]")
-    for group in groups:
-        table.add_row(f"{group.where} ({group.count}x)", group.kind, f"{group.num_bytes / MIB:,.1f}")
+    parts = {"Largest places, all blocks together": largest_groups, "Taken by operators": taken_by_operators}
+    for heading, groups in parts.items():
+        if found := groups(anatomy):
+            table.add_row(f"[bold]{heading}[/]")
+            for group in found:
+                table.add_row(f"{group.where} ({group.count}x)", group.kind, f"{group.num_bytes / MIB:,.1f}")
     return table
 
 
@@ -193,7 +214,13 @@ def errors_table(summaries: list[ErrorSummary], num_measured: int, num_cells: in
 
 def _plain_table(title: str) -> Table:
     return Table(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
 
 

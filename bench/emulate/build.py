@@ -1,0 +1,169 @@
+"""Compile the emulated device for an installed PyTorch, against the headers that its CUDA wheels bring along.
+
+    libemulated.so       preloaded: the CUDA runtime, cuBLAS, cuDNN, and an answer to whatever else PyTorch imports
+    libcuda.so.1         the driver
+    libnvidia-ml.so.1    NVML
+
+A generated answer fails, and says its name on the error stream: nothing passes for done that is not.
+"""
+
+import importlib.util
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from fptplus import InvalidInput
+from fptplus.build_cache import BuildFailed, built, find_compiler, run_tool
+
+HERE = Path(__file__).parent
+DEVICE = HERE / "device"
+APART = {"libcuda.so.1": "driver.cpp", "libnvidia-ml.so.1": "nvml.cpp"}
+"""Libraries that are found by their names, and their sources; all other sources make the one that is preloaded."""
+
+PRELOADED = "libemulated.so"
+
+FLAGS = ("-O1", "-std=c++17", "-fPIC", "-w")
+TORCH_LIBRARIES = ("libtorch_cuda.so", "libtorch_cuda_linalg.so", "libc10_cuda.so", "libtorch_python.so")
+ANSWERED = ("cublas", "cudnn", "cusparse", "cusolver", "cufft", "curand", "nccl", "cupti", "cuFile", "cuda", "__cuda")
+"""Beginnings of the names that get an answer; nvrtc compiles on any machine and stays itself."""
+
+
+class CannotEmulate(InvalidInput):
+    """The emulated device does not run here; the message says why, and what would cure it."""
+
+
+@dataclass(frozen=True)
+class TorchInstall:
+    """An installed PyTorch."""
+
+    folder: Path
+    """`torch`, in whatever environment's site-packages."""
+
+    version: str
+    cuda: str
+
+    @property
+    def include_folders(self) -> list[Path]:
+        """Headers of its CUDA wheels."""
+        return sorted(self.folder.parent.glob("nvidia/*/include"))
+
+    @property
+    def runtime_libraries(self) -> list[Path]:
+        """The CUDA runtime of its wheels, whose whole interface gets an answer."""
+        return sorted(self.folder.parent.glob("nvidia/*/lib/libcudart.so.*"))
+
+
+def find_torch(folder: Path | None = None) -> TorchInstall:
+    """The PyTorch of a folder, or of this Python, without importing it.
+
+    Raises:
+        CannotEmulate: if it is not a Linux build for CUDA.
+    """
+    if folder is None:
+        folder = Path(importlib.util.find_spec("torch").origin).parent
+    if sys.platform != "linux":
+        raise CannotEmulate(f"the emulated device needs Linux, this is {platform.system()}; memory is traced instead.")
+    facts = dict(re.findall(r"^(__version__|cuda)[^=]*= '([^']*)'", (folder / "version.py").read_text(), re.MULTILINE))
+    if "cuda" not in facts or not (folder / "lib" / "libtorch_cuda.so").exists():
+        raise CannotEmulate(
+            f"the emulated device needs a PyTorch built for CUDA, {facts['__version__']} is not; "
+            "install the ordinary build for Linux (pip install torch)."
+        )
+    return TorchInstall(folder, facts["__version__"], facts["cuda"])
+
+
+def device_libraries(torch_folder: Path | None = None) -> Path:
+    """Folder of the compiled device for a PyTorch; compiles in a few seconds where that was not done before.
+
+    Args:
+        torch_folder: `torch` in the site-packages of any environment; this Python's by default.
+
+    Raises:
+        CannotEmulate: if it cannot be compiled here.
+    """
+    return _device_libraries(find_torch(torch_folder))
+
+
+@cache
+def _device_libraries(torch: TorchInstall) -> Path:
+    try:
+        compiler = find_compiler()
+        if not torch.include_folders:
+            raise BuildFailed("PyTorch's CUDA wheels are not beside it; install PyTorch by pip")
+        sources = [path.read_bytes() for path in sorted(DEVICE.rglob("*")) if path.is_file()]
+        made_from = [Path(__file__).read_bytes(), *sources, torch.version, torch.cuda, str(torch.folder)]
+        made_from += [platform.machine(), compiler, run_tool(compiler, "--version")]
+        return built(f"emulated-{torch.version}", made_from, lambda folder: _compile(compiler, torch, folder))
+    except BuildFailed as error:
+        raise CannotEmulate(f"the emulated device cannot be compiled: {error}.") from error
+
+
+def why_not() -> str | None:
+    """Why the emulated device does not run here, in one sentence; None if it does."""
+    try:
+        device_libraries()
+    except CannotEmulate as error:
+        return str(error)
+    return None
+
+
+def _compile(compiler: str, torch: TorchInstall, folder: Path) -> None:
+    work = folder.parent
+    parts = {PRELOADED: [path for path in sorted(DEVICE.glob("*.cpp")) if path.name not in APART.values()]}
+    parts |= {library: [DEVICE / name] for library, name in APART.items()}
+    sources = [path for paths in parts.values() for path in paths]
+    include = [f"-I{path}" for path in (DEVICE / "shim", DEVICE, *torch.include_folders)]
+    objects = {source: work / f"{source.stem}.o" for source in sources}
+
+    def compile_one(source: Path) -> None:
+        run_tool(compiler, *FLAGS, *include, "-c", source, "-o", objects[source])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, sources))
+    for library, paths in parts.items():
+        compiled = [objects[path] for path in paths]
+        answers = work / f"answers-{library}.cpp"
+        answers.write_text(_answers(sorted(_unanswered(torch, library) - set(_names(compiled, "--defined-only")))))
+        run_tool(
+            compiler, *FLAGS, "-shared", f"-Wl,-soname,{library}", "-o", folder / library, *compiled, answers, "-ldl"
+        )
+
+
+def _unanswered(torch: TorchInstall, library: str) -> set[str]:
+    """Every name that a library could be asked for."""
+    if library == PRELOADED:
+        imported = set(_names([torch.folder / "lib" / name for name in TORCH_LIBRARIES], "--undefined-only", "-D"))
+        imported |= set(_names(torch.runtime_libraries, "--defined-only", "-D"))
+        return {name for name in imported if name.startswith(ANSWERED)}
+    looked_up = (torch.folder / "lib" / "libc10_cuda.so").read_bytes()  # by dlsym, so the names are texts in it
+    if library == "libnvidia-ml.so.1":
+        return {name.decode() for name in re.findall(rb"\0(nvml[A-Z]\w+)\0", looked_up)}
+    found = {name.decode() for name in re.findall(rb"\0(cu[A-Z]\w+)\0", looked_up)}
+    headers = (path / "cuda.h" for path in torch.include_folders)
+    return found.union(*(re.findall(r"\b(cu[A-Z]\w+)\(", path.read_text()) for path in headers if path.exists()))
+
+
+def _names(files: Iterable[Path], *options: str) -> Iterator[str]:
+    """Symbols of object files and libraries, without their versions."""
+    for path in files:
+        if path.exists():
+            for line in run_tool("nm", *options, path).splitlines():
+                if len(words := line.split()) >= 2 and words[-2] in "TWBDRVUuwi":
+                    yield words[-1].partition("@")[0]
+
+
+def _answers(names: list[str]) -> str:
+    """Functions that fail by their names; those that give a text give one."""
+    lines = ['extern "C" void emulated_no_answer(const char*);', 'extern "C" {']
+    for name in names:
+        if re.search(r"Get(Error|Status|LastError)\w*(String|Name)|ErrorString|ErrorName|GetLastError", name):
+            lines.append(f'const char* {name}() {{ return "the emulated device has no answer"; }}')
+        else:
+            lines.append(f'int {name}() {{ emulated_no_answer("{name}"); return 999; }}')
+    return "\n".join([*lines, "}", ""])

@@ -1,0 +1,80 @@
+"""A call in a forked process, on a card of its own. The process that forks must not have started CUDA."""
+
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Callable
+from typing import TypeVar
+
+from bench.predict.devices import Gpu
+
+from .launch import describe
+
+JOB_LIMIT_S = 600
+"""A call that takes longer waits for a value that no kernel will ever write."""
+
+Answer = TypeVar("Answer")
+
+
+class JobFailed(RuntimeError):
+    """A process on an emulated card has died; the message says what is known."""
+
+
+def on_card(gpu: Gpu, function: Callable[..., Answer], *arguments: object, context_bytes: int | None = None) -> Answer:
+    """What a function gives in a process whose CUDA device is an emulated card.
+
+    Args:
+        gpu: the card.
+        function, arguments: what is called there.
+        context_bytes: of the process; what is typical of the card by default.
+
+    Raises:
+        JobFailed: if the process dies.
+        Exception: what the function raises.
+    """
+    receiving, sending = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.environ["EMULATED_GPU"] = describe(gpu, context_bytes)
+            with os.fdopen(sending, "wb") as file:
+                file.write(pickled_answer(function, arguments))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(sending)
+    with os.fdopen(receiving, "rb") as file:
+        data = file.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status != 0:
+        raise JobFailed(f"the process on the emulated {gpu.name} {how_it_ended(status)}")
+    answer = pickle.loads(data)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def pickled_answer(function: Callable, arguments: tuple) -> bytes:
+    """What a function gives or raises, pickled; within the limit of time."""
+    signal.alarm(JOB_LIMIT_S)
+    try:
+        answer = function(*arguments)
+    except Exception as error:
+        traceback.print_exc()
+        answer = error
+    signal.alarm(0)
+    try:
+        data = pickle.dumps(answer)
+        pickle.loads(data)  # an exception may be pickled and yet not be read again
+    except Exception:
+        data = pickle.dumps(RuntimeError(f"{type(answer).__name__}: {answer}"))
+    return data
+
+
+def how_it_ended(status: int) -> str:
+    """An exit status in words."""
+    if status == -signal.SIGALRM:
+        return f"took longer than {JOB_LIMIT_S} s; it may be waiting for a value that no kernel writes"
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

@@ -1,0 +1,137 @@
+"""Work on emulated cards: one process that has imported everything forks a fresh one for each job.
+
+    this process ── jobs ──> zygote (PyTorch imported, no CUDA started) ── fork ──> a job: its card, its CUDA, its end
+
+A fork takes hundredths of a second where a start takes seconds, and no job finds anything that another has left.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.predict.devices import GPUS, PAPER_GPU, Gpu
+
+from .fork import JobFailed, how_it_ended
+from .launch import describe, environment
+
+ROOT = Path(__file__).resolve().parents[2]
+_LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A call on a card."""
+
+    gpu: Gpu
+    arguments: tuple
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Further variables of its process."""
+
+
+class EmulatedPool:
+    """Runs jobs on emulated cards; a context manager.
+
+    Args:
+        parallel: jobs at a time; one for each processor by default.
+
+    Raises:
+        CannotEmulate: if the device cannot be compiled here.
+    """
+
+    def __init__(self, parallel: int | None = None) -> None:
+        self._parallel = parallel or os.cpu_count() or 1
+        self._scratch = tempfile.TemporaryDirectory(prefix="fptplus-emulated-", ignore_cleanup_errors=True)
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        self._errors = (Path(self._scratch.name) / "zygote.txt").open("w")
+        self._zygote = subprocess.Popen(
+            [sys.executable, "-m", "bench.emulate.zygote", self._scratch.name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={
+                **environment(GPUS[PAPER_GPU]),  # which nothing asks for: each job has a card of its own
+                "PYTHONPATH": path,
+                "OMP_NUM_THREADS": "1",
+            },
+            start_new_session=True,  # Ctrl-C is for this process, which ends the others
+        )
+        self._num_sent = 0
+
+    def __enter__(self) -> "EmulatedPool":
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all processes."""
+        self._zygote.stdin.close()  # at which it ends what it has started, and itself
+        self._zygote.wait()
+        self._zygote.stdout.close()
+        self._errors.close()
+        self._scratch.cleanup()
+
+    def map(self, function: Callable, jobs: Iterable[Job]) -> Iterator[Any]:
+        """What a function of a module gives for each job, in their order; an exception is given, not raised.
+
+        Args:
+            function: found by its name in the job's process.
+            jobs: each with the function's arguments.
+        """
+        waiting, numbers, done, given = iter(jobs), {}, {}, 0
+        while True:
+            while len(numbers) < self._parallel and (job := next(waiting, None)) is not None:
+                numbers[self._send(function, job)] = given + len(numbers) + len(done)
+            if not numbers:
+                return
+            number, status = self._next_answer()
+            result = self._result(number, status)
+            if number in numbers:  # not of a caller that has stopped listening
+                done[numbers.pop(number)] = result
+            while given in done:
+                yield done.pop(given)
+                given += 1
+
+    def _send(self, function: Callable, job: Job) -> int:
+        self._num_sent += 1
+        variables = {**job.environment, "EMULATED_GPU": describe(job.gpu)}
+        request = pickle.dumps((self._num_sent, function, job.arguments, variables))
+        try:
+            self._zygote.stdin.write(len(request).to_bytes(_LENGTH_BYTES, "little") + request)
+            self._zygote.stdin.flush()
+        except BrokenPipeError as error:
+            raise JobFailed(self._why_zygote_died()) from error
+        return self._num_sent
+
+    def _next_answer(self) -> tuple[int, int]:
+        """Number and exit status of the next job that ends."""
+        line = self._zygote.stdout.readline()
+        if not line:
+            raise JobFailed(self._why_zygote_died())
+        number, status = line.split()
+        return int(number), int(status)
+
+    def _result(self, number: int, status: int) -> Any:
+        path, errors = (Path(self._scratch.name) / f"{number}.{ending}" for ending in ("pickle", "txt"))
+        try:
+            if status == 0:
+                return pickle.loads(path.read_bytes())
+            return JobFailed(f"the process on the emulated card {how_it_ended(status)}: {_last_line(errors)}")
+        finally:
+            path.unlink(missing_ok=True)
+            errors.unlink(missing_ok=True)
+
+    def _why_zygote_died(self) -> str:
+        self._errors.flush()
+        return f"the process of the emulated cards has died: {_last_line(Path(self._errors.name))}"
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+    return lines[-1] if lines else "nothing on its error stream"

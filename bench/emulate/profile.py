@@ -1,0 +1,229 @@
+"""One training step as PyTorch's own allocator and profiler saw it: each block that was given and taken back, and the
+operator that asked for it. Nothing stands between the step and the device, so its memory is that of a step unwatched.
+
+    allocator's history ─ (address, given | taken back), all of them, in order ─┐
+    profiler ─ tree: phases, modules, autograd nodes, operators, blocks given ──┴─ the n-th block given, with its place
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch._C._profiler import _EventType
+from torch.autograd.profiler import profile, record_function
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from bench.meters.flops import convolution_backward_macs, convolution_macs, macs_of
+
+_PHASE, _MODULE = "phase: ", "module: "
+_NODE = "autograd::engine::evaluate_function: "
+_MOST_ENTRIES = 10_000_000
+"""Of the allocator's history; a step has some thousand."""
+
+_MAKES_MEMORY = ("empty", "resize", "new_empty")
+"""Operators that only ask for memory, on behalf of the one that calls them."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A phase begins."""
+
+    time_ns: int
+    phase: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A block was given by the allocator, or taken back."""
+
+    time_ns: int
+    address: int
+    num_bytes: int
+    """Of the block; 0 where it is taken back."""
+
+    op: str = ""
+    """The operator that asked: its name, and in brackets that of the one inside it."""
+
+    op_ends_ns: int = 0
+    module: str = ""
+    is_recomputed: bool = False
+    """In a module's forward pass that the backward pass runs again."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a step did, in the order of time."""
+
+    changes: list[Change]
+    marks: list[Mark]
+    macs: int
+    """Multiply-accumulates of matrix products, convolutions and attention."""
+
+
+@contextmanager
+def profiled(model: nn.Module) -> Iterator[Callable[[], Profile]]:
+    """Profile what is done inside; afterwards the function that was yielded gives the profile.
+
+    Args:
+        model: whose modules are named.
+    """
+    torch.cuda.memory._record_memory_history("all", context=None, max_entries=_MOST_ENTRIES)
+    try:
+        with profile(profile_memory=True, record_shapes=True) as profiler, _modules_marked(model):
+            yield lambda: _read(profiler.kineto_results, history)
+        history = torch.cuda.memory._snapshot()["device_traces"][torch.cuda.current_device()]
+    finally:
+        torch.cuda.memory._record_memory_history(None)
+
+
+def mark_phase(phase: str) -> None:
+    """Let the profile know that a phase begins."""
+    with record_function(_PHASE + phase):
+        pass
+
+
+@contextmanager
+def _modules_marked(model: nn.Module) -> Iterator[None]:
+    names = {module: name for name, module in model.named_modules()}
+    open_marks: list[record_function] = []
+
+    def enter(module: nn.Module, _inputs: tuple) -> None:
+        open_marks.append(record_function(_MODULE + names.get(module, "")))
+        open_marks[-1].__enter__()
+
+    def leave(_module: nn.Module, _inputs: tuple, _output: object) -> None:
+        open_marks.pop().__exit__(None, None, None)
+
+    hooks = [
+        register_module_forward_pre_hook(enter),
+        register_module_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in the tree an event is."""
+
+    module: str = ""
+    in_node: bool = False
+    outer: str = ""
+    """The operator that no other calls."""
+
+    inner: str = ""
+    """The innermost operator that does more than ask for memory."""
+
+    ends_ns: int = 0
+    """When the outer operator ends."""
+
+    is_counted: bool = False
+    """Whether the MACs of an operator around it have been counted."""
+
+
+class _Reader:
+    """Walks through the tree of events."""
+
+    def __init__(self) -> None:
+        self.given: list[Change] = []
+        self.marks: list[Mark] = []
+        self.macs = 0
+        self._modules_by_sequence: dict[int, str] = {}
+
+    def walk(self, events: list, place: _Place) -> None:
+        """Read events and all below them."""
+        stack = [(event, place) for event in reversed(events)]
+        while stack:
+            event, place = stack.pop()
+            if event.tag == _EventType.Allocation:
+                self._allocation(event, place)
+            elif event.tag == _EventType.TorchOp:
+                below = self._operator(event, place)
+                stack.extend((child, below) for child in reversed(event.children))
+            else:
+                stack.extend((child, place) for child in reversed(event.children))
+
+    def _allocation(self, event, place: _Place) -> None:
+        fields = event.extra_fields
+        if fields.device.type != "cuda" or fields.alloc_size < 0:
+            return
+        op = place.outer if place.inner in ("", place.outer) else f"{place.outer} ({place.inner})"
+        self.given.append(
+            Change(
+                time_ns=event.start_time_ns,
+                address=fields.ptr,
+                num_bytes=fields.alloc_size,
+                op=op,
+                op_ends_ns=place.ends_ns,
+                module=place.module,
+                is_recomputed=place.in_node and bool(place.module),
+            )
+        )
+
+    def _operator(self, event, place: _Place) -> _Place:
+        """The place below an operator or a mark."""
+        name, sequence = event.name, event.extra_fields.sequence_number
+        if name.startswith(_PHASE):
+            self.marks.append(Mark(event.start_time_ns, name.removeprefix(_PHASE)))
+            return place
+        if name.startswith(_MODULE):
+            return _Place(module=name.removeprefix(_MODULE), in_node=place.in_node)
+        if name.startswith(_NODE):
+            return _Place(in_node=True)
+        if not name.startswith("aten::"):
+            return place
+        if sequence >= 0 and place.module:
+            self._modules_by_sequence.setdefault(sequence, place.module)
+        return self._below(event, name.removeprefix("aten::"), place)
+
+    def _below(self, event, name: str, place: _Place) -> _Place:
+        """The place below an operator of aten."""
+        is_counted = place.is_counted
+        if not is_counted and (macs := macs_of(name, [getattr(i, "sizes", i) for i in event.extra_fields.inputs])):
+            self.macs += macs
+            is_counted = True
+        outer, ends_ns = (place.outer, place.ends_ns) if place.outer else (name, event.end_time_ns)
+        inner = place.inner if name.startswith(_MAKES_MEMORY) else name
+        return _Place(place.module, place.in_node, outer, inner, ends_ns, is_counted)
+
+
+def _read(results, history: list[dict]) -> Profile:
+    reader = _Reader()
+    reader.walk(results.experimental_event_tree(), _Place())
+    return Profile(
+        changes=list(_changes(history, sorted(reader.given, key=lambda change: change.time_ns))),
+        marks=sorted(reader.marks, key=lambda mark: mark.time_ns),
+        macs=reader.macs + sum(map(_convolution_macs, results.events())),
+    )
+
+
+def _changes(history: list[dict], given: list[Change]) -> Iterator[Change]:
+    """What the allocator did, in its order; of what it gave, the profiler knows the place.
+
+    Raises:
+        RuntimeError: if the two do not tell of the same blocks.
+    """
+    places = iter(given)
+    for entry in history:
+        if entry["action"] == "alloc":
+            place = next(places, None)
+            if place is None or place.address != entry["addr"]:
+                raise RuntimeError("the allocator's history and the profile must tell of the same blocks")
+            yield place
+        elif entry["action"] == "free_requested":
+            yield Change(time_ns=1000 * entry["time_us"], address=entry["addr"], num_bytes=0)
+
+
+def _convolution_macs(event) -> int:
+    """Of an event that is a convolution; the tree of events lacks its strides."""
+    match event.name():
+        case "aten::convolution":
+            return convolution_macs(event.shapes(), event.concrete_inputs())
+        case "aten::convolution_backward":
+            return convolution_backward_macs(event.shapes(), event.concrete_inputs())
+    return 0

@@ -1,0 +1,103 @@
+"""The process that jobs on emulated cards are forked from: `python -m bench.emulate.zygote FOLDER`.
+
+Requests come on its input, pickled and with their length before them; when a job ends, its number and exit status go to
+the output. It never starts CUDA itself, so each job starts it with a card of its own.
+"""
+
+import gc
+import os
+import pickle
+import select
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .fork import pickled_answer
+
+_LENGTH_BYTES = 8
+_SMALL_MODEL, _SMALL_RES = "vit_s", 64
+
+
+def main(folder: Path) -> None:
+    """Serve until the input closes."""
+    _import_everything()
+    requests, answers = os.dup(sys.stdin.fileno()), os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a job prints is no answer
+    running: dict[int, tuple[int, int]] = {}  # by process file descriptor: process, job
+    poll = select.poll()
+    poll.register(requests, select.POLLIN | select.POLLHUP)
+    while True:
+        for ready, _ in poll.poll():
+            if ready != requests:
+                poll.unregister(ready)
+                pid, number = running.pop(ready)
+                os.close(ready)
+                status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                print(number, status, file=answers, flush=True)
+            elif (request := _read(requests)) is not None:
+                number, pid = _fork(request, folder, [requests, *running])
+                handle = os.pidfd_open(pid)
+                running[handle] = pid, number
+                poll.register(handle, select.POLLIN)
+            else:
+                for pid, _ in running.values():
+                    os.kill(pid, signal.SIGKILL)
+                return
+
+
+def _import_everything() -> None:
+    """All that a job will need, so that none has to import it; what is imported at first use included."""
+    import torch
+
+    from bench.config import CellConfig
+    from bench.emulate.cell import count
+
+    torch.set_num_threads(1)  # there is a job for each processor
+    for method in ("adalora", "fptplus"):
+        count(CellConfig(method=method, model=_SMALL_MODEL, res=_SMALL_RES))
+    gc.collect()
+    gc.freeze()
+
+
+def _read(requests: int) -> bytes | None:
+    """The next request; None where there will be none."""
+    length = _read_exactly(requests, _LENGTH_BYTES)
+    return None if length is None else _read_exactly(requests, int.from_bytes(length, "little"))
+
+
+def _read_exactly(file: int, count: int) -> bytes | None:
+    data = b""
+    while len(data) < count:
+        part = os.read(file, count - len(data))
+        if not part:
+            return None
+        data += part
+    return data
+
+
+def _fork(request: bytes, folder: Path, files: list[int]) -> tuple[int, int]:
+    """Number and process of a request."""
+    number, function, arguments, variables = pickle.loads(request)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            for file in files:
+                os.close(file)
+            _run(function, arguments, variables, folder / f"{number}.txt", folder / f"{number}.pickle")
+            status = 0
+        finally:
+            os._exit(status)
+    return number, pid
+
+
+def _run(function: Callable, arguments: tuple, variables: dict[str, str], errors: Path, result: Path) -> None:
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), sys.stderr.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    os.environ.update(variables)
+    result.write_bytes(pickled_answer(function, arguments))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,68 @@
+"""What can be said of a cell without a GPU, whichever engine says it."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from bench.config import CellConfig
+
+from .anatomy import Peak
+from .devices import Gpu, find_gpu
+from .verdict import Word
+
+PredictedBy = Literal["emulated", "traced"]
+"""By PyTorch itself on the emulated card, or by the model of it on meta tensors."""
+
+
+def card_of(cell: CellConfig) -> Gpu:
+    """The card that a cell is predicted for, with the memory that may be used of it."""
+    gpu = find_gpu(cell.gpu)
+    return gpu if cell.vram_bytes is None else replace(gpu, memory_bytes=cell.vram_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What can be said of a cell without running it."""
+
+    by: PredictedBy
+
+    learnable_params: int
+    total_params: int
+    forward_macs: int
+    """Of one image, through what a training step computes."""
+
+    train_step_macs: int
+    """Of a whole step on the whole batch, backward pass included where there is one."""
+
+    backbone_forward_macs: int | None
+    """Of one image through the frozen LPM, where features are preloaded; None otherwise."""
+
+    fvcore_forward_macs: int | None
+    """As forward_macs, by fvcore's convention, which does not see fused attention; None without fvcore."""
+
+    peak: Peak
+    """With as much memory as it takes."""
+
+    context_bytes: int
+    """What a process holds on the GPU beyond PyTorch's segments."""
+
+    fits: Word = "yes"
+    """Whether the step runs on the card; `maybe` where the size of the CUDA context decides."""
+
+    out_of_memory: str | None = None
+    """Where the step ends on the card, and PyTorch's own message; None if it fits, or is traced."""
+
+    kernel_launches: int | None = None
+    """Of one training step: PyTorch's kernels and calls of libraries; None where it is traced."""
+
+    unknown_workspaces: str = ""
+    """Kinds of operators whose scratch memory inside cuDNN is not known, with commas."""
+
+    @property
+    def process_bytes(self) -> int:
+        """What NVML would say the process uses."""
+        return self.peak.reserved_bytes + self.context_bytes
+
+    @property
+    def params_pct(self) -> float:
+        """Learnable parameters in percent of all."""
+        return 100 * self.learnable_params / self.total_params

@@ -1,0 +1,145 @@
+"""The model of PyTorch on a GPU, for where the emulated device does not run.
+
+A step on meta tensors is traced by rules and replayed through a simulated allocator; tests hold it to the emulated
+device, cell by cell.
+"""
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from bench.building import build_on, make_step
+from bench.config import CellConfig
+from bench.meters.flops import forward_macs, fvcore_macs
+from fptplus import InvalidInput
+from fptplus.training import AUTOCAST_DTYPE
+from methods import FineTuning
+
+from .anatomy import Anatomy
+from .devices import Gpu, find_gpu
+from .kernels import CudaKernels, MetaAutocast, fused_optimizers_on_meta
+from .prediction import Prediction, card_of
+from .replay import fits, replay_anatomy
+from .rules import RULES, Rule, Target
+from .trace import Trace, trace_inference, trace_training
+from .verdict import Word
+
+INSTALLED_TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
+
+
+def trace_cell(
+    cell: CellConfig,
+    *,
+    rules: Iterable[Rule] = tuple(RULES.values()),
+    torch_version: tuple[int, int] = INSTALLED_TORCH,
+) -> Trace:
+    """Every allocation of two training steps of the cell, as the cell's GPU would make them.
+
+    Args:
+        cell: what to trace.
+        rules: of the memory that operators take beside their results; leave some out to see what they contribute.
+        torch_version: whose rules to apply; the installed PyTorch's by default, the paper used 2.0.
+    """
+    tuning, targets = build_on("meta", cell)
+    return _trace(cell, tuning, targets, rules, torch_version)
+
+
+def _trace(
+    cell: CellConfig,
+    tuning: FineTuning,
+    targets: Tensor,
+    rules: Iterable[Rule] = tuple(RULES.values()),
+    torch_version: tuple[int, int] = INSTALLED_TORCH,
+) -> Trace:
+    _check_allocator(cell)
+    dtype = AUTOCAST_DTYPE.get(cell.precision)
+
+    def autocast():
+        return MetaAutocast(dtype) if dtype else nullcontext()
+
+    with torch.device("meta"):
+        inputs = tuning.example_inputs(cell.batch_size)
+    gpu = find_gpu(cell.gpu)
+    if tuning.is_frozen:
+        return _trace_pass(cell, tuning.model, inputs)
+    with CudaKernels(cell.attention, gpu.compute_capability, dtype), fused_optimizers_on_meta():
+        step = make_step(cell, tuning, autocast=autocast)
+        return trace_training(step, inputs, targets, target=Target(gpu, torch_version), rules=rules)
+
+
+def _check_allocator(cell: CellConfig) -> None:
+    """Refuse allocator settings that the simulated allocator does not have.
+
+    Raises:
+        InvalidInput: if the cell has any.
+    """
+    if cell.alloc_conf is not None:
+        raise InvalidInput(
+            f"alloc-conf must be left out where memory is traced, whose allocator has PyTorch's defaults only, "
+            f"got {cell.alloc_conf!r}; emulate the card instead (--engine emulated)."
+        )
+
+
+def trace_preloading(cell: CellConfig) -> Trace | None:
+    """Every allocation of the frozen pass that makes one image's features; None for methods that preload nothing.
+
+    Its attention is fused whatever the cell trains with, as FrozenBackbone's is.
+    """
+    tuning, _ = build_on("meta", cell)
+    if tuning.preloader is None:
+        return None
+    return _trace_pass(cell, tuning.preloader, (_one_image(cell),))
+
+
+def _trace_pass(cell: CellConfig, model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
+    """Every allocation of a frozen pass, its attention fused, as the cell's GPU would make them."""
+    gpu, dtype = find_gpu(cell.gpu), AUTOCAST_DTYPE.get(cell.precision)
+    with CudaKernels("sdpa", gpu.compute_capability), MetaAutocast(dtype) if dtype else nullcontext():
+        return trace_inference(model, inputs, Target(gpu, INSTALLED_TORCH), RULES.values())
+
+
+def _one_image(cell: CellConfig) -> Tensor:
+    """(1, 3, res, res) on the meta device, in the type that the cell's LPM takes."""
+    dtype = torch.bfloat16 if cell.precision == "bf16_weights" else torch.float32
+    return torch.empty(1, 3, cell.res, cell.res, dtype=dtype, device="meta")
+
+
+def predict_traced(cell: CellConfig) -> tuple[Prediction, Anatomy]:
+    """Parameters, MACs and peak memory of a cell, and what the memory is for.
+
+    Raises:
+        InvalidInput: if the method or model is unknown, or the method cannot drive the model at this resolution.
+    """
+    tuning, targets = build_on("meta", cell)
+    in_fp32 = replace(cell, precision="fp32", attention=cell.attention.replace("flash", "sdpa"))
+    counted = tuning if cell.precision != "bf16_weights" else build_on("meta", in_fp32)[0]  # fvcore traces no bf16
+    with torch.device("meta"):
+        inputs = counted.example_inputs(1)
+    with CudaKernels(cell.attention):
+        one_image = forward_macs(counted.model, inputs)
+        backbone = forward_macs(counted.preloader, (_one_image(in_fp32),)) if counted.preloader else None
+    trace = _trace(cell, tuning, targets)
+    anatomy = replay_anatomy(trace)
+    prediction = Prediction(
+        by="traced",
+        learnable_params=tuning.learnable_params,
+        total_params=tuning.total_params,
+        forward_macs=one_image,
+        backbone_forward_macs=backbone,
+        fvcore_forward_macs=fvcore_macs(counted.model, inputs),
+        train_step_macs=cell.batch_size * one_image if tuning.is_frozen else trace.train_step_macs,
+        peak=anatomy.peak,
+        context_bytes=card_of(cell).context_bytes,
+        fits=fits_within_contexts(trace, card_of(cell)),
+    )
+    return prediction, anatomy
+
+
+def fits_within_contexts(trace: Trace, gpu: Gpu) -> Word:
+    """Whether a traced step runs on a card, its allocator's retry included, with the range of its CUDA context."""
+    if fits(trace, gpu.memory_bytes - gpu.context.high_bytes):
+        return "yes"
+    return "maybe" if fits(trace, gpu.memory_bytes - gpu.context.low_bytes) else "no"

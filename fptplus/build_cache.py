@@ -1,0 +1,142 @@
+"""Compiled code in the user's cache folder: built once, whole, by one process, and checked before it is loaded.
+
+~/.cache/fptplus/<name>-<digest of all that it is made from>/   what was built, and `built.json`: its hashes
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from filelock import FileLock
+
+COMPILERS = ("g++", "c++", "clang++")
+COMPILE_LIMIT_S = 300.0
+"""A compiler that takes longer hangs."""
+
+_MANIFEST = "built.json"
+
+
+class BuildFailed(RuntimeError):
+    """Why nothing could be built, in one sentence without its full stop."""
+
+
+def find_compiler() -> str:
+    """Path of a C++ compiler.
+
+    Raises:
+        BuildFailed: if there is none.
+    """
+    found = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if found is None:
+        raise BuildFailed("there is no C++ compiler; install g++")
+    return found
+
+
+def run_tool(*command: str | Path) -> str:
+    """What a compiler or another tool of a build prints.
+
+    Raises:
+        BuildFailed: if it fails, hangs or is missing, with its first words.
+    """
+    try:
+        result = subprocess.run(
+            [str(part) for part in command],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=COMPILE_LIMIT_S,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BuildFailed(f"{Path(command[0]).name} took longer than {COMPILE_LIMIT_S:g} s") from error
+    except OSError as error:
+        raise BuildFailed(f"{Path(command[0]).name} could not be run ({error.strerror})") from error
+    if result.returncode:
+        lines = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()
+        told = next((line for line in lines if "error" in line.lower()), lines[0])
+        raise BuildFailed(f"{Path(command[0]).name} ended with status {result.returncode}: {told.strip()}")
+    return result.stdout
+
+
+def built(name: str, made_from: Iterable[str | bytes], build: Callable[[Path], None]) -> Path:
+    """The folder with what `build` makes, from the cache or made now.
+
+    Args:
+        name: of the folder, before its digest.
+        made_from: all that the result depends on: sources, options, versions.
+        build: makes files in an empty folder.
+
+    Raises:
+        BuildFailed: if it cannot be built, or the cache folder is not the user's alone.
+    """
+    digest = hashlib.sha256()
+    for part in made_from:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little") + data)
+    try:
+        cache = cache_folder()
+        folder = cache / f"{name}-{digest.hexdigest()[:16]}"
+        if not _is_whole(folder):
+            with FileLock(cache / f"{folder.name}.lock"):
+                if not _is_whole(folder):  # another process has been at it
+                    _build_into(folder, build)
+    except (OSError, RuntimeError) as error:  # the latter: there is no home folder
+        if isinstance(error, BuildFailed):
+            raise
+        raise BuildFailed(f"the cache folder cannot be used ({error}); set XDG_CACHE_HOME to one") from error
+    return folder
+
+
+def cache_folder() -> Path:
+    """The project's folder in the user's cache, made where it is missing.
+
+    Raises:
+        BuildFailed: if others can write there: what is loaded from it runs with the user's rights.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fptplus"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    state = folder.stat()
+    if hasattr(os, "getuid") and (state.st_uid != os.getuid() or stat.S_IMODE(state.st_mode) & 0o022):
+        raise BuildFailed(
+            f"the cache folder {str(folder)!r} must belong to you and be writable by nobody else; "
+            "mend that (chmod go-w), or set XDG_CACHE_HOME to another"
+        )
+    return folder
+
+
+def _build_into(folder: Path, build: Callable[[Path], None]) -> None:
+    """Build beside the folder and rename, so that it is there whole or not at all."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".build-") as name:
+        made = Path(name) / "made"
+        made.mkdir()
+        build(made)
+        hashes = {path.name: _hash(path) for path in sorted(made.iterdir())}
+        (made / _MANIFEST).write_text(json.dumps(hashes))
+        for path in made.iterdir():
+            _sync(path)
+        made.rename(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder holds what was built there, byte for byte."""
+    try:
+        hashes = json.loads((folder / _MANIFEST).read_text())
+        return bool(hashes) and all(_hash(folder / name) == digest for name, digest in hashes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
