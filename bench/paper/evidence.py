@@ -98,7 +98,7 @@ class Evidence:
             return Number(value=record.measured_process_bytes / MIB, source="measured", record=record.cell_id)
         needed_bytes = record.predicted_process_bytes
         too_much = needed_bytes > GPUS[PAPER_GPU].memory_bytes
-        return Number(value=None if too_much else needed_bytes / MIB, source="predicted", record=record.cell_id)
+        return Number(value=None if too_much else needed_bytes / MIB, source=_source(record), record=record.cell_id)
 
     def paper_memory_mib(self, cell: CellConfig) -> Number:
         """Memory of the process in MiB as the paper could read it: FPT and FPT+ on the paper's PyTorch 2.0.0.
@@ -119,7 +119,7 @@ class Evidence:
         record = self.record(cell)
         if record.measured_process_bytes is not None:
             return Number(value=record.measured_process_bytes / MIB, source="measured", record=record.cell_id)
-        return Number(value=record.predicted_process_bytes / MIB, source="predicted", record=record.cell_id)
+        return Number(value=record.predicted_process_bytes / MIB, source=_source(record), record=record.cell_id)
 
     def measured(self, cell: CellConfig, field: str) -> Number | None:
         """A measured column of a cell that ran on a GPU, or None."""
@@ -139,6 +139,11 @@ class Evidence:
         if rows.empty:
             return None
         return Number(value=float(rows.auc.mean()), source="trained", record=str(rows.file.iloc[0]))
+
+
+def _source(record: Record) -> Source:
+    """Of a record's predicted memory: a trace is a prediction."""
+    return "emulated" if record.predicted_by == "emulated" else "predicted"
 
 
 def _is_measured_on_gpu(record: Record) -> bool:

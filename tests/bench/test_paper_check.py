@@ -193,6 +193,15 @@ def test_a_measured_record_takes_a_prediction_s_place(results):
     assert find(comparisons, "II", "Full fine-tuning", "Throughput").verdict == "pass"
 
 
+def test_a_number_says_whether_it_was_emulated_or_traced(results):
+    change(results, paper_cell("lora"), predicted_by="emulated")
+    evidence = Evidence(results)
+    assert (
+        evidence.memory_mib(paper_cell("lora")).source == evidence.needed_mib(paper_cell("lora")).source == "emulated"
+    )
+    assert evidence.memory_mib(paper_cell("bitfit")).source == "predicted"
+
+
 def test_another_card_s_measurement_is_shown_and_not_judged(results):
     change(
         results,
