@@ -71,27 +71,38 @@ class Stack:
 
     @cached_property
     def context_mib(self) -> float:
-        """The constant: the median over all cells of printed less reserved before the first evaluation."""
+        """The usual constant: the median of printed less reserved before the first evaluation."""
         return median(row.printed_less_training_mib for row in self.rows)
 
     def process_mib(self, row: StackRow) -> float:
         """Memory of the whole process in training: reserved, and the constant."""
         return row.training_reserved_mib + self.context_mib
 
-    def is_within_a_block(self, row: StackRow) -> bool:
-        """Whether printed less reserved is the constant, or off by no more than one stored block."""
-        return abs(row.printed_less_training_mib - self.context_mib) <= row.block_segment_mib
+    def constants_mib(self, *, evaluated: bool) -> tuple[float, float]:
+        """Lowest and highest constant that no cell's printed less reserved is off by more than one stored block.
+
+        There is none where the lowest is above the highest.
+
+        Args:
+            evaluated: of what is reserved with evaluations, not before the first.
+        """
+        left = [(_left_mib(row, evaluated=evaluated), row.block_segment_mib) for row in self.rows]
+        return max(mib - block for mib, block in left), min(mib + block for mib, block in left)
 
     def counts_evaluation(self, row: StackRow) -> bool:
         """Whether the print is nearer to what is reserved after an evaluation than before the first."""
-        return abs(self._left_mib(row, evaluated=True)) < abs(self._left_mib(row, evaluated=False))
+        return abs(self._off_mib(row, evaluated=True)) < abs(self._off_mib(row, evaluated=False))
 
     def unexplained_mib(self, row: StackRow) -> float:
         """What is left of the print without the constant and what was reserved at the nearer of the two moments."""
-        return self._left_mib(row, evaluated=self.counts_evaluation(row))
+        return self._off_mib(row, evaluated=self.counts_evaluation(row))
 
-    def _left_mib(self, row: StackRow, *, evaluated: bool) -> float:
-        return (row.printed_less_reserved_mib if evaluated else row.printed_less_training_mib) - self.context_mib
+    def _off_mib(self, row: StackRow, *, evaluated: bool) -> float:
+        return _left_mib(row, evaluated=evaluated) - self.context_mib
+
+
+def _left_mib(row: StackRow, *, evaluated: bool) -> float:
+    return row.printed_less_reserved_mib if evaluated else row.printed_less_training_mib
 
 
 _DERIVED = ("printed_less_training_mib", "printed_less_reserved_mib")

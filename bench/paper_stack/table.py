@@ -23,12 +23,17 @@ def stack_lines(stack: Stack) -> Iterator[str]:
 
 def conclusion(stack: Stack) -> Iterator[str]:
     """What the rows say of the constant, in lines of 80 columns."""
-    total, evaluated = len(stack.rows), [row for row in stack.rows if stack.counts_evaluation(row)]
-    within = sum(stack.is_within_a_block(row) for row in stack.rows)
+    ranges = [stack.constants_mib(evaluated=evaluated) for evaluated in (False, True)]
+    if all(low <= high for low, high in ranges):
+        yield f"Printed less reserved is one constant within one block in all {len(stack.rows)} cells:"
+    else:
+        yield "Printed less reserved is NOT one constant within one block:"
+    before, after = (f"{low:.0f} to {high:.0f} MiB" if low <= high else "none" for low, high in ranges)
+    yield f"{before} before the first evaluation, {after} with evaluations."
+    evaluated = sum(stack.counts_evaluation(row) for row in stack.rows)
     furthest_mib = max(abs(stack.unexplained_mib(row)) for row in stack.rows)
-    yield f"Printed less reserved is {stack.context_mib:.0f} MiB within one stored block in {within} of {total} cells."
-    yield f"Before the first evaluation in {total - len(evaluated)} cells, after one in {len(evaluated)}, " + (
-        f"it is {stack.context_mib:.0f} ± {furthest_mib:.0f} MiB."
+    yield f"At the nearer of the two it is {stack.context_mib:.0f} ± {furthest_mib:.0f} MiB: " + (
+        f"before in {len(stack.rows) - evaluated} cells, after in {evaluated}."
     )
 
 

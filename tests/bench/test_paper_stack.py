@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,10 @@ def test_the_software_is_the_papers(stack):
 
 
 def test_printed_less_reserved_is_one_constant_within_one_stored_block(stack):
-    assert all(stack.is_within_a_block(row) for row in stack.rows)
-    assert 290 <= stack.context_mib <= 348
+    for evaluated in (False, True):
+        low, high = stack.constants_mib(evaluated=evaluated)
+        assert low <= high and low >= 340 and high <= 356
+    assert 346 <= stack.context_mib <= 350
 
 
 def test_at_one_of_two_moments_it_is_that_constant_within_a_segment(stack):
@@ -64,11 +67,13 @@ def test_at_one_of_two_moments_it_is_that_constant_within_a_segment(stack):
     assert evaluated == {("I", "FPT"), ("VI", "k = 2"), ("VI", "k = 4")}
 
 
-def test_a_wrong_row_is_within_no_block(stack):
+def test_one_wrong_row_and_there_is_no_constant(stack):
     row = stack.rows[1]
-    wrong = type(row)(**vars(row) | {"training_reserved_mib": row.training_reserved_mib + row.block_segment_mib + 4})
-    assert not stack.is_within_a_block(wrong)
-    assert "22 of 23" in next(conclusion(Stack((stack.rows[0], wrong, *stack.rows[2:]))))
+    wrong = replace(row, training_reserved_mib=row.training_reserved_mib + row.block_segment_mib + 8)
+    others = Stack((stack.rows[0], wrong, *stack.rows[2:]))
+    low, high = others.constants_mib(evaluated=False)
+    assert low > high
+    assert "NOT one constant" in next(conclusion(others))
 
 
 def test_a_block_is_the_keys_of_a_batch(stack):
@@ -81,7 +86,7 @@ def test_a_block_is_the_keys_of_a_batch(stack):
 
 def test_the_table_fits_a_terminal_of_80_columns(stack):
     lines = list(stack_lines(stack))
-    assert len(lines) == 3 + 23 + 4
+    assert len(lines) == 3 + 23 + 5
     assert max(map(len, lines)) <= 80
 
 
@@ -158,7 +163,7 @@ def test_the_command_keeps_and_prints_what_was_emulated(tmp_path, monkeypatch, c
     monkeypatch.setattr("bench.paper_stack.__main__.emulate_stack", lambda python, printed: stack)
     assert main(["--results", str(tmp_path)]) == 0
     assert (tmp_path / "paper" / FILE).read_bytes() == COMMITTED.read_bytes()
-    assert "348 MiB within one stored block in 23 of 23 cells" in capsys.readouterr().out
+    assert "one constant within one block in all 23 cells" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not PYTHON.exists(), reason="`nox -s paper_stack` makes the environment with PyTorch 2.0.0")
