@@ -52,7 +52,7 @@ def run_cell(
         prediction = prediction or predict(cell, engine)
         _fill(record, columns_of(prediction))
         if cell.device == "nothing":
-            record.status_detail = prediction.out_of_memory or f"{prediction.by} only: no device was asked"
+            record.status_detail = prediction.out_of_memory or f"{prediction.by}, nothing measured: no device was asked"
         elif (reading := _measure(cell, prediction, budget, on_phase, end_by)) is None:
             return None
         else:

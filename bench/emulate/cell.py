@@ -7,17 +7,16 @@ other functions in those that it forks, each on a card.
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
-from torch import Tensor, nn
 
 from bench import alloc_conf
 from bench.building import build_on
 from bench.config import CellConfig
-from bench.meters.flops import fvcore_macs
 from bench.predict.anatomy import Anatomy, Peak
+from bench.predict.counts import count
 from bench.predict.devices import Gpu
 from bench.predict.prediction import Prediction
 from bench.predict.verdict import verdict
@@ -77,7 +76,7 @@ def how_it_fits(cell: CellConfig, gpu: Gpu, peak: Peak) -> dict[str, str | None]
 
 def emulate_cell(cell: CellConfig, context_bytes: int) -> tuple[Prediction, Anatomy]:
     """Parameters, MACs, peaks and launches of a cell on the card of this process, and what its memory is for."""
-    tuning, fvcore = count(cell)
+    counts, (tuning, _) = count(cell), build_on("meta", cell)
     with _prepared(cell):
         work = _work(cell, tuning)
         for _ in range(WARMUP_STEPS):
@@ -89,12 +88,8 @@ def emulate_cell(cell: CellConfig, context_bytes: int) -> tuple[Prediction, Anat
         anatomy = watch.anatomy(seen)
         prediction = Prediction(
             by="emulated",
-            learnable_params=tuning.learnable_params,
-            total_params=tuning.total_params,
-            forward_macs=_forward_macs(tuning.model, _one_image(tuning)),
+            **asdict(counts),
             train_step_macs=seen.macs,
-            backbone_forward_macs=_backbone_macs(cell, tuning),
-            fvcore_forward_macs=fvcore,
             peak=anatomy.peak,
             context_bytes=context_bytes,
             kernel_launches=launches,
@@ -146,7 +141,7 @@ def run_out(cell: CellConfig, tuning: FineTuning | None = None) -> str | None:
             for step in range(1, WARMUP_STEPS + 2):
                 work(partial(enter, step))
         except torch.OutOfMemoryError as error:
-            return f"{place}: {str(error).partition(' Of the allocated memory')[0]}"
+            return f"{place}: {str(error).partition(' Including non-PyTorch memory')[0]}"
     return None
 
 
@@ -199,33 +194,3 @@ def _prepared(cell: CellConfig) -> Iterator[None]:
 
 def _work(cell: CellConfig, tuning: FineTuning) -> Work:
     return work_without_values(replace(cell, device="cuda"), tuning)
-
-
-def count(cell: CellConfig) -> tuple[FineTuning, int | None]:
-    """The cell's model on meta tensors, and fvcore's count of it, which cannot be traced in bf16."""
-    tuning = counted = build_on("meta", cell)[0]
-    if cell.precision == "bf16_weights":
-        counted, _ = build_on("meta", replace(cell, precision="fp32"))
-    with torch.device("meta"):
-        return tuning, fvcore_macs(counted.model, counted.example_inputs(1))
-
-
-def _one_image(tuning: FineTuning) -> tuple[Tensor, ...]:
-    with torch.device("meta"):
-        example = tuning.example_inputs(1)
-    return tuple(torch.empty_like(tensor, device="cuda") for tensor in example)
-
-
-def _backbone_macs(cell: CellConfig, tuning: FineTuning) -> int | None:
-    """MACs of preloading one image, where features are preloaded."""
-    if tuning.preloader is None:
-        return None
-    preloader = tuning.preloader.to_empty(device="cuda")
-    dtype = next(preloader.parameters()).dtype
-    return _forward_macs(preloader, (torch.empty(1, 3, cell.res, cell.res, device="cuda", dtype=dtype),))
-
-
-def _forward_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    with profiled(model) as read:
-        model(*inputs)
-    return read().macs

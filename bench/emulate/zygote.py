@@ -50,12 +50,13 @@ def _import_everything() -> None:
     """All that a job will need, so that none has to import it; what is imported at first use included."""
     import torch
 
+    import bench.emulate.cell  # noqa: F401
     from bench.config import CellConfig
-    from bench.emulate.cell import count
+    from bench.predict.counts import _count
 
     torch.set_num_threads(1)  # there is a job for each processor
     for method in ("adalora", "fptplus"):
-        count(CellConfig(method=method, model=_SMALL_MODEL, res=_SMALL_RES))
+        _count(CellConfig(method=method, model=_SMALL_MODEL, res=_SMALL_RES))
     gc.collect()
     gc.freeze()
 

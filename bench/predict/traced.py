@@ -6,19 +6,19 @@ device, cell by cell.
 
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 
 from bench.building import build_on, make_step
 from bench.config import CellConfig
-from bench.meters.flops import forward_macs, fvcore_macs
 from fptplus import InvalidInput
 from fptplus.training import AUTOCAST_DTYPE
 from methods import FineTuning
 
 from .anatomy import Anatomy
+from .counts import count
 from .devices import Gpu, find_gpu
 from .kernels import CudaKernels, MetaAutocast, fused_optimizers_on_meta
 from .prediction import Prediction, card_of
@@ -114,23 +114,13 @@ def predict_traced(cell: CellConfig) -> tuple[Prediction, Anatomy]:
         InvalidInput: if the method or model is unknown, or the method cannot drive the model at this resolution.
     """
     tuning, targets = build_on("meta", cell)
-    in_fp32 = replace(cell, precision="fp32", attention=cell.attention.replace("flash", "sdpa"))
-    counted = tuning if cell.precision != "bf16_weights" else build_on("meta", in_fp32)[0]  # fvcore traces no bf16
-    with torch.device("meta"):
-        inputs = counted.example_inputs(1)
-    with CudaKernels(cell.attention):
-        one_image = forward_macs(counted.model, inputs)
-        backbone = forward_macs(counted.preloader, (_one_image(in_fp32),)) if counted.preloader else None
+    counts = count(cell)
     trace = _trace(cell, tuning, targets)
     anatomy = replay_anatomy(trace)
     prediction = Prediction(
         by="traced",
-        learnable_params=tuning.learnable_params,
-        total_params=tuning.total_params,
-        forward_macs=one_image,
-        backbone_forward_macs=backbone,
-        fvcore_forward_macs=fvcore_macs(counted.model, inputs),
-        train_step_macs=cell.batch_size * one_image if tuning.is_frozen else trace.train_step_macs,
+        **asdict(counts),
+        train_step_macs=cell.batch_size * counts.forward_macs if tuning.is_frozen else trace.train_step_macs,
         peak=anatomy.peak,
         context_bytes=card_of(cell).context_bytes,
         fits=fits_within_contexts(trace, card_of(cell)),

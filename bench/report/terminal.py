@@ -30,11 +30,17 @@ def print_tables(records: list[Record], console: Console, gpu: Gpu) -> None:
         console.print(_table(setting, cells, gpu))
         if any(record.is_measured for record in cells):
             console.print(_measured_table(cells))
-    for detail in dict.fromkeys(r.status_detail for r in records if r.status == "ok" and r.status_detail):
+    for detail in dict.fromkeys(_detail(record) for record in records if record.status == "ok"):
         console.print(f"[dim]{detail}[/]", highlight=False)
     for record in records:
         if record.status != "ok":
             console.print(f"[red]{record.status}[/] {record.method}: {record.status_detail}", highlight=False)
+
+
+def _detail(record: Record) -> str:
+    """What there is to say of a cell that is ok, with its method where that is of it alone."""
+    detail = record.status_detail or ""
+    return f"{_title(record)}: {detail}" if record.predicted_fits is False and not record.is_measured else detail
 
 
 def make_console(**options) -> Console:
@@ -69,7 +75,7 @@ def _table(setting: str, records: list[Record], gpu: Gpu) -> Table:
         word = _word(record, gpu)
         table.add_row(_title(record), *values, "" if word is None else FITS[word])
         if word == "maybe":
-            _footnote(table, _title(record), record.predicted_peak_reserved_bytes, gpu)
+            _footnote(table, _title(record), gpu)
     return table
 
 
@@ -142,9 +148,10 @@ def _word(record: Record, gpu: Gpu) -> Word | None:
     return {True: "yes", False: "no", None: "maybe"}[record.predicted_fits]
 
 
-def _footnote(table: Table, title: str, reserved_bytes: int, gpu: Gpu) -> None:
+def _footnote(table: Table, title: str, gpu: Gpu) -> None:
     """A line below the table where the size of the CUDA context decides."""
-    sentence = f"{title} {verdict(reserved_bytes, gpu).sentence}"
+    low, high = (size / MIB for size in (gpu.context.low_bytes, gpu.context.high_bytes))
+    sentence = f"{title}: whether it fits depends on the CUDA context, known between {low:,.0f} and {high:,.0f} MiB"
     table.caption = "\n".join(filter(None, (table.caption, sentence)))
 
 
@@ -160,7 +167,7 @@ def advice_table(asked: CellConfig, gpu: Gpu, advice: list[Advice]) -> Table:
     for one in advice:
         remedies = " or ".join(" + ".join(f"{axis} {value}" for axis, value in r.items()) for r in one.remedies)
         if one.fits == "maybe":
-            _footnote(table, find_method(one.method).title, one.process_bytes - gpu.context_bytes, gpu)
+            _footnote(table, find_method(one.method).title, gpu)
         table.add_row(
             find_method(one.method).title,
             FITS[one.fits],

@@ -210,3 +210,12 @@ EXPORT CUresult cuMemGetAddressRange(CUdeviceptr* base, size_t* bytes, CUdevicep
     *bytes = std::prev(after)->second->bytes;
     return CUDA_SUCCESS;
 }
+
+#if CUDA_VERSION >= 12090
+// The driver never logs anything.
+EXPORT CUresult cuLogsRegisterCallback(CUlogsCallback, void*, CUlogsCallbackHandle* handle) {
+    *handle = nullptr;
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuLogsUnregisterCallback(CUlogsCallbackHandle) { return CUDA_SUCCESS; }
+#endif

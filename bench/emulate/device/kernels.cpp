@@ -79,9 +79,11 @@ EXPORT cudaError_t cudaLaunchKernel(const void* function, dim3, dim3, void**, si
 EXPORT cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3, dim3, void**, size_t, cudaStream_t stream) {
     return launch(function, stream);
 }
+#if CUDART_VERSION >= 11080
 EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* configuration, const void* function, void**) {
     return launch(function, configuration->stream);
 }
+#endif
 
 // What compiled CUDA code calls by itself.
 EXPORT unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream) {

@@ -188,6 +188,10 @@ EXPORT cudaError_t cudaPeekAtLastError() { return last_error; }
 EXPORT const char* cudaGetErrorString(cudaError_t error) { return text_of(error).text; }
 EXPORT const char* cudaGetErrorName(cudaError_t error) { return text_of(error).name; }
 
+#if CUDART_VERSION < 12000
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess, cudaDriverEntryPointSymbolNotFound };
+#endif
+
 // Functions of the driver, by name; under their plain names, or the versioned ones that headers map them to.
 static cudaError_t driver_function(const char* symbol, void** function, cudaDriverEntryPointQueryResult* result) {
     static void* driver = dlopen("libcuda.so.1", RTLD_NOW);

@@ -1,0 +1,110 @@
+"""What is counted of a cell: parameters and MACs of one image.
+
+They depend on the architecture alone, so each is counted once and kept in the user's cache folder.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import fptplus
+import methods
+from bench.building import build_on
+from bench.config import CellConfig
+from bench.meters.flops import forward_macs, fvcore_macs
+from fptplus.build_cache import BuildFailed, cache_folder
+from fptplus.whole_file import whole_file
+
+from .kernels import CudaKernels
+
+COUNTED_BY = ("torch", "timm", "peft", "fvcore")
+"""Packages whose versions a count may depend on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Of one image."""
+
+    learnable_params: int
+    total_params: int
+    forward_macs: int
+    """Through what a training step computes."""
+
+    backbone_forward_macs: int | None
+    """Through the frozen LPM, where features are preloaded; None otherwise."""
+
+    fvcore_forward_macs: int | None
+    """As forward_macs, by fvcore's convention, which does not see fused attention; None without fvcore."""
+
+
+def count(cell: CellConfig) -> Counts:
+    """Parameters and MACs of a cell, from the cache where its architecture was counted before.
+
+    Raises:
+        InvalidInput: if the method cannot drive the model at this resolution.
+    """
+    path = _cached(cell)
+    try:
+        return Counts(**json.loads(path.read_text()))
+    except (AttributeError, OSError, ValueError, TypeError):  # no cache, not in it, or damaged
+        counts = _count(cell)
+    if path is not None:
+        try:
+            with whole_file(path) as beside:
+                beside.write_text(json.dumps(asdict(counts)))
+        except OSError:
+            pass  # a full disk: it is counted again next time
+    return counts
+
+
+def _count(cell: CellConfig) -> Counts:
+    fused = "eager" if cell.attention == "eager" else "sdpa"
+    plain = replace(cell, precision="fp32", attention=fused, checkpointing="none")  # fvcore traces no bf16
+    tuning, _ = build_on("meta", plain)
+    with torch.device("meta"):
+        inputs, image = tuning.example_inputs(1), torch.empty(1, 3, cell.res, cell.res)
+    with CudaKernels(plain.attention):
+        macs = forward_macs(tuning.model, inputs)
+        backbone = None if tuning.preloader is None else forward_macs(tuning.preloader, (image,))
+    return Counts(
+        learnable_params=tuning.learnable_params,
+        total_params=tuning.total_params,
+        forward_macs=macs,
+        backbone_forward_macs=backbone,
+        fvcore_forward_macs=fvcore_macs(tuning.model, inputs),
+    )
+
+
+def _cached(cell: CellConfig) -> Path | None:
+    """Where the counts of a cell's architecture are kept; None where nothing can be."""
+    facts = (cell.method, cell.model, cell.res, cell.num_classes, cell.attention == "eager")
+    options = (cell.drop_path, cell.lora_rank, cell.lora_targets)
+    digest = hashlib.sha256(repr((facts, options, _made_with())).encode()).hexdigest()[:32]
+    try:
+        folder = cache_folder() / "counts"
+        folder.mkdir(exist_ok=True)
+    except (BuildFailed, OSError, RuntimeError):  # the last: there is no home folder
+        return None
+    return folder / f"{digest}.json"
+
+
+@cache
+def _made_with() -> str:
+    """Versions of packages and a hash of the sources that a count depends on."""
+    digest = hashlib.sha256()
+    for package in (fptplus, methods):
+        for path in sorted(Path(package.__file__).parent.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return f"{[_version(name) for name in COUNTED_BY]} {digest.hexdigest()}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

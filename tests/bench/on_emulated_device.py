@@ -1,0 +1,106 @@
+"""What the tests run on an emulated card; functions of a module, since a job's process finds them by name."""
+
+import gc
+import os
+
+import torch
+
+
+def allocator_settings_in_force(settings):
+    torch.cuda.memory._set_allocator_settings(settings)
+    before = torch.cuda.memory_reserved()
+    blocks = [torch.empty(5 * 2**20, dtype=torch.uint8, device="cuda") for _ in range(3)]
+    del blocks
+    return torch.cuda.memory_reserved() - before
+
+
+def expandable_segments():
+    """Reserved bytes after a block has grown where another stood before it."""
+    torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+    small = torch.empty(30 * 2**20, dtype=torch.uint8, device="cuda")
+    del small
+    large = torch.empty(60 * 2**20, dtype=torch.uint8, device="cuda")
+    return torch.cuda.max_memory_reserved(), large.numel()
+
+
+def out_of_memory(num_bytes):
+    kept = torch.empty(2**20, device="cuda")
+    try:
+        torch.empty(num_bytes, dtype=torch.uint8, device="cuda")
+    except torch.OutOfMemoryError as error:
+        return str(error), torch.cuda.mem_get_info(), kept.numel()
+    return None
+
+
+def frees_what_it_keeps_before_it_gives_up(num_bytes):
+    """Allocate three quarters of the memory twice, the first freed but kept by PyTorch."""
+    first = torch.empty(num_bytes, dtype=torch.uint8, device="cuda")
+    del first
+    second = torch.empty(num_bytes + 2**21, dtype=torch.uint8, device="cuda")
+    return torch.cuda.memory_stats()["num_alloc_retries"], second.numel()
+
+
+def small_copies():
+    """What comes back of small and large tensors."""
+    small = torch.arange(10).cuda()
+    large = torch.ones(2**20).cuda()
+    return small.clone().cpu().tolist(), large.cpu().sum().item(), (small + 1).cpu().tolist()
+
+
+def captured_graph():
+    """Kernels launched by a captured step and by its replays, and memory of its pool."""
+    from bench.emulate.device_state import kernel_launches
+
+    x = torch.ones(64, 64, device="cuda")
+    (x @ x).relu()  # workspaces are there before
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = (x @ x).relu()
+    begin = kernel_launches()
+    graph.replay()
+    graph.replay()
+    return kernel_launches() - begin, y.shape
+
+
+def launches_of_three_kernels():
+    from bench.emulate.device_state import kernel_launches
+
+    x = torch.ones(64, 64, device="cuda")
+    begin = kernel_launches()
+    x.relu().exp().sin()
+    return kernel_launches() - begin
+
+
+def streams():
+    """Memory of another stream is given back once its work is done."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        x = torch.empty(2**20, device="cuda")
+    x.record_stream(torch.cuda.current_stream())
+    del x
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+
+
+def unanswered_function():
+    from bench.emulate.device_state import unanswered
+
+    try:
+        torch.linalg.eigh(torch.eye(64, device="cuda"))
+    except RuntimeError as error:
+        return str(error), unanswered()
+    return None, unanswered()
+
+
+def process():
+    return os.getpid(), torch.cuda.is_initialized()
+
+
+def dies():
+    os.kill(os.getpid(), 9)
+
+
+def raises():
+    raise ValueError("as asked")
