@@ -118,6 +118,12 @@ def h200(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["environment"], default=False)
+def published(session: nox.Session) -> None:
+    """Hold 66 published memory measurements against their scripts on emulated cards; writes results/published."""
+    _run(session, "-m", "bench", "published", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
 def reproduce(session: nox.Session) -> None:
     """Make the paper's tables and figures, the findings and results/report.html from the records."""
     _run(session, "-m", "bench", "reproduce", *session.posargs)

@@ -17,6 +17,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare": commands.compare,
     "doctor": commands.doctor,
     "campaign": commands.campaign,
+    "published": commands.published,
     "reproduce": commands.reproduce,
     "verify": commands.verify,
 }

@@ -10,6 +10,8 @@ from .doctor import DoctorConfig as DoctorConfig
 from .doctor import doctor as doctor
 from .plan import PlanConfig as PlanConfig
 from .plan import plan as plan
+from .published import PublishedConfig as PublishedConfig
+from .published import published as published
 from .reproduce import ReproduceConfig as ReproduceConfig
 from .reproduce import reproduce as reproduce
 from .run import RunConfig as RunConfig

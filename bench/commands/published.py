@@ -9,10 +9,16 @@ from rich import box
 from rich.table import Table
 
 from bench.published.comparison import Comparison, Summary, summarize, write_comparisons
-from bench.published.emulate import emulate
 from bench.published.figure import draw_comparisons
 from bench.published.measurements import read_measurements
 from bench.report.terminal import make_console
+
+_SHORT = {
+    "max_memory_allocated": "allocated",
+    "max_memory_reserved": "reserved",
+    "nvidia-smi process": "process",
+    "NVML device": "device",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +34,10 @@ class PublishedConfig:
 
 def published(arguments: list[str]) -> int:
     """The table of all rows, and what it comes to."""
+    from bench.published.emulate import (
+        emulate,  # imports torchvision and transformers, for which no other command waits
+    )
+
     config = tyro.cli(PublishedConfig, args=arguments, prog="python -m bench published")
     rows = read_measurements()
     emulated = emulate(rows)
@@ -44,18 +54,24 @@ def published(arguments: list[str]) -> int:
 
 def _table(source: str, comparisons: list[Comparison]) -> Table:
     """The rows of one source, 80 columns wide at most."""
-    table = Table(title=source, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Model", width=26, no_wrap=True)
+    table = Table(title=source, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("Model", width=28)
     table.add_column("Batch", justify="right")
-    table.add_column("Counter", width=13, no_wrap=True)
+    table.add_column("Counter", width=11)
     for heading in ("Measured", "Emulated", "Error %"):
         table.add_column(heading, justify="right")
     for one in comparisons:
         row = one.measurement
         value = "" if one.emulated_mib is None else f"{one.emulated_mib:,.0f}"
         error = one.verdict if row.is_bound else "" if one.error_pct is None else f"{one.error_pct:+.2f}"
-        counter = row.counter.removeprefix("max_memory_")
-        table.add_row(row.model, str(row.batch), counter, f"{row.measured_mib:,.0f}", value, _marked(one, error))
+        table.add_row(
+            row.model,
+            str(row.batch),
+            _SHORT.get(row.counter, row.counter),
+            f"{row.measured_mib:,.0f}",
+            value,
+            _marked(one, error),
+        )
     return table
 
 

@@ -1,0 +1,1 @@
+"""Memory that others have measured, and the same scripts on emulated cards."""

@@ -1,0 +1,163 @@
+"""Published measurements next to the same scripts on emulated cards: the difference, and what it can be held to."""
+
+import csv
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from bench.predict.devices import GPUS
+from bench.units import MIB
+
+from .emulated import Emulated
+from .measurements import Measurement
+
+BARS_PCT = {"max_memory_allocated": 0.2, "max_memory_reserved": 1.0}
+"""How close an emulated figure has to be, beyond the rounding of the print; other counters have no such bar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One row of `memory.csv` and what was emulated of it."""
+
+    measurement: Measurement
+    emulated: Emulated | None
+
+    @property
+    def emulated_mib(self) -> float | None:
+        """What the row's counter would show, with a CUDA context of typical size where it counts that."""
+        if self.emulated is None:
+            return None
+        peaks, counter = self.emulated.peaks, self.measurement.counter
+        if counter in ("max_memory_allocated", "not stated"):
+            return peaks.allocated_bytes / MIB
+        context = self.emulated.context
+        return (peaks.reserved_bytes + (context.typical_bytes if context else 0)) / MIB
+
+    @property
+    def range_mib(self) -> tuple[float, float] | None:
+        """Over what is not known of the row's counter: the CUDA context, or cuDNN's scratch."""
+        if self.emulated is None or self.measurement.counter in ("max_memory_allocated", "not stated"):
+            return None
+        low, high = self.emulated.reserved_range_bytes
+        context = self.emulated.context
+        return (low + (context.low_bytes if context else 0)) / MIB, (
+            high + (context.high_bytes if context else 0)
+        ) / MIB
+
+    @property
+    def error_pct(self) -> float | None:
+        """Emulated against measured; a bound has none."""
+        if self.emulated_mib is None or self.measurement.is_bound:
+            return None
+        return 100 * (self.emulated_mib / self.measurement.measured_mib - 1)
+
+    @property
+    def bar_pct(self) -> float | None:
+        """How close it has to be; None where the source leaves something open, or the counter has no bar."""
+        return None if self.measurement.not_stated else BARS_PCT.get(self.measurement.counter)
+
+    @property
+    def verdict(self) -> str:
+        """`within` or `beyond` its bar; for a bound what the emulated card did, and `undecided` between contexts."""
+        if self.emulated is None:
+            return ""
+        if self.measurement.is_bound:
+            ran = set(self.emulated.ran_with)
+            return "undecided" if len(ran) > 1 else "ran" if ran.pop() else "did not run"
+        if self.bar_pct is None:
+            return ""
+        row = self.measurement
+        allowed_mib = self.bar_pct / 100 * row.measured_mib + row.rounding_mib
+        return "within" if abs(self.emulated_mib - row.measured_mib) <= allowed_mib else "beyond"
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the emulated card agrees; None where it is not held to that, or the context decides."""
+        if self.verdict in ("", "undecided"):
+            return None
+        return self.verdict in ("within", self.measurement.counter)
+
+    @property
+    def reason(self) -> str:
+        """Why a row is not judged, or not met."""
+        row = self.measurement
+        if row.not_stated:
+            return f"not stated: {row.not_stated}"
+        if self.verdict == "undecided":
+            return "the size of the CUDA context decides"
+        if self.verdict == "beyond" and row.counter == "max_memory_reserved":
+            return "cuDNN's scratch is not known; with 16 to 256 MiB of it: {:,.0f} to {:,.0f}".format(*self.range_mib)
+        return ""
+
+
+def write_comparisons(comparisons: list[Comparison], path: Path) -> None:
+    """A row a measurement: its columns, then what was emulated; empty where there is nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [_columns(one) for one in comparisons]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _columns(one: Comparison) -> dict[str, object]:
+    row, emulated, span = one.measurement, one.emulated, one.range_mib
+    names = [field.name for field in fields(Measurement) if field.name not in ("card", "not_stated", "note")]
+    return {
+        **{name: getattr(row, name) for name in names},
+        "emulated_on": GPUS[row.card].title if emulated else "",
+        "emulated_torch": torch.__version__ if emulated else "",
+        "emulated_allocated_mib": _mib(emulated and emulated.peaks.allocated_bytes / MIB),
+        "emulated_reserved_mib": _mib(emulated and emulated.peaks.reserved_bytes / MIB),
+        "emulated_mib": _mib(one.emulated_mib),
+        "emulated_low_mib": _mib(span and span[0]),
+        "emulated_high_mib": _mib(span and span[1]),
+        "error_pct": "" if one.error_pct is None else f"{one.error_pct:.2f}",
+        "bar_pct": "" if one.bar_pct is None else one.bar_pct,
+        "verdict": one.verdict,
+        "reason": one.reason,
+        "note": row.note,
+    }
+
+
+def _mib(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """All comparisons in a few numbers."""
+
+    num_rows: int
+    num_held: int
+    """Rows with a bar."""
+
+    num_within: int
+    median_error_pct: float
+    """Of the sizes of the errors of those with a bar."""
+
+    num_bounds: int
+    num_bounds_met: int
+    num_bounds_undecided: int
+
+    num_open: int
+    """Rows whose source leaves something open."""
+
+
+def summarize(comparisons: list[Comparison]) -> Summary:
+    """Count what is met."""
+    held = [one for one in comparisons if one.bar_pct is not None]
+    bounds = [one for one in comparisons if one.measurement.is_bound]
+    return Summary(
+        num_rows=len(comparisons),
+        num_held=len(held),
+        num_within=sum(one.is_met is True for one in held),
+        median_error_pct=median(abs(one.error_pct) for one in held) if held else math.nan,
+        num_bounds=len(bounds),
+        num_bounds_met=sum(one.is_met is True for one in bounds),
+        num_bounds_undecided=sum(one.is_met is None for one in bounds),
+        num_open=sum(bool(one.measurement.not_stated) for one in comparisons),
+    )
