@@ -49,6 +49,6 @@ def remark(asked: str | None, environment: Mapping[str, str] = os.environ) -> st
         return None
     name = OLDER_VARIABLE if environment.get(OLDER_VARIABLE) else VARIABLE
     return (
-        f"warning: {name} is set to {found!r} and changes what is measured; the records say so. "
-        "Unset it for PyTorch's defaults, or name settings with --alloc-conf."
+        f"warning: {name} is set to {found!r} and changes what is measured, as the records say, but nothing that is "
+        "predicted; unset it, or name the settings with --alloc-conf."
     )

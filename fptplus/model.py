@@ -64,8 +64,10 @@ class LiveFineGrainedPromptTuning(nn.Module):
         """Logits (B, classes) from images (B, 3, H, W) at the LPM's resolution."""
         keys, values = self.backbone(images)
         res = self.trained.side.res
-        side_images = F.interpolate(images, size=(res, res), mode="bilinear", antialias=True)
-        return self.trained(side_images, keys, values)
+        side_images = F.interpolate(
+            images.float(), size=(res, res), mode="bilinear", antialias=True
+        )  # a CPU needs fp32
+        return self.trained(side_images.to(images.dtype), keys, values)
 
 
 def build_fpt(

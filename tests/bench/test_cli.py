@@ -164,6 +164,11 @@ def test_a_cell_that_breaks_is_recorded_and_the_others_run(bench, out, monkeypat
         (["--precision", "fp16", "--device", "cpu"], "precision fp16 must be measured on a CUDA device"),
         (["--gpu-memory", "48"], "gpu-memory must be an amount above 0 with its unit"),
         (["--cpu-budget-s", "0"], "cpu-budget-s must be above 0"),
+        (["--accumulation-steps", "3"], "accumulation-steps must divide the batch of 16 images, got 3"),
+        (["--drop-path", "1"], "drop-path must be at least 0 and below 1, got 1"),
+        (["--method", "full", "--lora-rank", "8"], "lora-rank and lora-targets must be given with method lora"),
+        (["--lora-targets", "q,v"], "lora-targets must be some of query, key, value, qkv, proj, fc1, fc2"),
+        (["--alloc-conf", "expandable_segments"], "alloc-conf must be settings such as expandable_segments:True"),
         (["--weights", "nowhere.pt"], "weights must name a checkpoint file, got 'nowhere.pt', which does not exist"),
     ],
 )
@@ -174,6 +179,32 @@ def test_bad_input_is_one_sentence_and_writes_nothing(bench, out, arguments, sen
     assert errors.count("\n") == 1
     assert printed == ""
     assert not out.exists()
+
+
+def test_a_step_is_run_and_recorded_with_the_options_asked_for(bench, out):
+    options = {"zero_grad": "after_forward", "accumulation_steps": 2, "clipping": "none", "averaging": "ema"}
+    options |= {"drop_path": 0.1, "lora_rank": 8, "lora_targets": "qkv,proj", "precision": "bf16_weights"}
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    arguments = ["--method", "lora", "--batch-size", "2", "--device", "cpu", "--cpu-budget-s", "1", *words]
+    status, printed, _ = bench(*SMALL, *arguments)
+    row = pd.read_csv(out / "results.csv").iloc[0]
+    assert status == 0 and row.status == "ok" and row.throughput_img_s > 0
+    assert {name: row[name] for name in options} == options
+    assert "averaging ema" in printed and "LoRA, lora_rank 8, lora_targets qkv,proj" in printed
+
+
+def test_a_method_that_an_option_does_not_suit_is_unsupported_and_the_others_run(bench, out):
+    status, _, _ = bench(*SMALL, "--method", "full", "--method", "fptplus", "--drop-path", "0.1")
+    table = pd.read_csv(out / "results.csv").set_index("method")
+    assert status == 0 and dict(table.status) == {"full": "ok", "fptplus": "unsupported"}
+    assert "drop-path must be 0 with method fptplus" in table.status_detail["fptplus"]
+
+
+def test_allocator_settings_of_the_environment_are_warned_of_in_one_line(bench, monkeypatch):
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    _, _, errors = bench(*SMALL, "--method", "linear")
+    (line,) = errors.split("\n\n")[0].splitlines()
+    assert line.startswith("warning: PYTORCH_CUDA_ALLOC_CONF is set to 'max_split_size_mb:64'")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -218,6 +249,14 @@ def test_help_explains_every_option(capsys):
         "--attention",
         "--checkpointing",
         "--optimizer",
+        "--zero-grad",
+        "--accumulation-steps",
+        "--clipping",
+        "--drop-path",
+        "--averaging",
+        "--lora-rank",
+        "--lora-targets",
+        "--alloc-conf",
         "--num-classes",
         "--device",
         "--gpu-memory",

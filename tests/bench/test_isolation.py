@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -43,6 +44,14 @@ def test_the_process_is_told_its_cell_and_budget(process_that):
     job = json.loads(run_isolated(CELL, Budget(cpu_s=7.0))["status_detail"])
     assert CellConfig(**job["cell"]) == CELL
     assert Budget(**job["budget"]) == Budget(cpu_s=7.0)
+
+
+def test_the_process_has_the_allocator_settings_of_its_cell_and_else_those_it_finds(process_that, monkeypatch):
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    process_that("found = {k: v for k, v in os.environ.items() if 'ALLOC_CONF' in k}\nsay(found=found)\nsay(end=True)")
+    assert run_isolated(CELL, Budget()) == {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}
+    asked = replace(CELL, alloc_conf="expandable_segments:True")
+    assert run_isolated(asked, Budget()) == {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from bench.loader import MappedExamples, batch_axes, mapped_batches, on_device
 from methods import create_backbone, find_method
 
 
-@pytest.fixture(params=["linear", "fptplus"])
+@pytest.fixture(params=["linear", "fptplus", "fptplus_bf16", "fptplus_int8"])
 def tuning(request):
     return find_method(request.param).build(create_backbone("test_vit", 64, 5), 64)
 

@@ -45,3 +45,17 @@ def test_published_params_are_those_of_the_published_model_at_any_resolution():
     """ViT-B/16 with 384-px position embeddings and a 1000-way head has 86,859,496 parameters."""
     with torch.device("meta"):
         assert {published_params(create_backbone("vit_b", res, 5)) for res in (128, 384, 512)} == {86_859_496}
+
+
+def test_drop_path_skips_blocks_in_training_more_often_the_higher_they_are_and_never_in_evaluation():
+    images = torch.randn(4, 3, 64, 64)
+    logits = {}
+    for rate in (0.0, 0.5):
+        torch.manual_seed(0)
+        vit = create_backbone("test_vit", 64, 3, drop_path=rate)
+        assert [getattr(block.drop_path1, "drop_prob", 0.0) for block in vit.blocks] == pytest.approx(
+            [rate * index / (len(vit.blocks) - 1) for index in range(len(vit.blocks))]
+        )
+        logits[rate] = vit(images), vit.eval()(images)
+    assert torch.equal(logits[0.0][1], logits[0.5][1])
+    assert not torch.allclose(logits[0.0][0], logits[0.5][0])

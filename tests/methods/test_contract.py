@@ -1,12 +1,13 @@
 """What every fine-tuning method must do, whatever it is."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
-from fptplus.training import autocast, make_optimizer
+from fptplus.training import autocast, make_optimizer, moving_average
 from methods import METHODS, VARIANTS, create_backbone, find_method
 from methods.backbone import MODELS
 
@@ -102,6 +103,44 @@ def test_trains_under_bf16_autocast(name, attention):
 def test_checkpointing_changes_no_loss(name):
     plain, checkpointed = (train(build(name, checkpointing=kind)) for kind in ("none", "block"))
     torch.testing.assert_close(plain, checkpointed)
+
+
+@everything
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_trains_with_all_weights_in_bf16(name, attention):
+    tuning = build(name, attention=attention).with_bf16_weights()
+    assert {parameter.dtype for parameter in tuning.model.parameters()} == {torch.bfloat16}
+    assert not any(tensor.dtype == torch.float32 for tensor in tuning.example_inputs(BATCH))
+    assert all(torch.isfinite(loss) for loss in train(tuning))
+
+
+@everything
+def test_micro_batches_give_the_gradients_of_the_whole_batch(name):
+    tuning = build(name)
+    tuning.model.eval()  # without dropout
+    inputs, targets = batch(tuning)
+    gradients = []
+    for accumulation_steps in (1, BATCH):
+        options = {"max_grad_norm": None, "accumulation_steps": accumulation_steps}
+        frozen_weights = make_optimizer("sgd_no_momentum", tuning.model.parameters(), lr=0.0)
+        replace(tuning, after_step=None).training_step(frozen_weights, **options)(inputs, targets)
+        gradients.append([p.grad.clone() for p in tuning.model.parameters() if p.requires_grad])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+@everything
+@pytest.mark.parametrize("checkpointing", ["none", "block"])
+def test_a_moving_average_is_a_model_of_its_own(name, checkpointing):
+    tuning = build(name, checkpointing=checkpointing)
+    tuning.model.eval()
+    inputs, _ = batch(tuning)
+    averaged = moving_average(tuning.model)
+    before = averaged(*inputs)
+    with torch.no_grad():
+        for parameter in tuning.model.parameters():
+            parameter.add_(0.1)
+    torch.testing.assert_close(averaged(*inputs), before)
+    assert not torch.allclose(tuning.model(*inputs), before)
 
 
 @everything

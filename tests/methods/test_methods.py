@@ -7,6 +7,7 @@ from torch import nn
 from fptplus.training import make_optimizer
 from methods import create_backbone, find_method
 from methods.adalora import AdaLoRA, orthogonality
+from methods.lora import TARGETS, LoRA
 from methods.separate_qkv import separate_qkv
 
 MODEL, RES, CLASSES = "test_vit", 64, 5
@@ -130,3 +131,23 @@ def test_preloaded_inputs_have_the_shapes_that_the_preloader_makes(vit, images, 
     _, keys, values = tuning.example_inputs(2)
     made = tuning.preloader(images)
     assert [keys.shape, values.shape] == [tensor.shape for tensor in made]
+
+
+@pytest.mark.parametrize(
+    "targets", [("query", "value"), ("key",), ("qkv",), ("proj",), ("fc1", "fc2"), ("query", "key", "value", "proj")]
+)
+def test_lora_adapts_the_layers_it_is_told_to_in_every_block_and_starts_as_the_identity(vit, images, targets):
+    with torch.no_grad():
+        before = vit(images)
+        model = LoRA(rank=3, targets=targets).build(vit, RES).model
+        torch.testing.assert_close(model(images), before)
+    adapted = {
+        name.removesuffix(".lora_A.default.weight") for name, _ in model.named_parameters() if ".lora_A." in name
+    }
+    assert adapted == {f"blocks.{i}.{TARGETS[target]}" for i in range(len(vit.blocks)) for target in targets}
+    assert {len(matrix) for name, matrix in model.named_parameters() if ".lora_A." in name} == {3}
+
+
+def test_lora_on_the_fused_layer_leaves_it_fused(vit):
+    LoRA(targets=("qkv", "fc1")).build(vit, RES)
+    assert vit.blocks[0].attn.qkv.base_layer.out_features == 3 * vit.embed_dim
