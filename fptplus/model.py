@@ -64,10 +64,9 @@ class LiveFineGrainedPromptTuning(nn.Module):
         """Logits (B, classes) from images (B, 3, H, W) at the LPM's resolution."""
         keys, values = self.backbone(images)
         res = self.trained.side.res
-        side_images = F.interpolate(
-            images.float(), size=(res, res), mode="bilinear", antialias=True
-        )  # a CPU needs fp32
-        return self.trained(side_images.to(images.dtype), keys, values)
+        in_fp32 = images.float()  # the only type that a CPU interpolates smoothly
+        side_images = F.interpolate(in_fp32, size=(res, res), mode="bilinear", antialias=True).to(images.dtype)
+        return self.trained(side_images, keys, values)
 
 
 def build_fpt(
