@@ -4,6 +4,8 @@ import os
 import re
 from collections.abc import Mapping
 
+import torch
+
 from fptplus import InvalidInput
 
 VARIABLE = "PYTORCH_ALLOC_CONF"
@@ -33,11 +35,28 @@ def in_force(asked: str | None, environment: Mapping[str, str] = os.environ) -> 
     return asked or environment.get(OLDER_VARIABLE) or environment.get(VARIABLE) or None
 
 
+def without_settings(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """An environment in which PyTorch's defaults apply."""
+    return {name: value for name, value in environment.items() if name not in (VARIABLE, OLDER_VARIABLE)}
+
+
 def process_environment(asked: str | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of such a process: only one of the two variables, so that both versions of PyTorch agree."""
-    others = {name: value for name, value in environment.items() if name not in (VARIABLE, OLDER_VARIABLE)}
+    """The environment of such a process: only one of the two variables, so that all versions of PyTorch agree."""
     settings = in_force(asked, environment)
-    return others if settings is None else others | {VARIABLE: settings}
+    return without_settings(environment) | ({} if settings is None else {VARIABLE: settings})
+
+
+def set_in_this_process(settings: str) -> None:
+    """Settings for a process that has not started CUDA.
+
+    Raises:
+        InvalidInput: if PyTorch does not know one of them.
+    """
+    try:
+        torch.cuda.memory._set_allocator_settings(settings)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInput(f"alloc-conf must be settings that PyTorch knows, got {settings!r}: {reason}") from error
 
 
 def remark(asked: str | None, environment: Mapping[str, str] = os.environ) -> str | None:

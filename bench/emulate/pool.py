@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.alloc_conf import without_settings
 from bench.predict.devices import GPUS, PAPER_GPU, Gpu
 
 from .fork import JobFailed, how_it_ended
@@ -55,7 +56,7 @@ class EmulatedPool:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env={
-                **environment(GPUS[PAPER_GPU]),  # which nothing asks for: each job has a card of its own
+                **environment(GPUS[PAPER_GPU], base=without_settings()),  # each job has a card and settings of its own
                 "PYTHONPATH": path,
                 "OMP_NUM_THREADS": "1",
             },
