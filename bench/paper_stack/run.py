@@ -21,9 +21,6 @@ TORCH = "2.0.0"
 JOB = {"batch_size": 16, "train_images": 1050, "validation_images": MESSIDOR2_IMAGES // 10, "epochs": 2}
 """Sec. IV-A, and the images an epoch that Table II implies. More epochs reserve no more."""
 
-V7_API = {"TORCH_CUDNN_V8_API_DISABLED": "1"}
-"""cuDNN chooses a convolution's algorithm by a table; its workspace is taken as 0, since nobody has stated it."""
-
 
 def emulate_stack(python: Path, printed: list[PrintedCell]) -> Stack:
     """Emulate the trainings of printed cells.
@@ -38,7 +35,7 @@ def emulate_stack(python: Path, printed: list[PrintedCell]) -> Stack:
     """
     python, gpu = python.absolute(), GPUS[PAPER_GPU]
     asked = {"job": JOB, "cells": [training_of(one.cell) for one in printed]}
-    variables = environment(gpu, torch_folder=_torch_folder(python)) | V7_API
+    variables = environment(gpu, torch_folder=_torch_folder(python))
     answer = json.loads(_run([str(python), "-m", "bench.paper_stack.loop"], json.dumps(asked), variables))
     versions = {"torch_version": answer["torch_version"], "cuda_version": answer["cuda_version"], "gpu": gpu.title}
     rows = [
