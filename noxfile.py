@@ -14,6 +14,9 @@ nox.options.reuse_existing_virtualenvs = True
 
 ROOT = Path(__file__).parent
 ENVIRONMENT = ROOT / ".nox" / "environment"
+OLDER_TORCH = ("2.9.1", "2.11.0")
+"""Releases that the emulated device is tried with; the first is built for CUDA 12."""
+
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
@@ -121,6 +124,18 @@ def h200(session: nox.Session) -> None:
 def published(session: nox.Session) -> None:
     """Hold 66 published memory measurements against their scripts on emulated cards; writes results/published."""
     _run(session, "-m", "bench", "published", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def torch_releases(session: nox.Session) -> None:
+    """Try the emulated device with older PyTorch, several GB each: nox -s torch_releases, or -- 2.9.1 for one."""
+    for version in session.posargs or OLDER_TORCH:
+        folder = ROOT / ".nox" / f"torch-{version}"
+        if not (folder / "installed").exists():
+            session.run(sys.executable, "-m", "venv", "--clear", str(folder), external=True)
+            session.run(str(folder / "bin" / "pip"), "install", "--quiet", f"torch=={version}", "numpy", external=True)
+            (folder / "installed").touch()
+        _run(session, "-m", "bench.emulate.releases", str(folder / "bin" / "python"))
 
 
 @nox.session(venv_backend="none", requires=["environment"], default=False)

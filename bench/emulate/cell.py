@@ -27,8 +27,8 @@ from methods import FineTuning
 from .build import CannotEmulate
 from .device_state import kernel_launches, unanswered, unknown_workspaces
 from .fork import on_card
-from .profile import profiled
 from .step_anatomy import StepWatch
+from .step_profile import profiled
 
 WARMUP_STEPS = 2
 """The optimizer's state appears in the first step, and blocks find their places in the second."""
@@ -173,24 +173,20 @@ def _work(cell: CellConfig, tuning: FineTuning) -> Work:
 @contextmanager
 def _prepared(cell: CellConfig) -> Iterator[None]:
     """The allocator's settings and the attention kernel of a cell; errors of the device in words."""
-    if (settings := alloc_conf.in_force(cell.alloc_conf)) is not None:
-        torch.cuda.memory._set_allocator_settings(settings)
+    if cell.alloc_conf is not None:
+        alloc_conf.set_in_this_process(cell.alloc_conf)
     try:
         with pinned_attention(cell.attention):
             yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        if names := unanswered():
-            raise CannotEmulate(
-                f"the emulated device has no answer to {names}, which {cell.method} calls; use --engine traced."
-            ) from error
         if "No available kernel" in str(error):
             raise InvalidInput(
                 f"attention {cell.attention} has no kernel for {cell.precision} on {cell.gpu}; use sdpa or eager."
             ) from error
+        if names := unanswered():
+            raise CannotEmulate(
+                f"the emulated device has no answer to {names}, which {cell.method} calls; use --engine traced."
+            ) from error
         raise
-
-
-def _work(cell: CellConfig, tuning: FineTuning) -> Work:
-    return work_without_values(replace(cell, device="cuda"), tuning)

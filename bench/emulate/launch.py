@@ -7,7 +7,9 @@ from pathlib import Path
 
 from bench.predict.devices import Gpu
 
-from .build import device_libraries
+from .build import PRELOADED, device_libraries
+
+_OF_DEVICES = ("CUDA_VISIBLE_DEVICES", "EMULATED_GPU", "EMULATED_GPU_COUNT", "EMULATED_GPU_STATE")
 
 
 def environment(
@@ -25,23 +27,32 @@ def environment(
         count: how many of them the machine has.
         state: file in which the machine's processes find each other; without one each has the cards to itself.
         torch_folder: `torch` in the site-packages of the process's Python; this one's by default.
-        base: variables to add to.
+        base: variables to add to; those that choose among this machine's devices, or emulate it, are left out.
 
     Raises:
         CannotEmulate: if the device cannot be compiled here.
     """
     folder = device_libraries(torch_folder)
-    preload = [str(folder / "libemulated.so"), *filter(None, [base.get("LD_PRELOAD")])]
-    path = [str(folder), *filter(None, [base.get("LD_LIBRARY_PATH")])]
+    kept = _outside(base)
     added = {
-        "LD_PRELOAD": ":".join(preload),
-        "LD_LIBRARY_PATH": ":".join(path),
+        "LD_PRELOAD": ":".join(filter(None, [str(folder / PRELOADED), kept.get("LD_PRELOAD")])),
+        "LD_LIBRARY_PATH": ":".join(filter(None, [str(folder), kept.get("LD_LIBRARY_PATH")])),
         "EMULATED_GPU": describe(gpu),
         "EMULATED_GPU_COUNT": str(count),
     }
-    if state is not None:
-        added["EMULATED_GPU_STATE"] = str(state)
-    return {**base, **added}
+    return {**kept, **added} | ({} if state is None else {"EMULATED_GPU_STATE": str(state)})
+
+
+def _outside(base: Mapping[str, str]) -> dict[str, str]:
+    """Variables without what they say of devices: a process on one emulated machine may start another on its own."""
+    preloaded = base.get("LD_PRELOAD", "").replace(" ", ":").split(":")
+    folders = {str(Path(library).parent) for library in preloaded if Path(library).name == PRELOADED}
+    lists = {
+        "LD_PRELOAD": [library for library in preloaded if str(Path(library).parent) not in folders],
+        "LD_LIBRARY_PATH": [path for path in base.get("LD_LIBRARY_PATH", "").split(":") if path not in folders],
+    }
+    others = {name: value for name, value in base.items() if name not in (*_OF_DEVICES, *lists)}
+    return others | {name: ":".join(filter(None, entries)) for name, entries in lists.items() if name in base}
 
 
 def describe(gpu: Gpu, context_bytes: int | None = None) -> str:

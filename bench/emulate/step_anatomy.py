@@ -9,7 +9,7 @@ from torch import Tensor
 from bench.predict.anatomy import KINDS, Allocation, Anatomy, Kind, Peak
 from bench.work import Work
 
-from .profile import Change, Profile, mark_phase
+from .step_profile import Change, Profile, mark_phase
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 // libcuda.so.1: the primary context, which must be reported active or autograd finds no stream of the device, and the
 // virtual memory calls of PyTorch's expandable segments. The device's memory is kept by the preloaded library.
 #include <cuda.h>
+#include <dlfcn.h>
 
 #include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <string>
 
 #include "device.h"
 
@@ -33,6 +35,31 @@ void release(Handle* handle) {
 
 }  // namespace
 
+// Functions of this library by name, in the version that is there.
+static CUresult find_function(const char* symbol, void** function) {
+    static void* self = dlopen("libcuda.so.1", RTLD_NOW);
+    *function = self ? dlsym(self, symbol) : nullptr;
+    for (int version = 2; self && !*function && version < 5; version++)
+        *function = dlsym(self, (std::string(symbol) + "_v" + std::to_string(version)).c_str());
+    return *function ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+}
+#if CUDA_VERSION >= 12000
+EXPORT CUresult cuGetProcAddress(const char* symbol, void** function, int, cuuint64_t,
+                                 CUdriverProcAddressQueryResult* result) {
+    CUresult found = find_function(symbol, function);
+    if (result) *result = *function ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
+    return found;
+}
+#undef cuGetProcAddress
+#endif
+EXPORT CUresult cuGetProcAddress(const char* symbol, void** function, int, cuuint64_t) {
+    return find_function(symbol, function);
+}
+// The runtime inside the installed cuDNN asks for tables that have no documentation, and plans as well without them.
+EXPORT CUresult cuGetExportTable(const void** table, const CUuuid*) {
+    *table = nullptr;
+    return CUDA_ERROR_NOT_FOUND;
+}
 EXPORT CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
 EXPORT CUresult cuDriverGetVersion(int* version) {
     *version = CUDA_VERSION;

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 
 #include "device.h"
@@ -47,7 +48,20 @@ Process* table() {
     return processes;
 }
 
-bool is_alive(int pid) { return pid != 0 && (kill(pid, 0) == 0 || errno != ESRCH); }
+// A process that has ended and that its parent has yet to ask about holds no memory any more.
+bool is_zombie(int pid) {
+    char path[32], text[512];
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t size = file < 0 ? -1 : read(file, text, sizeof text - 1);
+    if (file >= 0) close(file);
+    if (size <= 0) return false;
+    text[size] = 0;
+    const char* name_ends = strrchr(text, ')');  // the name before it may have any character
+    return name_ends && name_ends[1] == ' ' && name_ends[2] == 'Z';
+}
+
+bool is_alive(int pid) { return pid != 0 && (kill(pid, 0) == 0 || errno != ESRCH) && !is_zombie(pid); }
 
 void clear(Process& process) {
     for (int device = 0; device < MAX_DEVICES; device++) {
@@ -59,10 +73,13 @@ void clear(Process& process) {
 Process& claim_slot(int pid) {
     Process* processes = table();
     for (int index = 0; index < MAX_PROCESSES; index++) {
-        int owner = processes[index].pid;
         // a slot of this number is that of a dead process, or of this one before it became another program
-        bool is_free = owner == pid || !is_alive(owner);
-        if (is_free && processes[index].pid.compare_exchange_strong(owner, pid)) {
+        int owner = pid;
+        processes[index].pid.compare_exchange_strong(owner, 0);
+    }
+    for (int index = 0; index < MAX_PROCESSES; index++) {
+        int owner = processes[index].pid;
+        if (!is_alive(owner) && processes[index].pid.compare_exchange_strong(owner, pid)) {
             clear(processes[index]);
             return processes[index];
         }
@@ -98,9 +115,11 @@ void begin_context(int device) { own().has_context[physical_device(device)] = 1;
 
 bool take(int device, size_t bytes) {
     begin_context(device);
-    if (bytes > card().memory_bytes || used_bytes(device) > card().memory_bytes - bytes) return false;
-    own().bytes[physical_device(device)] += bytes;
-    return true;
+    if (bytes > card().memory_bytes) return false;
+    own().bytes[physical_device(device)] += bytes;  // first, so that no other process takes the same
+    if (used_bytes(device) <= card().memory_bytes) return true;
+    give_back(device, bytes);
+    return false;
 }
 
 void give_back(int device, size_t bytes) { own().bytes[physical_device(device)] -= bytes; }
