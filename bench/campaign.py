@@ -62,7 +62,7 @@ def run_campaign(
     Cells are predicted on all processors, as many at a time as can be measured in what is left of the call.
 
     Returns:
-        Records of all cells that have been measured, in this call or before.
+        Records of all cells that have run, in this call or before.
     """
     end_by -= _WRITING_S
     left = unsettled(cells, store)
@@ -74,7 +74,7 @@ def run_campaign(
         runner = cell_runner(BUDGET, NUM_IMAGES, progress.phase, predictions, end_by)
         run_sweep(chosen, store, progress, runner, Rules(end_by=end_by))
     records = (store.find(cell.cell_id) for cell in cells)
-    return [record for record in records if record is not None and record.is_measured]
+    return [record for record in records if is_settled(record, Redo())]
 
 
 def ratios(records: list[Record]) -> pd.DataFrame:

@@ -14,10 +14,13 @@ import pynvml
 import torch
 
 from fptplus import InvalidInput, cpu_kernels
+from fptplus.build_cache import BuildFailed, find_compiler, run_tool
 
+from .emulate.build import CannotEmulate, device_libraries
+from .emulate.device_state import is_emulated
 from .environment import nvml_facts, provenance
 from .meters.nvml import NvmlDevice, NvmlSilent, find_device, nvml_session
-from .predict.devices import present_gpu
+from .predict.devices import GPUS, has_kernels, present_gpu
 from .probe import present_properties
 from .units import GIB
 
@@ -41,6 +44,7 @@ def examine(out: str) -> Iterator[Finding]:
         out: the results folder, for its free space.
     """
     yield Finding("prediction", "yes", f"Python {platform.python_version()}, PyTorch {torch.__version__}")
+    yield from _emulated_device()
     yield _source()
     yield Finding("time on the CPU", "yes", f"{torch.get_num_threads()} threads, {_gib(psutil.virtual_memory().total)}")
     yield _cpu_kernels()
@@ -56,12 +60,32 @@ def examine(out: str) -> Iterator[Finding]:
         return
     gpu = present_gpu()
     yield Finding("CUDA", "yes", f"{properties.name}, {_gib(properties.memory_bytes)}, predicted as {gpu.name}")
-    yield Finding("time on the GPU, allocated and reserved memory", "yes", f"CUDA {torch.version.cuda}")
+    if is_emulated():
+        yield Finding("time on the GPU, measured memory", "no", "the GPU is emulated; leave the emulated environment")
+    else:
+        yield Finding("time on the GPU, allocated and reserved memory", "yes", f"CUDA {torch.version.cuda}")
     try:
         with nvml_session():
             yield from _nvml(find_device(os.environ, properties.uuid))
     except NvmlSilent as silent:
         yield Finding("process and device memory, power", "no", str(silent))
+
+
+def _emulated_device() -> Iterator[Finding]:
+    """Whether PyTorch runs on cards that are not there, and on which of the catalogue's."""
+    what = "memory by PyTorch itself, on emulated cards"
+    try:
+        device_libraries()
+        compiler = run_tool(find_compiler(), "--version").splitlines()[0]
+    except (CannotEmulate, BuildFailed) as error:
+        yield Finding(what, "no", str(error))
+        return
+    yield Finding(what, "yes", f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}, compiled by {compiler}")
+    architectures = torch.cuda.get_arch_list()  # of some versions empty where there is no GPU
+    without = [gpu.name for gpu in GPUS.values() if not has_kernels(gpu, architectures)]
+    if architectures and without:
+        detail = f"none for {', '.join(without)}: this PyTorch runs on no such card, an older one does"
+        yield Finding("kernels for all cards of the catalogue", "limited", detail)
 
 
 def _nvml(device: NvmlDevice) -> Iterator[Finding]:

@@ -8,7 +8,9 @@ import psutil
 import pynvml
 import torch
 
+from .emulate.device_state import is_emulated
 from .meters.nvml import NvmlDevice
+from .record import EMULATED
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,7 +30,7 @@ def device_facts(device: str) -> dict[str, str | int | None]:
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         return {
-            "device": properties.name,
+            "device": properties.name + (EMULATED if is_emulated() else ""),
             "device_memory_bytes": properties.total_memory,
             "gpu_uuid": str(properties.uuid),
             "cuda_version": torch.version.cuda,

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import psutil
@@ -17,6 +18,7 @@ from .environment import provenance
 from .isolation import run_isolated
 from .journal import Reading
 from .measure import CPU_STEPS_WANTED, Budget
+from .measured_columns import recordable
 from .predict.prediction import Prediction
 from .predict.predictor import Engine, predict
 from .record import Record, new_record
@@ -46,18 +48,18 @@ def run_cell(
     """
     record, began = new_record(cell), time.monotonic()
     record.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    _fill(record, provenance())
+    record = replace(record, **provenance())
     try:
         on_phase("predicting")
         prediction = prediction or predict(cell, engine)
-        _fill(record, columns_of(prediction))
+        record = replace(record, **columns_of(prediction))
         if cell.device == "nothing":
             record.status_detail = prediction.out_of_memory or f"{prediction.by}, nothing measured: no device was asked"
         elif (reading := _measure(cell, prediction, budget, on_phase, end_by)) is None:
             return None
         else:
-            _fill(record, reading)
-            record.wall_s = time.monotonic() - began
+            record = replace(record, **recordable(reading))
+            record.wall_s = None if record.is_emulated else time.monotonic() - began
     except InvalidInput as error:
         record.status, record.status_detail = "unsupported", str(error)
     except Exception as error:  # one broken cell must not end a sweep; the record says what broke
@@ -129,11 +131,6 @@ def cpu_flops_per_s() -> float:
     for _ in range(3):
         matrix @ matrix
     return 3 * 2 * size**3 / (time.perf_counter() - start)
-
-
-def _fill(record: Record, columns: dict) -> None:
-    for name, value in columns.items():
-        setattr(record, name, value)
 
 
 def columns_of(prediction: Prediction) -> dict[str, int | float | None]:

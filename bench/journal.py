@@ -25,6 +25,8 @@ class Journal:
     def __init__(self, file: TextIO | None = None) -> None:
         self._file = file
         self.phase = "importing"
+        self.left_out: frozenset[str] = frozenset()
+        """Columns that are not written, whatever is found."""
 
     def begin(self, phase: str, peak_allocated_bytes: int | None = None) -> None:
         """A phase begins.
@@ -38,7 +40,7 @@ class Journal:
 
     def found(self, columns: Reading) -> None:
         """Columns of the record are known."""
-        self._write({"found": columns})
+        self._write({"found": {name: value for name, value in columns.items() if name not in self.left_out}})
 
     def note(self, text: str) -> None:
         """Something was left unmeasured."""

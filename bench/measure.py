@@ -1,13 +1,13 @@
 """Measure one cell in this process: memory, time and power on a CUDA device, time on a CPU.
 
-It is called in a process that was started for the cell (bench/cell_process.py), and says what it finds as it goes.
+On an emulated device it goes the same way and finds memory; of time and power it finds nothing. It is called in a
+process that was started for the cell (bench/cell_process.py), and says what it finds as it goes.
 """
 
 import os
-import re
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,22 +18,22 @@ from fptplus import InvalidInput
 
 from . import alloc_conf
 from .config import CellConfig
+from .emulate.device_state import is_emulated
 from .environment import device_facts, nvml_facts
 from .journal import Journal, Reading
 from .loader import MappedExamples, mapped_batches, on_device
+from .measured_columns import MEASURED_TIME
 from .meters.memory import MemoryMeter, Usage, foreign_processes, process_memory, usage_of_all
 from .meters.nvml import NvmlDevice, NvmlSilent, find_device, nvml_session
 from .meters.power import PowerMeter
 from .meters.throughput import ThroughputReading, time_steps
+from .outcome import outcome_of
 from .predict.devices import find_gpu
 from .work import Work, pinned_attention, work_on_device
 
 _WARMUP_STEPS = 3
 CPU_STEPS_WANTED = 4
 """One to warm up and three to time; a budget that does not hold them measures nothing."""
-
-_OOM_SIGNS = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
-_FACTORS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,7 @@ def measure(cell: CellConfig, budget: Budget, scratch: Path, journal: Journal) -
     """Run the cell's step and read the meters; what is found goes to the journal at once.
 
     Out of memory, a kernel the device does not have and another process on the GPU are outcomes, found as a status.
+    Times of an emulated device mean nothing and are never found.
 
     Args:
         cell: with `device` cuda or cpu.
@@ -71,31 +72,15 @@ def measure(cell: CellConfig, budget: Budget, scratch: Path, journal: Journal) -
         journal: told of each phase and finding.
     """
     run = _measure_on_cuda if cell.device == "cuda" else _measure_on_cpu
+    if cell.device == "cuda" and is_emulated():
+        journal.left_out = frozenset(MEASURED_TIME)
+        budget = replace(budget, cuda_s=0.0, power_window_s=0.0)
     try:
         run(cell, budget, scratch, journal)
-    except RuntimeError as error:  # OutOfMemoryError is one
-        if any(sign in str(error) for sign in _OOM_SIGNS):
-            journal.found(_out_of_memory(str(error), journal.phase, cell.device))
-        elif "No available kernel" in str(error):
-            journal.found({"status": "unsupported", "status_detail": f"attention {cell.attention}: {error}"})
-        else:
+    except RuntimeError as error:
+        if (outcome := outcome_of(error, cell, journal.phase)) is None:
             raise
-
-
-def _out_of_memory(message: str, phase: str, device: str) -> Reading:
-    """What is known of an allocation that failed."""
-    asked = re.search(r"allocate (([\d.]+) (KiB|MiB|GiB|bytes))", message)
-    asked_bytes = None if asked is None else round(float(asked[2]) * _FACTORS[asked[3]])
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
-    detail = f"out of memory during {phase}" + ("" if asked is None else f", asked for {asked[1]}")
-    detail += "" if peak is None else f", last peak {peak / 2**20:,.0f} MiB allocated"
-    return {
-        "status": "oom",
-        "status_detail": detail,
-        "ended_in_phase": phase,
-        "oom_asked_bytes": asked_bytes,
-        "last_peak_allocated_bytes": peak,
-    }
+        journal.found(outcome)
 
 
 def _measure_on_cuda(cell: CellConfig, budget: Budget, scratch: Path, journal: Journal) -> None:

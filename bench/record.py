@@ -6,6 +6,7 @@ from typing import Literal
 from fptplus import InvalidInput
 
 from .config import CellConfig
+from .measured_columns import EMULATED, MEASURED_MEMORY, MEASURED_TIME
 from .step_options import AXES, STEP_OPTIONS
 
 Status = Literal["ok", "oom", "unsupported", "failed"]
@@ -79,7 +80,8 @@ class Record:
     power_source: str | None = None
 
     device: str | None = None
-    """Name of the processor measured on; None where the cell was only predicted."""
+    """Name of the processor measured on, or of the emulated one that the cell ran on; None where it was only predicted.
+    """
 
     device_memory_bytes: int | None = None
     torch_version: str | None = None
@@ -198,13 +200,23 @@ class Record:
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise InvalidInput(f"status must be one of {', '.join(STATUSES)}, got {self.status!r}.")
+        measured = [name for name in (*MEASURED_MEMORY, *MEASURED_TIME) if getattr(self, name) is not None]
+        if self.is_emulated and measured:
+            raise InvalidInput(
+                f"a record of {self.device!r} must have nothing measured, it has {', '.join(measured)}; move it away."
+            )
         if self.method == "lora" and self.lora_rank is None:  # a record made before there was a choice
             self.lora_rank, self.lora_targets = STEP_OPTIONS["lora_rank"], STEP_OPTIONS["lora_targets"]
 
     @property
     def is_measured(self) -> bool:
         """Whether a device has answered, if only that it has too little memory; such a record is never lost."""
-        return self.device is not None
+        return self.device is not None and not self.is_emulated
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether the cell ran on a device that is not there, where nothing can be measured."""
+        return self.device is not None and self.device.endswith(EMULATED)
 
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Record))

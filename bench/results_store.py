@@ -92,11 +92,17 @@ class ResultsStore:
             supersede: put a measured one that is there aside, into `records/superseded/`, instead of staying.
 
         Raises:
-            InvalidInput: if the cell has been measured before, and is not to be superseded.
+            InvalidInput: if the cell has been measured before, and is not to be superseded; by a run on an emulated
+                device it never is.
         """
         path = self.records_folder / f"{record.cell_id}.json"
         with self._lock:
             if (earlier := self.find(record.cell_id)) is not None and earlier.is_measured:
+                if record.is_emulated:
+                    raise InvalidInput(
+                        f"a run on {record.device!r} must not take the place of a measurement, {str(path)!r} holds "
+                        "one; name another folder with --out."
+                    )
                 if not supersede:
                     raise InvalidInput(
                         f"cell {record.cell_id} must not be measured twice into one folder, {str(path)!r} holds it; "

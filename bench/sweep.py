@@ -16,6 +16,7 @@ from methods import create_backbone
 
 from . import alloc_conf
 from .config import CellConfig, Selection
+from .emulate.device_state import is_emulated
 from .record import Record, new_record
 from .results_store import ResultsStore
 from .step_options import AXES
@@ -92,7 +93,12 @@ def run_sweep(
 
 def is_settled(record: Record | None, redo: Redo) -> bool:
     """Whether a cell need not be run."""
-    return record is not None and record.is_measured and not redo.wants(record)
+    return record is not None and _is_answered(record) and not redo.wants(record)
+
+
+def _is_answered(record: Record) -> bool:
+    """Whether the kind of device that is here has answered: an emulated one never stands in for a GPU."""
+    return record.is_measured or (record.is_emulated and is_emulated())
 
 
 def _settle(
@@ -133,7 +139,7 @@ def _skipped(cell: CellConfig, store: ResultsStore, rules: Rules) -> Record | No
     if not rules.skip_larger_after_oom or cell.device != "cuda":
         return None
     for other in store.records():
-        if other.status == "oom" and other.is_measured and _is_smaller(other, cell):
+        if other.status == "oom" and _is_answered(other) and _is_smaller(other, cell):
             record = new_record(cell)
             record.status = "oom"
             record.status_detail = (

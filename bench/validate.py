@@ -1,7 +1,9 @@
-"""Predictions against measurements on the CUDA device of this machine: table, scatter plot, errors per counter."""
+"""Measured, emulated and traced memory on the CUDA device of this machine: table, scatter plot, errors per counter."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -11,16 +13,17 @@ from methods import METHODS
 from .config import PROFILES, CellConfig
 from .harness import run_cell
 from .measure import Budget
+from .plan import Track
+from .predict.predictor import predict_all
 from .record import Record
 from .report.figures import draw_scatter
 from .results_store import ResultsStore
-from .sweep import Progress, Rules, run_sweep
+from .sweep import Progress, Redo, Rules, is_settled, run_sweep
 
-COUNTERS = {
-    "allocated": ("predicted_peak_allocated_bytes", "measured_peak_allocated_bytes"),
-    "reserved": ("predicted_peak_reserved_bytes", "measured_peak_reserved_bytes"),
-    "process": ("predicted_process_bytes", "measured_process_bytes"),
-}
+COUNTERS = {"allocated": "peak_allocated_bytes", "reserved": "peak_reserved_bytes", "process": "process_bytes"}
+"""Columns of both halves of a record, after `measured_` and `predicted_`."""
+
+ENGINES = ("emulated", "traced")
 
 _SIZES = (("vit_b", 512, 16), ("vit_b", 224, 16), ("vit_b", 224, 64), ("vit_l", 384, 16))
 _AXES = (
@@ -43,13 +46,16 @@ def validation_cells(gpu: str) -> list[CellConfig]:
 
 
 def measure_cells(cells: list[CellConfig], store: ResultsStore, progress: Progress, limit_s: float) -> list[Record]:
-    """Measure cells until the time is up; those measured before are taken as they are, so a further call goes on.
+    """Run cells until the time is up; those that have run before are taken as they are, so a further call goes on.
 
     Args:
-        cells: to measure.
+        cells: to measure, each predicted for the card that it runs on.
         store: where records are kept.
         progress: told of each cell.
         limit_s: no further cell begins after so many seconds.
+
+    Returns:
+        Records of those that have run.
     """
     budget = Budget(cuda_s=1.0, power_window_s=0.0, loader_s=0.0)
 
@@ -57,35 +63,60 @@ def measure_cells(cells: list[CellConfig], store: ResultsStore, progress: Progre
         return run_cell(cell, budget, on_phase=progress.phase)
 
     records = run_sweep(cells, store, progress, run, Rules(end_by=time.monotonic() + limit_s))
-    return [record for record in records if record.is_measured]
+    return [record for record in records if is_settled(record, Redo())]
 
 
-def errors(records: list[Record]) -> pd.DataFrame:
-    """A row for each cell and counter that was both predicted and measured.
+def trace_cells(cells: list[CellConfig], folder: Path, track: Track = lambda items, count: items) -> dict[str, Record]:
+    """The traced prediction of each cell, by the cell's id; made where the folder does not hold it.
+
+    Args:
+        cells: to trace, on all processors.
+        folder: for the records.
+        track: shows progress over an iterable of so many items.
+    """
+    store = ResultsStore(folder)
+    asked = {cell.cell_id: replace(cell, device="nothing") for cell in cells}
+    missing = [cell for cell in asked.values() if store.find(cell.cell_id) is None]
+    for cell, answer in zip(missing, track(predict_all(missing, "traced"), len(missing)), strict=True):
+        if not isinstance(answer, Exception):
+            store.write(run_cell(cell, Budget(), prediction=answer))
+    store.write_csv()
+    found = {cell_id: store.find(cell.cell_id) for cell_id, cell in asked.items()}
+    return {cell_id: record for cell_id, record in found.items() if record is not None}
+
+
+def errors(records: list[Record], traced: Mapping[str, Record]) -> pd.DataFrame:
+    """A row for each cell and counter that was measured, with what each engine says of it.
+
+    Args:
+        records: with measurement and prediction.
+        traced: the prediction of the meta trace, by cell_id.
 
     Returns:
-        Columns method, model, res, batch_size, precision, attention, checkpointing, counter, predicted_bytes,
-        measured_bytes, error_pct (predicted to measured, signed).
+        Columns method, model, res, batch_size, precision, attention, checkpointing, counter, measured_bytes, and for
+        each of ENGINES name_bytes and name_error_pct (to measured, signed); empty where an engine did not predict it.
     """
     shared = ("method", "model", "res", "batch_size", "precision", "attention", "checkpointing")
     rows = []
-    for record in records:
-        for counter, (predicted, measured) in COUNTERS.items():
-            pair = getattr(record, predicted), getattr(record, measured)
-            if None not in pair:
-                setting = {name: getattr(record, name) for name in shared}
-                error_pct = 100 * (pair[0] / pair[1] - 1)
-                sizes = {"predicted_bytes": pair[0], "measured_bytes": pair[1], "error_pct": error_pct}
-                rows.append({**setting, "counter": counter, **sizes})
-    columns = [*shared, "counter", "predicted_bytes", "measured_bytes", "error_pct"]
-    return pd.DataFrame(rows, columns=columns)
+    for record, (counter, column) in product(records, COUNTERS.items()):
+        if (measured := getattr(record, f"measured_{column}")) is None:
+            continue
+        row = {name: getattr(record, name) for name in shared} | {"counter": counter, "measured_bytes": measured}
+        by_engine = {"traced": traced.get(record.cell_id), record.predicted_by: record}
+        for engine in ENGINES:
+            size = getattr(by_engine.get(engine), f"predicted_{column}", None)
+            row |= {f"{engine}_bytes": size, f"{engine}_error_pct": size and 100 * (size / measured - 1)}
+        rows.append(row)
+    predicted = [f"{engine}_{what}" for engine in ENGINES for what in ("bytes", "error_pct")]
+    return pd.DataFrame(rows, columns=[*shared, "counter", "measured_bytes", *predicted])
 
 
 @dataclass(frozen=True)
 class ErrorSummary:
-    """How far predictions of one counter are off, without sign."""
+    """How far one engine is off in one counter, without sign."""
 
     counter: str
+    engine: str
     num_cells: int
     median_pct: float
     worst_pct: float
@@ -93,22 +124,23 @@ class ErrorSummary:
 
 
 def summarize(table: pd.DataFrame) -> list[ErrorSummary]:
-    """Median and worst error of each counter."""
+    """Median and worst error of each counter and engine."""
     summaries = []
-    for counter in COUNTERS:
-        rows = table[table.counter == counter]
+    for counter, engine in product(COUNTERS, ENGINES):
+        column = f"{engine}_error_pct"
+        rows = table[(table.counter == counter) & table[column].notna()]
         if len(rows):
-            off = rows.error_pct.abs()
+            off = rows[column].astype(float).abs()
             worst = rows.loc[off.idxmax()]
             where = f"{worst.method} {worst.model} {worst.res} px {worst.precision} {worst.attention}"
-            summaries.append(ErrorSummary(counter, len(rows), off.median(), off.max(), where))
+            summaries.append(ErrorSummary(counter, engine, len(rows), off.median(), off.max(), where))
     return summaries
 
 
-def write_validation(records: list[Record], folder: Path) -> list[ErrorSummary]:
-    """Write validation.csv, and the scatter plot where there is anything to plot."""
-    table = errors(records)
+def write_validation(records: list[Record], traced: Mapping[str, Record], folder: Path) -> pd.DataFrame:
+    """Write validation.csv, and the scatter plot where there is anything to plot; the table as of errors()."""
+    table = errors(records, traced)
     table.to_csv(folder / "validation.csv", index=False)
     if len(table):
         draw_scatter(folder / "validation", table)
-    return summarize(table)
+    return table

@@ -8,6 +8,7 @@ import tyro
 
 from bench.campaign import BUDGET, campaign_cells, ratios, run_campaign, unsettled
 from bench.duration import Eta
+from bench.emulate.device_state import is_emulated
 from bench.predict.devices import present_gpu
 from bench.report.comparison import ratios_table
 from bench.report.terminal import make_console
@@ -49,6 +50,7 @@ def campaign(arguments: list[str]) -> int:
     table.to_csv(folder / "ratios.csv", index=False)
     console = make_console()
     console.print(ratios_table(table))
-    done = f"{len(records)} of {len(cells)} cells measured; records and ratios.csv in {folder}"
+    what = "ran on an emulated device, where nothing is measured" if is_emulated() else "measured"
+    done = f"{len(records)} of {len(cells)} cells {what}; records and ratios.csv in {folder}"
     console.print(done + ("" if len(records) == len(cells) else "; call again to go on"), highlight=False)
     return int(any(record.status == "failed" for record in records))

@@ -108,7 +108,7 @@ def _part(peak: Peak, part: str, context_bytes: int) -> int:
 
 
 def draw_scatter(path: Path, table: pd.DataFrame) -> None:
-    """Predicted against measured memory, a colour for each counter; the line is where they are equal.
+    """Emulated and traced against measured memory, a colour for each counter; the line is where they are equal.
 
     Args:
         path: of the figure.
@@ -116,7 +116,11 @@ def draw_scatter(path: Path, table: pd.DataFrame) -> None:
     """
     with figure(path, width=6, height=5) as axes:
         for (counter, rows), color in zip(table.groupby("counter"), ("#0072B2", "#E69F00", "#009E73"), strict=False):
-            axes.scatter(rows.measured_bytes / GIB, rows.predicted_bytes / GIB, label=counter, s=16, color=color)
+            for engine, inside in (("emulated", color), ("traced", "none")):
+                found = rows.dropna(subset=f"{engine}_bytes")
+                if len(found):
+                    sizes = (found[column].astype(float) / GIB for column in ("measured_bytes", f"{engine}_bytes"))
+                    axes.scatter(*sizes, label=f"{counter}, {engine}", s=16, edgecolors=color, facecolors=inside)
         ends = [table.measured_bytes.min() / GIB / 1.2, table.measured_bytes.max() / GIB * 1.2]
         axes.plot(ends, ends, color="black", linewidth=0.8)
         axes.set(xscale="log", yscale="log", xlabel="measured (GiB)", ylabel="predicted (GiB)", title="Peak memory")

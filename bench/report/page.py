@@ -117,7 +117,7 @@ def _environment(records: list[Record]) -> dict[str, str]:
         "Commits": all_of(record.git_commit for record in records),
         "Records made with uncommitted changes": str(dirty),
         "Predicted for": all_of(GPUS[record.gpu].title if record.gpu in GPUS else record.gpu for record in records),
-        "Measured on": all_of(record.device for record in records),
+        "Measured on": all_of(record.device for record in records if record.is_measured),
         "CUDA context assumed": f"{GPUS['a6000'].context_bytes // MIB} MiB ({GPUS['a6000'].context_source})",
         "Paper": "Huang et al., Boosting Memory Efficiency in Transfer Learning for High-Resolution Medical Image "
         "Classification (FPT+); NVIDIA RTX A6000, PyTorch 2.0.0",

@@ -15,7 +15,6 @@ from bench.predict.verdict import Word, verdict
 from bench.record import Record
 from bench.step_options import lora_in_words, shared_in_words
 from bench.units import GIB, MIB
-from bench.validate import ErrorSummary
 from bench.why import Contribution, largest_groups, largest_tensors, place, taken_by_operators
 from methods import find_method
 
@@ -67,7 +66,7 @@ def _table(setting: str, records: list[Record], gpu: Gpu) -> Table:
     """The predictions in MiB."""
     fits = f"Fits {gpu.memory_bytes / GIB:.3g} GiB"
     how = " and ".join(dict.fromkeys(record.predicted_by or "predicted" for record in records))
-    table = _plain_table(f"{setting}; MiB {how} on {gpu.name}")
+    table = plain_table(f"{setting}; MiB {how} on {gpu.name}")
     for heading in ("Method", *(column.heading for column in _PREDICTED), fits):
         table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
     for record in records:
@@ -83,7 +82,7 @@ def _measured_table(records: list[Record]) -> Table:
     """What was measured of the same cells; a column for each quantity that was."""
     measured = [column for column in _MEASURED if any(getattr(r, column.field) is not None for r in records)]
     devices = dict.fromkeys(record.device for record in records if record.is_measured)
-    table = _plain_table(f"measured on {', '.join(devices)}; MiB")
+    table = plain_table(f"measured on {', '.join(devices)}; MiB")
     for heading in ("Method", *(column.heading for column in measured)):
         table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
     for record in records:
@@ -158,7 +157,7 @@ def _footnote(table: Table, title: str, gpu: Gpu) -> None:
 def advice_table(asked: CellConfig, gpu: Gpu, advice: list[Advice]) -> Table:
     """What each method can do on a GPU."""
     setting = f"{asked.model}, {asked.res} px, batch {asked.batch_size}, {asked.precision}, {asked.attention} attention"
-    table = _plain_table(f"{setting}; predicted on {gpu.name} with {gpu.memory_bytes / GIB:.2f} GiB")
+    table = plain_table(f"{setting}; predicted on {gpu.name} with {gpu.memory_bytes / GIB:.2f} GiB")
     for heading in ("Method", "Fits", "Needs MiB", "Headroom MiB", f"Batch at {asked.res} px"):
         table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
     table.columns[1].min_width = len("maybe")
@@ -182,7 +181,7 @@ def advice_table(asked: CellConfig, gpu: Gpu, advice: list[Advice]) -> Table:
 
 def tensors_table(title: str, anatomy: Anatomy) -> Table:
     """The largest tensors at a method's peak, the largest places over all blocks, and what operators have taken."""
-    table = _plain_table(f"{title}: {anatomy.peak.allocated_bytes / MIB:,.0f} MiB allocated at the peak")
+    table = plain_table(f"{title}: {anatomy.peak.allocated_bytes / MIB:,.0f} MiB allocated at the peak")
     table.add_column("Largest tensors", no_wrap=True)
     table.add_column("For", no_wrap=True)
     table.add_column("MiB", justify="right")
@@ -200,7 +199,7 @@ def tensors_table(title: str, anatomy: Anatomy) -> Table:
 
 def rules_table(title: str, added: list[Contribution]) -> Table:
     """What each rule adds to the predicted memory of a method."""
-    table = _plain_table(f"{title}: what each rule adds, MiB")
+    table = plain_table(f"{title}: what each rule adds, MiB")
     for heading in ("Rule", "Allocated", "Reserved"):
         table.add_column(heading, justify="left" if heading == "Rule" else "right", no_wrap=True)
     for one in added:
@@ -208,18 +207,8 @@ def rules_table(title: str, added: list[Contribution]) -> Table:
     return table
 
 
-def errors_table(summaries: list[ErrorSummary], num_measured: int, num_cells: int) -> Table:
-    """How far predictions are from measurements."""
-    table = _plain_table(f"Predicted against measured: {num_measured} of {num_cells} cells measured")
-    for heading in ("Counter", "Cells", "Median error %", "Worst error %", "Worst cell"):
-        table.add_column(heading, justify="left" if heading in ("Counter", "Worst cell") else "right", no_wrap=True)
-    for one in summaries:
-        numbers = (str(one.num_cells), f"{one.median_pct:.2f}", f"{one.worst_pct:.2f}")
-        table.add_row(one.counter, *numbers, one.worst_cell)
-    return table
-
-
-def _plain_table(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """A table without columns, in the looks of all of them."""
     return Table(
         title=title,
         title_justify="left",
