@@ -38,14 +38,11 @@ class Comparison:
 
     @property
     def range_mib(self) -> tuple[float, float] | None:
-        """Over what is not known of the row's counter: the CUDA context, or cuDNN's scratch."""
-        if self.emulated is None or self.measurement.counter in ("max_memory_allocated", "not stated"):
+        """Over the sizes that the CUDA context may have; None where the counter does not count it."""
+        if self.emulated is None or self.emulated.context is None:
             return None
-        low, high = self.emulated.reserved_range_bytes
-        context = self.emulated.context
-        return (low + (context.low_bytes if context else 0)) / MIB, (
-            high + (context.high_bytes if context else 0)
-        ) / MIB
+        reserved, context = self.emulated.peaks.reserved_bytes, self.emulated.context
+        return (reserved + context.low_bytes) / MIB, (reserved + context.high_bytes) / MIB
 
     @property
     def error_pct(self) -> float | None:
@@ -88,8 +85,8 @@ class Comparison:
             return f"not stated: {row.not_stated}"
         if self.verdict == "undecided":
             return "the size of the CUDA context decides"
-        if self.verdict == "beyond" and row.counter == "max_memory_reserved":
-            return "cuDNN's scratch is not known; with 16 to 256 MiB of it: {:,.0f} to {:,.0f}".format(*self.range_mib)
+        if self.verdict == "beyond" and self.emulated.peaks.unknown_workspaces:
+            return f"scratch memory inside cuDNN is not known: {self.emulated.peaks.unknown_workspaces}"
         return ""
 
 

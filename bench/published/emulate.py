@@ -1,13 +1,11 @@
 """The published scripts on emulated cards, each in a process of its own."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import nn
-from torch.nn.modules.module import register_module_forward_hook
 
+from bench.emulate.device_state import unknown_workspaces
 from bench.emulate.pool import EmulatedPool, Job
 from bench.predict.contexts import ContextSize, context_of
 from bench.predict.devices import GPUS, Gpu
@@ -21,12 +19,8 @@ NO_WORKSPACES = {"CUBLAS_WORKSPACE_CONFIG": ":0:0"}
 """cuBLAS has its workspaces from PyTorch's allocator since PyTorch 2.0 (github.com/pytorch/pytorch/issues/95668),
 hipBLAS since 2.6 (pull request 138791 there); before that they were no blocks of PyTorch's."""
 
-SCRATCH_MIB = (16, 32, 64, 128, 256)
-"""cuDNN's scratch for the patch embedding is not known. It is freed at once and no part of the allocated peak, but
-where it once stood decides which segments later blocks find: these sizes are tried for what is reserved."""
-
 AMPLE_BYTES = 160 * GIB
-"""On a card with that much, a step that did not run shows what it would have taken."""
+"""A card that has more than any row takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,56 +56,51 @@ def script_of(row: Measurement) -> Script | None:
     return SCRIPTS[row.source.split()[0]] if row.card else None
 
 
-def run_script(row: Measurement, scratch_mib: int = 0) -> Peaks:
-    """Run a row's script on this process's CUDA device.
-
-    Args:
-        row: of a source in `SCRIPTS`.
-        scratch_mib: memory that each convolution takes while it runs.
-    """
+def run_script(row: Measurement) -> Peaks:
+    """Run the script of a row, which has one, on this process's CUDA device."""
     ran = True
-    with _scratch(scratch_mib * MIB):
-        try:
-            script_of(row).train(row)
-        except torch.OutOfMemoryError:
-            ran = False
+    try:
+        script_of(row).train(row)
+    except torch.OutOfMemoryError:
+        ran = False
     return Peaks(
         allocated_bytes=torch.cuda.max_memory_allocated(),
         reserved_bytes=torch.cuda.max_memory_reserved(),
         ran=ran,
+        unknown_workspaces=unknown_workspaces(),
     )
-
-
-@contextmanager
-def _scratch(num_bytes: int) -> Iterator[None]:
-    """Each convolution takes so much in its forward and backward pass, and gives it back."""
-
-    def take(*_) -> None:
-        torch.empty(num_bytes, dtype=torch.uint8, device="cuda")
-
-    def around(module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-        if num_bytes and isinstance(module, nn.Conv2d):
-            take()
-            if output.requires_grad:
-                output.register_hook(take)
-
-    handle = register_module_forward_hook(around)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def emulate(rows: list[Measurement]) -> dict[Measurement, Emulated]:
     """Every row that has a script.
 
+    A bound is run at the GPU's capacity with the CUDA context that makes its claim the hardest: the largest for a batch
+    that ran, the smallest for one that did not. Only if that contradicts it is the other context tried.
+
     Raises:
         CannotEmulate: if the emulated device does not run here.
     """
-    jobs = [job for row in rows if script_of(row) for job in _jobs(row)]
+    scripted = [row for row in rows if script_of(row)]
+    bounds = [row for row in scripted if row.is_bound]
     with EmulatedPool() as pool:
-        answers = iter(list(pool.map(run_script, jobs)))
-    return {row: _emulated(row, [_peaks(next(answers)) for _ in _jobs(row)]) for row in rows if script_of(row)}
+        free = _run(pool, scripted, _ample_card)
+        hardest = _run(pool, bounds, lambda row: _card_at_capacity(row, row.counter == "ran"))
+        contradicted = [row for row in bounds if hardest[row].ran != (row.counter == "ran")]
+        easiest = hardest | _run(pool, contradicted, lambda row: _card_at_capacity(row, row.counter != "ran"))
+    return {
+        row: Emulated(
+            peaks=free[row],
+            context=_context(row),
+            ran_with=(hardest[row].ran, easiest[row].ran) if row.is_bound else None,
+        )
+        for row in scripted
+    }
+
+
+def _run(pool: EmulatedPool, rows: list[Measurement], card_of: Callable[[Measurement], Gpu]) -> dict:
+    """Peaks of each row's script."""
+    jobs = [Job(gpu=card_of(row), arguments=(row,), environment=script_of(row).environment) for row in rows]
+    return {row: _peaks(answer) for row, answer in zip(rows, pool.map(run_script, jobs), strict=True)}
 
 
 def _peaks(answer: Peaks | Exception) -> Peaks:
@@ -120,36 +109,23 @@ def _peaks(answer: Peaks | Exception) -> Peaks:
     return answer
 
 
-def _jobs(row: Measurement) -> list[Job]:
-    """The run itself, then those that its counter needs: at the capacity of the GPU, or with scratch."""
+def _ample_card(row: Measurement) -> Gpu:
+    """The row's card; for a bound with so much memory that what did not run shows what it would take."""
     gpu = GPUS[row.card]
-    cards = [(_with_memory(gpu, AMPLE_BYTES) if row.is_bound else gpu, 0)]
-    if row.is_bound:
-        context = _context(row)
-        capacity = int(row.measured_mib * MIB)
-        cards += [(_with_memory(gpu, capacity - size), 0) for size in (context.high_bytes, context.low_bytes)]
-    elif row.counter == "max_memory_reserved":
-        cards += [(gpu, mib) for mib in SCRATCH_MIB]
-    environment = script_of(row).environment
-    return [Job(gpu=card, arguments=(row, scratch), environment=environment) for card, scratch in cards]
+    return replace(gpu, memory_bytes=AMPLE_BYTES) if row.is_bound else gpu
 
 
-def _with_memory(gpu: Gpu, for_segments_bytes: int) -> Gpu:
-    """A card on which PyTorch can reserve so much beside the context that the emulated device deducts."""
-    return replace(gpu, memory_bytes=for_segments_bytes + gpu.context_bytes)
+def _card_at_capacity(row: Measurement, with_largest_context: bool) -> Gpu:
+    """The row's card with its published capacity, less a context of the source's CUDA version.
+
+    The emulated device deducts the context of the installed one, so the difference is added to the memory.
+    """
+    gpu, context = GPUS[row.card], _context(row)
+    size_bytes = context.high_bytes if with_largest_context else context.low_bytes
+    return replace(gpu, memory_bytes=int(row.measured_mib * MIB) - size_bytes + gpu.context_bytes)
 
 
 def _context(row: Measurement) -> ContextSize | None:
-    cuda = script_of(row).cuda
+    """Of the row's process, where its counter asks for it."""
     needs_it = row.is_bound or row.counter in ("nvidia-smi process", "NVML device")
-    return context_of(GPUS[row.card], cuda) if needs_it else None
-
-
-def _emulated(row: Measurement, peaks: list[Peaks]) -> Emulated:
-    reserved = [one.reserved_bytes for one in (peaks[:1] if row.is_bound else peaks)]
-    return Emulated(
-        peaks=peaks[0],
-        context=_context(row),
-        reserved_range_bytes=(min(reserved), max(reserved)),
-        ran_with=(peaks[1].ran, peaks[2].ran) if row.is_bound else None,
-    )
+    return context_of(GPUS[row.card], script_of(row).cuda) if needs_it else None

@@ -14,19 +14,20 @@ class Peaks:
     ran: bool
     """False where PyTorch raised its OutOfMemoryError."""
 
+    unknown_workspaces: str
+    """Kinds of operators whose scratch memory inside cuDNN is not known; empty where all is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Emulated:
     """A published row on its emulated card."""
 
     peaks: Peaks
-    """On a card with enough memory, without scratch of cuDNN."""
+    """On a card with enough memory."""
 
     context: ContextSize | None
     """Of its process, with the CUDA version of the source, where the counter asks for it."""
 
-    reserved_range_bytes: tuple[int, int]
-    """Over sizes of scratch that cuDNN may take, none included; one and the same where it was not tried."""
-
     ran_with: tuple[bool, bool] | None
-    """For a bound: whether it ran at the GPU's capacity with the largest and with the smallest context."""
+    """For a bound: whether it ran at the GPU's capacity with the CUDA context that is harder on its claim, and whether
+    with the other; one run stands for both where the first bears the claim out."""

@@ -1,6 +1,6 @@
 """What older releases of PyTorch, timm and apex did in a training step, where it takes other memory than today.
 
-Sources: timm 0.3.2 and 0.6.7 (`vision_transformer.py`), PyTorch 2.0 and 2.1 (`torch/optim/adam.py`), apex
+Sources: timm 0.3.2 and 0.6.7 (`vision_transformer.py`), PyTorch 2.0 (`torch/optim/adam.py`), apex
 (`optimizers/fused_lamb.py`), PyTorch's `DistributedDataParallel`.
 """
 
@@ -47,9 +47,8 @@ def with_plain_attention(model: nn.Module, *, select: bool = False) -> nn.Module
 
 
 class TwoDenominators(torch.optim.Optimizer):
-    """Adam with `foreach` as in PyTorch 2.0 and 2.1: the square roots and the denominators are two copies.
-
-    Later releases add epsilon in place, which leaves one.
+    """Adam with `foreach` as in PyTorch 2.0 and its nightly builds of June 2023: square roots and denominators are two
+    copies. Version 2.1 adds epsilon in place, which leaves one.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float = 1e-3, eps: float = 1e-8) -> None:
