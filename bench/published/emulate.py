@@ -40,7 +40,7 @@ SCRIPTS: dict[str, Script] = {
     "headless-start/peft-lora-vit": Script(train=scripts.peft_lora_vit),
     "yyyyychen/LowMemoryBP": Script(train=scripts.low_memory_bp),
     "zhuang-group/Mesa": Script(train=scripts.deit, environment=NO_WORKSPACES),
-    "huggingface.co/datasets/optimum-benchmark/cuda": Script(train=scripts.optimum_benchmark, cuda="12.4"),
+    "huggingface.co/datasets/optimum-benchmark/cuda": Script(train=scripts.optimum_benchmark, cuda="12"),
     "huggingface.co/datasets/optimum-benchmark/rocm": Script(
         train=scripts.optimum_benchmark, environment=NO_WORKSPACES
     ),
