@@ -11,8 +11,9 @@ What memory depends on is the order in which the batches come and go:
     evaluate                                       in a function with names of its own: the last training batch's
                                                    features stay, next to those of every validation batch
 
-So an evaluation adds about one stored block, the keys of a batch, to what training had reserved before it. Features are
-stored image by image, (layers, heads, n, head_dim); the model takes them with layers first, a view.
+So an evaluation can add one stored block, the keys of a batch, to what training had reserved before it. Features are
+stored image by image, (layers, heads, n, head_dim); the model takes them with layers first: views, which a product over
+all layers copies.
 """
 
 import json

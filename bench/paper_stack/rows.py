@@ -117,7 +117,7 @@ def write_stack(path: Path, stack: Stack) -> None:
         writer.writeheader()
         for row in stack.rows:
             numbers = asdict(row) | {name: getattr(row, name) for name in _DERIVED}
-            writer.writerow({n: f"{v:.10g}" if isinstance(v, float) else v for n, v in numbers.items()})
+            writer.writerow({n: f"{v:.15g}" if isinstance(v, float) else v for n, v in numbers.items()})
 
 
 def read_stack(path: Path) -> Stack:

@@ -67,6 +67,13 @@ def test_at_one_of_two_moments_it_is_that_constant_within_a_segment(stack):
     assert evaluated == {("I", "FPT"), ("VI", "k = 2"), ("VI", "k = 4")}
 
 
+def test_an_evaluation_adds_one_stored_block_at_most(stack):
+    """But for a segment or two of small tensors."""
+    assert all(0 <= row.reserved_mib - row.training_reserved_mib <= row.block_segment_mib + 4 for row in stack.rows)
+    added = [row for row in stack.rows if row.reserved_mib - row.training_reserved_mib >= row.block_segment_mib]
+    assert len(added) >= 15
+
+
 def test_one_wrong_row_and_there_is_no_constant(stack):
     row = stack.rows[1]
     wrong = replace(row, training_reserved_mib=row.training_reserved_mib + row.block_segment_mib + 8)
