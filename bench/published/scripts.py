@@ -45,8 +45,8 @@ def pytorch_memory_optim(row: Measurement) -> None:
     """rasbt/pytorch-memory-optim 02 to 06: Lightning Fabric, torchvision's ViT-L, CIFAR-10 at 224 px.
 
     `zero_grad` stands between forward and backward pass, or after the step with gradient accumulation. Fabric moves the
-    next batch to the device while the loop still holds the last. For these shapes PyTorch 2.1 takes the memory-efficient
-    kernel (`torch._fused_sdp_choice`), whose output has to be copied for the projection after it.
+    next batch to the device while the loop still holds the last. For these shapes PyTorch 2.1 takes the
+    memory-efficient kernel (`torch._fused_sdp_choice`), whose output has to be copied for the projection after it.
     """
 
     def build() -> nn.Module:
