@@ -126,16 +126,29 @@ def published(session: nox.Session) -> None:
     _run(session, "-m", "bench", "published", *session.posargs)
 
 
+def _other_torch(session: nox.Session, name: str, python: str, *packages: str) -> str:
+    """Python of an environment with another PyTorch, several GB; installed once."""
+    folder = ROOT / ".nox" / name
+    if not (folder / "installed").exists():
+        session.run(python, "-m", "venv", "--clear", str(folder), external=True)
+        session.run(str(folder / "bin" / "pip"), "install", "--quiet", *packages, external=True)
+        (folder / "installed").touch()
+    return str(folder / "bin" / "python")
+
+
 @nox.session(venv_backend="none", requires=["environment"], default=False)
 def torch_releases(session: nox.Session) -> None:
-    """Try the emulated device with older PyTorch, several GB each: nox -s torch_releases, or -- 2.9.1 for one."""
+    """Try the emulated device with older PyTorch: nox -s torch_releases, or -- 2.9.1 for one release."""
     for version in session.posargs or OLDER_TORCH:
-        folder = ROOT / ".nox" / f"torch-{version}"
-        if not (folder / "installed").exists():
-            session.run(sys.executable, "-m", "venv", "--clear", str(folder), external=True)
-            session.run(str(folder / "bin" / "pip"), "install", "--quiet", f"torch=={version}", "numpy", external=True)
-            (folder / "installed").touch()
-        _run(session, "-m", "bench.emulate.releases", str(folder / "bin" / "python"))
+        python = _other_torch(session, f"torch-{version}", sys.executable, f"torch=={version}", "numpy")
+        _run(session, "-m", "bench.emulate.releases", python)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def paper_stack(session: nox.Session) -> None:
+    """FPT and FPT+ on the paper's PyTorch 2.0.0, emulated, next to the print; needs Python 3.11."""
+    python = _other_torch(session, "paper_stack", "python3.11", "torch==2.0.0", "numpy<2")
+    _run(session, "-m", "bench.paper_stack", "--python", python, *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"], default=False)
