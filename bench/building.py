@@ -37,7 +37,7 @@ def build_on(device: torch.device | str, cell: CellConfig) -> tuple[FineTuning, 
         if cell.drop_path and not any(isinstance(m, DropPath) and m.training for m in tuning.model.modules()):
             raise InvalidInput(
                 f"drop-path must be 0 with method {cell.method}, which runs no block of the LPM in training mode, "
-                f"got {cell.drop_path:g}."
+                f"got {cell.drop_path:g}; leave it out, or name other methods."
             )
         if cell.precision == "bf16_weights":
             tuning = tuning.with_bf16_weights()

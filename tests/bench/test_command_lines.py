@@ -14,7 +14,7 @@ from bench import harness
 from bench.__main__ import COMMANDS, main
 from bench.advise import Advice
 from bench.config import CellConfig
-from bench.predict.predictor import predict, trace_cell
+from bench.predict.predictor import dissect
 
 RES = st.sampled_from(["16", "32", "64", "0", "-16", "50", "1e3", "", "sechzehn", "99999999999999999999"])
 COUNT = st.sampled_from(["1", "2", "16", "0", "-1", "2.5", "nan", "viele"])
@@ -46,7 +46,8 @@ OPTIONS = {
     "--lora-rank": COUNT,
     "--lora-targets": choice("query,value", "qkv", "fc1, fc2", "qkv,key", "proj,proj", ","),
     "--alloc-conf": choice("expandable_segments:True", "expandable_segments", "roundup_power2_divisions:[256:1]", ":"),
-    "--gpu": choice("a6000", "h200", "rtx5090"),
+    "--engine": choice("auto", "emulated", "traced"),
+    "--gpu": choice("a6000", "h200", "rtx5091"),
     "--gpu-memory": AMOUNT,
     "--vram": AMOUNT,
     "--device": choice("auto", "cpu", "cuda"),
@@ -86,26 +87,25 @@ PREDICTING = ("run", "plan", "advise", "why")
 
 @pytest.fixture(scope="module")
 def small():
-    """One cell's trace and prediction, which stand for all: command lines are tested here, predictions elsewhere."""
-    cell = CellConfig(method="linear", model="test_vit", res=32)
-    return predict(cell), trace_cell(cell)
+    """One cell's prediction and anatomy, which stand for all: command lines are tested here, predictions elsewhere."""
+    return dissect(CellConfig(method="linear", model="test_vit", res=32), "traced")
 
 
 @pytest.fixture
 def quick(monkeypatch, small):
     """Nothing is predicted, measured, searched or drawn."""
-    prediction, trace = small
+    prediction, anatomy = small
     found = {"device": "a CPU", "step_time_s": 1.0, "step_time_p10_s": 1.0, "step_time_p90_s": 1.0}
     monkeypatch.setattr(harness, "run_isolated", lambda *_: dict(found))
-    monkeypatch.setattr(harness, "predict", lambda cell: prediction)
-    monkeypatch.setattr("bench.plan.predict_all", lambda cells: [prediction] * len(cells))
+    monkeypatch.setattr(harness, "predict", lambda cell, engine: prediction)
+    monkeypatch.setattr("bench.plan.predict_all", lambda cells, engine: [prediction] * len(cells))
     advice = Advice(
-        method="linear", fits=True, process_bytes=1, headroom_bytes=1, largest_batch=None, largest_res=1, remedies=()
+        method="linear", fits="yes", process_bytes=1, headroom_bytes=1, largest_batch=None, largest_res=1, remedies=()
     )
     advise, why = sys.modules["bench.commands.advise"], sys.modules["bench.commands.why"]
     monkeypatch.setattr(advise, "advise_all", lambda cells, *_: [advice] * len(cells))
-    monkeypatch.setattr(advise, "trace_preloading", lambda cell: None)
-    monkeypatch.setattr(why, "trace_cell", lambda cell: trace)
+    monkeypatch.setattr(advise, "predict_all", lambda cells, engine: [prediction] * len(cells))
+    monkeypatch.setattr(why, "dissect_all", lambda cells, engine: [(prediction, anatomy)] * len(cells))
     monkeypatch.setattr(why, "contributions", lambda cell: [])
     reproduce = sys.modules["bench.commands.reproduce"]
     monkeypatch.setattr(reproduce, "predict_missing", lambda *_: 0)
