@@ -46,7 +46,7 @@ class TrainingConfig:
     """fp32, or autocast to bf16 or fp16 with fp32 weights."""
 
     optimizer: OptimizerName = "adamw"
-    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum."""
+    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum. sgd_no_momentum: without."""
 
     seed: int = 0
     """Of initial weights, order, augmentation and dropout."""

@@ -9,6 +9,7 @@ from bench.predict.predictor import dissect_all
 from bench.report.figures import draw_breakdown, draw_timeline
 from bench.report.terminal import make_console, rules_table, tensors_table
 from bench.results_store import writable_folder
+from bench.step_options import shared_in_words
 from bench.sweep import checked_cells
 from bench.why import contributions
 from methods import find_method
@@ -37,6 +38,7 @@ def why(arguments: list[str]) -> int:
         peaks = {}
         asked = [cell for cell in cells if (cell.model, cell.res) == (model, res)]
         setting = f"{model}, {res} px, batch {config.batch_size}, {asked[0].precision}, {asked[0].attention} attention"
+        setting += shared_in_words(asked[0])
         for cell, answer in zip(asked, dissect_all(asked, config.engine), strict=True):
             if isinstance(answer, Exception):
                 raise answer

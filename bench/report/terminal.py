@@ -157,6 +157,7 @@ def _footnote(table: Table, title: str, gpu: Gpu) -> None:
 def advice_table(asked: CellConfig, gpu: Gpu, advice: list[Advice]) -> Table:
     """What each method can do on a GPU."""
     setting = f"{asked.model}, {asked.res} px, batch {asked.batch_size}, {asked.precision}, {asked.attention} attention"
+    setting += shared_in_words(asked)
     table = plain_table(f"{setting}; predicted on {gpu.name} with {gpu.memory_bytes / GIB:.2f} GiB")
     for heading in ("Method", "Fits", "Needs MiB", "Headroom MiB", f"Batch at {asked.res} px"):
         table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
