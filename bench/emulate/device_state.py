@@ -26,6 +26,11 @@ def unknown_workspaces() -> str:
     return _text("emulated_unknown_workspaces")
 
 
+def load_planner() -> None:
+    """Load the libraries that cuDNN plans with, for processes that are forked from this one; no card is asked for."""
+    ctypes.CDLL(None).emulated_load_planner()
+
+
 def _text(function: str) -> str:
     ask = getattr(ctypes.CDLL(None), function)
     ask.restype = ctypes.c_char_p

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from .device_state import load_planner
 from .fork import pickled_answer
 
 _LENGTH_BYTES = 8
@@ -54,6 +55,7 @@ def _import_everything() -> None:
     from bench.config import CellConfig
     from bench.predict.counts import _count
 
+    load_planner()
     torch.set_num_threads(1)  # there is a job for each processor
     for method in ("adalora", "fptplus"):
         _count(CellConfig(method=method, model=_SMALL_MODEL, res=_SMALL_RES))

@@ -168,11 +168,13 @@ EXPORT cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescr
                                          cudnnBackendDescriptor_t) {
     std::shared_ptr<Graph> graph = known_of(plan).graph;
     if (!graph) return CUDNN_STATUS_BAD_PARAM;
+    bool is_first;
     {
         std::lock_guard<std::mutex> guard(mutex);
         if (!graph->executed) graph->executed = plan;
+        is_first = graph->executed == plan;
     }
-    if (graph->executed != plan) {
+    if (!is_first) {
         unknown_workspace("operators chosen by cudnn.benchmark");
         return CUDNN_STATUS_NOT_SUPPORTED;
     }

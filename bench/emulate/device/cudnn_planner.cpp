@@ -6,6 +6,7 @@
 #if CUDNN_VERSION < 90800
 
 emulated::Planner* emulated::installed_planner() { return nullptr; }
+EXPORT void emulated_load_planner() {}
 
 #else
 
@@ -16,21 +17,20 @@ using namespace emulated;
 namespace {
 
 // The properties that cuDNN reads of a device, by its names for them.
-std::string describe_card() {
-    cudaDeviceProp p;
-    int device = current_device();
-    if (cudaGetDeviceProperties(&p, device) != cudaSuccess) return "";
-    auto number = [](const char* name, long long value) { return std::string(",\"") + name + "\":" + std::to_string(value); };
+std::string describe(const cudaDeviceProp& p, int clock_khz, int memory_clock_khz) {
+    auto number = [](const char* name, long long value) {
+        return std::string(",\"") + name + "\":" + std::to_string(value);
+    };
     auto three = [](const char* name, const int* values) {
         return std::string(",\"") + name + "\":[" + std::to_string(values[0]) + "," + std::to_string(values[1]) + "," +
                std::to_string(values[2]) + "]";
     };
-    return std::string("{\"deviceName\":\"") + p.name + "\"" + number("cudaDeviceId", device) +
+    return std::string("{\"deviceName\":\"") + p.name + "\"" + number("cudaDeviceId", 0) +
            number("deviceVer", 100 * p.major + 10 * p.minor) + number("driverVer", CUDART_VERSION) +
            three("maxGridSize", p.maxGridSize) + three("maxBlockSize", p.maxThreadsDim) +
            number("regsPerBlock", p.regsPerBlock) + number("multiProcessorCount", p.multiProcessorCount) +
-           number("smCountOrigin", 0) + number("smClockRateKHz", card().clock_khz) +
-           number("memClockRateKHz", card().memory_clock_khz) + number("l2CacheSize", p.l2CacheSize) +
+           number("smCountOrigin", 0) + number("smClockRateKHz", clock_khz) +
+           number("memClockRateKHz", memory_clock_khz) + number("l2CacheSize", p.l2CacheSize) +
            number("warpSize", p.warpSize) + number("maxSharedMemoryPerBlock", p.sharedMemPerBlock) +
            number("maxSharedMemoryPerBlockOptin", p.sharedMemPerBlockOptin) +
            number("reservedSharedMemoryPerBlock", p.reservedSharedMemPerBlock) +
@@ -40,17 +40,33 @@ std::string describe_card() {
            number("isTccDriver", 0) + number("supportCoopLaunch", 1) + number("totalGlobalMem", p.totalGlobalMem) + "}";
 }
 
+template <typename Function>
+Function find(const char* name) {
+    return reinterpret_cast<Function>(installed_cudnn(name));
+}
+
 class InstalledPlanner : public Planner {
 public:
     // Whether this cuDNN takes a description of the card.
     bool start() {
+        if (!load()) return false;
+        cudaDeviceProp properties;
+        if (cudaGetDeviceProperties(&properties, current_device()) != cudaSuccess) return false;
+        return take(describe(properties, card().clock_khz, card().memory_clock_khz));
+    }
+
+    // Whether there is a cuDNN with an interface for graphs.
+    bool load() {
         create_ = find<decltype(create_)>("cudnnBackendCreateDescriptor");
         destroy_ = find<decltype(destroy_)>("cudnnBackendDestroyDescriptor");
         set_ = find<decltype(set_)>("cudnnBackendSetAttribute");
         get_ = find<decltype(get_)>("cudnnBackendGetAttribute");
         finalize_ = find<decltype(finalize_)>("cudnnBackendFinalize");
-        if (!create_ || !destroy_ || !set_ || !get_ || !finalize_) return false;
-        std::string text = describe_card();
+        return create_ && destroy_ && set_ && get_ && finalize_;
+    }
+
+    // Whether it takes a text for a device's properties.
+    bool take(const std::string& text) {
         return create_(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, &card_) == CUDNN_STATUS_SUCCESS &&
                set_(card_, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, int64_t(text.size()),
                     text.data()) == CUDNN_STATUS_SUCCESS &&
@@ -82,11 +98,6 @@ public:
     }
 
 private:
-    template <typename Function>
-    static Function find(const char* name) {
-        return reinterpret_cast<Function>(installed_cudnn(name));
-    }
-
     decltype(&cudnnBackendCreateDescriptor) create_ = nullptr;
     decltype(&cudnnBackendDestroyDescriptor) destroy_ = nullptr;
     decltype(&cudnnBackendSetAttribute) set_ = nullptr;
@@ -101,6 +112,13 @@ Planner* emulated::installed_planner() {
     static InstalledPlanner planner;
     static bool can_plan = planner.start();
     return can_plan ? &planner : nullptr;
+}
+
+// For a process that others are forked from: cuDNN reads its libraries when it is given a description, even an empty one
+// that it does not take, so that none of the others has to.
+EXPORT void emulated_load_planner() {
+    InstalledPlanner planner;
+    if (planner.load()) planner.take("{}");
 }
 
 #endif

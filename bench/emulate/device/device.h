@@ -8,7 +8,8 @@
 //   properties.cpp  what the runtime says of the device; errors
 //   driver.cpp      libcuda.so.1: the primary context, virtual memory management
 //   nvml.cpp        libnvidia-ml.so.1
-//   blas.cpp, cudnn.cpp   the libraries that PyTorch calls
+//   library.cpp     calls of libraries: counted, recorded, what is not known of them named
+//   blas.cpp, blas_lt.cpp, cudnn*.cpp   the libraries that PyTorch calls (cudnn_parts.h lists cuDNN's)
 //
 // Whatever else PyTorch imports has a generated answer that fails by its name (build.py).
 #pragma once
