@@ -2,6 +2,7 @@
 // PyTorch allocates a workspace before it asks for an algorithm, and does not look at what the answer needs.
 #include <cublasLt.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <string>
@@ -19,7 +20,8 @@ struct Attributes {
     template <typename Value>
     Value get(int attribute, Value otherwise) const {
         auto found = values.find(attribute);
-        if (found != values.end()) memcpy(&otherwise, found->second.data(), std::min(sizeof otherwise, found->second.size()));
+        if (found != values.end())
+            memcpy(&otherwise, found->second.data(), std::min(sizeof otherwise, found->second.size()));
         return otherwise;
     }
     template <typename Value>

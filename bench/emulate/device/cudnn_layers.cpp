@@ -1,5 +1,5 @@
-// cuDNN's functions of one layer. The scratch memory of its algorithms is known to cuDNN alone: it is answered with none,
-// and said to be unknown. PyTorch convolves by graphs (cudnn_graph.cpp) unless TORCH_CUDNN_V8_API_DISABLED is set.
+// cuDNN's functions of one layer. Only cuDNN knows the scratch memory of its algorithms: none is answered, and it is
+// said to be unknown. PyTorch convolves by graphs (cudnn_graph.cpp) unless TORCH_CUDNN_V8_API_DISABLED is set.
 #include "cudnn_parts.h"
 
 using namespace emulated;

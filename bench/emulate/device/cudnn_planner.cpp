@@ -114,8 +114,8 @@ Planner* emulated::installed_planner() {
     return can_plan ? &planner : nullptr;
 }
 
-// For a process that others are forked from: cuDNN reads its libraries when it is given a description, even an empty one
-// that it does not take, so that none of the others has to.
+// For a process that others are forked from, so that none of them has to: cuDNN loads its libraries when it is given a
+// description, even an empty one, which it does not take.
 EXPORT void emulated_load_planner() {
     InstalledPlanner planner;
     if (planner.load()) planner.take("{}");

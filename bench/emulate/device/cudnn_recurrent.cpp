@@ -1,5 +1,5 @@
-// cuDNN's recurrent networks: weights have their sizes and places, scratch memory and what is kept for the backward pass
-// are known to cuDNN alone.
+// cuDNN's recurrent networks: weights have their sizes and places; scratch memory, and what is kept for the backward
+// pass, only cuDNN knows.
 //
 // All weights lie in one buffer: the matrices of each layer and direction, gate by gate (first those of the input, then
 // those of the recurrence, then the projection), and behind all matrices the biases in the same order.
@@ -114,8 +114,8 @@ EXPORT cudnnStatus_t cudnnSetRNNDescriptor_v8(cudnnRNNDescriptor_t rnn, cudnnRNN
                                               cudnnMathType_t, int32_t input_size, int32_t hidden_size,
                                               int32_t projection_size, int32_t num_layers, cudnnDropoutDescriptor_t,
                                               uint32_t) {
-    *rnn = {mode,        bias,        type,           direction == CUDNN_BIDIRECTIONAL, input == CUDNN_SKIP_INPUT, input_size,
-            hidden_size, projection_size, num_layers};
+    *rnn = {mode,       bias,        type,            direction == CUDNN_BIDIRECTIONAL, input == CUDNN_SKIP_INPUT,
+            input_size, hidden_size, projection_size, num_layers};
     return CUDNN_STATUS_SUCCESS;
 }
 
@@ -134,7 +134,8 @@ EXPORT cudnnStatus_t cudnnGetRNNWeightParams(cudnnHandle_t, cudnnRNNDescriptor_t
                                              void** bias_address) {
     Matrix matrix = place(*rnn, pseudo_layer, index);
     if (matrix_tensor)
-        *matrix_tensor = {rnn->type, {1, matrix.rows, matrix.columns}, {matrix.rows * matrix.columns, matrix.columns, 1}};
+        *matrix_tensor = {
+            rnn->type, {1, matrix.rows, matrix.columns}, {matrix.rows * matrix.columns, matrix.columns, 1}};
     if (bias_tensor) *bias_tensor = {rnn->type, {1, matrix.rows, 1}, {matrix.rows, 1, 1}};
     if (matrix_address) *matrix_address = matrix.columns ? address(weights, matrix.offset, *rnn) : nullptr;
     if (bias_address) *bias_address = matrix.has_bias ? address(weights, matrix.bias_offset, *rnn) : nullptr;

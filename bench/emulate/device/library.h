@@ -1,4 +1,4 @@
-// What cuBLAS and cuDNN share: their calls are counted like kernels, and what nobody outside of them knows is owned up to.
+// What cuBLAS and cuDNN share: their calls are counted like kernels, and what only they know is said to be unknown.
 #pragma once
 #include <cuda_runtime_api.h>
 
