@@ -17,7 +17,7 @@ from .emulate.fork import on_card
 from .predict.anatomy import Peak
 from .predict.devices import Gpu
 from .predict.prediction import card_of
-from .predict.predictor import Engine, on_emulated_cards, on_processors, why_traced
+from .predict.predictor import Engine, falls_back, on_emulated_cards, on_processors, why_traced
 from .predict.replay import fits, replay
 from .predict.traced import fits_within_contexts, trace_cell
 from .predict.verdict import Word
@@ -150,10 +150,13 @@ def advise_all(cells: list[CellConfig], patch_size: int, engine: Engine) -> Iter
         answers = on_emulated_cards(advise_emulated, cells, patch_size)
     else:
         answers = on_processors(partial(advise_traced, patch_size=patch_size), cells)
-    for answer in answers:
-        if isinstance(answer, Exception):
+    for cell, answer in zip(cells, answers, strict=True):
+        if falls_back(cell, answer, engine):
+            yield advise_traced(cell, patch_size)
+        elif isinstance(answer, Exception):
             raise answer
-        yield answer
+        else:
+            yield answer
 
 
 def advise_emulated(cell: CellConfig, gpu: Gpu, patch_size: int) -> Advice:

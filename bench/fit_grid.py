@@ -12,9 +12,12 @@ from pathlib import Path
 from methods import METHODS
 
 from .config import CellConfig
-from .emulate.cell import endless, peaks_of
+from .emulate.cell import StepFails, endless, peaks_of
 from .emulate.fork import on_card
+from .predict.anatomy import Peak
 from .predict.devices import Gpu
+from .predict.replay import replay
+from .predict.traced import trace_cell
 from .units import MIB
 
 MODELS = ("vit_b", "vit_l")
@@ -43,8 +46,9 @@ class GridRow:
     precision: str
     attention: str
     checkpointing: str
-    reserved_mib: tuple[int, ...]
-    """Of PyTorch's segments, at each of BATCHES; a process holds the card's CUDA context besides."""
+    reserved_mib: tuple[int | None, ...]
+    """Of PyTorch's segments, at each of BATCHES; a process holds the card's CUDA context besides. None where PyTorch
+    fails in the step."""
 
 
 def grid_families() -> list[CellConfig]:
@@ -64,9 +68,29 @@ def grid_rows(family: CellConfig, gpu: Gpu) -> list[GridRow]:
 
 
 def _row(cell: CellConfig, gpu: Gpu) -> GridRow:
-    peaks = on_card(endless(gpu), peaks_of, cell, list(BATCHES))
+    try:
+        peaks = on_card(endless(gpu), peaks_of, cell, list(BATCHES))
+    except StepFails:
+        peaks = [_peak(replace(cell, batch_size=size), gpu) for size in BATCHES]
     axes = {name: getattr(cell, name) for name in ("method", "model", "res", "precision", "attention", "checkpointing")}
-    return GridRow(**axes, reserved_mib=tuple(round(peak.reserved_bytes / MIB) for peak in peaks))
+    return GridRow(**axes, reserved_mib=tuple(peak and round(peak.reserved_bytes / MIB) for peak in peaks))
+
+
+def _peak(cell: CellConfig, gpu: Gpu) -> Peak | None:
+    try:
+        return on_card(endless(gpu), peaks_of, cell, [cell.batch_size])[0]
+    except StepFails:
+        return None
+
+
+def completed(row: GridRow) -> GridRow:
+    """A row with traced memory where PyTorch fails in the step."""
+    axes = {name: getattr(row, name) for name in _LABELS}
+    reserved = (
+        round(replay(trace_cell(CellConfig(**axes, batch_size=batch))).reserved_bytes / MIB) if known is None else known
+        for batch, known in zip(BATCHES, row.reserved_mib, strict=True)
+    )
+    return replace(row, reserved_mib=tuple(reserved))
 
 
 _LABELS = ("method", "model", "res", "precision", "attention", "checkpointing")

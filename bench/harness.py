@@ -29,7 +29,7 @@ def run_cell(
     budget: Budget,
     *,
     on_phase: Callable[[str], None] = lambda phase: None,
-    prediction: Prediction | None = None,
+    prediction: Prediction | Exception | None = None,
     end_by: float | None = None,
     engine: Engine = "auto",
 ) -> Record | None:
@@ -39,7 +39,7 @@ def run_cell(
         cell: to run.
         budget: of time.
         on_phase: told what is being done.
-        prediction: of the cell, where there is one already.
+        prediction: of the cell, or what refuses it, where that is known already.
         end_by: moment of time.monotonic() at which a measurement is cut; None for never.
         engine: that predicts.
 
@@ -51,10 +51,13 @@ def run_cell(
     record = replace(record, **provenance())
     try:
         on_phase("predicting")
+        if isinstance(prediction, Exception):
+            raise prediction
         prediction = prediction or predict(cell, engine)
         record = replace(record, **columns_of(prediction))
         if cell.device == "nothing":
-            record.status_detail = prediction.out_of_memory or f"{prediction.by}, nothing measured: no device was asked"
+            said = prediction.remark or prediction.out_of_memory
+            record.status_detail = said or f"{prediction.by}, nothing measured: no device was asked"
         elif (reading := _measure(cell, prediction, budget, on_phase, end_by)) is None:
             return None
         else:
@@ -72,7 +75,7 @@ def cell_runner(
     budget: Budget,
     num_images: int,
     on_phase: Callable[[str], None] = lambda phase: None,
-    predictions: Mapping[str, Prediction] | None = None,
+    predictions: Mapping[str, Prediction | Exception] | None = None,
     end_by: float | None = None,
     engine: Engine = "auto",
 ) -> Callable[[CellConfig], Record | None]:
@@ -81,7 +84,7 @@ def cell_runner(
     Args:
         budget, on_phase, end_by, engine: as of run_cell.
         num_images: of the derived training.
-        predictions: by cell_id, where there are some already.
+        predictions: by cell_id, or what refuses one, where that is known already.
     """
 
     def run(cell: CellConfig) -> Record | None:

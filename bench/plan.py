@@ -30,7 +30,7 @@ class PlannedCell:
     prediction: Prediction | None
     """None where it is settled, or cannot be predicted."""
 
-    refusal: str | None = None
+    refusal: Exception | None = None
     """Why it cannot be predicted: the method cannot drive this model at this resolution."""
 
     @property
@@ -52,9 +52,9 @@ class Plan:
         return [planned.cell for planned in self.cells if not planned.is_settled]
 
     @property
-    def predictions(self) -> dict[str, Prediction]:
-        """By cell_id."""
-        return {p.cell.cell_id: p.prediction for p in self.cells if p.prediction is not None}
+    def predictions(self) -> dict[str, Prediction | Exception]:
+        """Or what refuses a cell, by cell_id; none of settled cells."""
+        return {p.cell.cell_id: p.prediction or p.refusal for p in self.cells if not p.is_settled}
 
     @property
     def left_s(self) -> float:
@@ -96,7 +96,7 @@ def make_plan(
                 cell=cell,
                 is_settled=cell.cell_id in settled,
                 prediction=None if is_refused else answer,
-                refusal=in_words(answer) if is_refused else None,
+                refusal=answer if is_refused else None,
             )
         )
     macs = {name: answer.train_step_macs for name, answer in answers.items() if isinstance(answer, Prediction)}
@@ -104,6 +104,8 @@ def make_plan(
     return Plan(cells=planned, eta=Eta(budget, records.values(), macs, flops_per_s))
 
 
-def in_words(refusal: Exception) -> str:
+def in_words(refusal: Exception | None) -> str:
     """Why a cell cannot be predicted; what is no fault of the input keeps its kind."""
+    if refusal is None:
+        return ""
     return str(refusal) if isinstance(refusal, InvalidInput) else f"{type(refusal).__name__}: {refusal}"

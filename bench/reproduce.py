@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from fptplus.whole_file import whole_file
 
 from .config import CellConfig
-from .fit_grid import GridRow, grid_families, grid_rows, read_grid, write_grid
+from .fit_grid import GridRow, completed, grid_families, grid_rows, read_grid, write_grid
 from .harness import run_cell
 from .measure import Budget
 from .paper.cells import all_cells
@@ -44,8 +44,7 @@ def predict_missing(results: Path, again: bool, track: Track) -> int:
     cells = [cell for cell in all_cells() if again or not _is_answered(store.find(cell.cell_id))]
     try:
         for cell, answer in zip(cells, track(predict_all(cells), "cells", len(cells)), strict=True):
-            prediction = None if isinstance(answer, Exception) else answer
-            store.write(run_cell(cell, Budget(), prediction=prediction))
+            store.write(run_cell(cell, Budget(), prediction=answer))
     finally:
         store.write_csv()
     passes_done = _predict_into(folder / "preloading.csv", again, preloading_cells(), _preloading, track)
@@ -82,7 +81,7 @@ def _grid_families(families: list[CellConfig]) -> Iterator[list[GridRow]]:
     for rows in on_emulated_cards(grid_rows, families):
         if isinstance(rows, Exception):
             raise rows
-        yield rows
+        yield [completed(row) for row in rows]
 
 
 _Kind = tuple[Callable[[list[CellConfig]], Iterable], Callable[[Path, list], None]]

@@ -30,6 +30,11 @@ from .fork import on_card
 from .step_anatomy import StepWatch
 from .step_profile import profiled
 
+
+class StepFails(RuntimeError):
+    """PyTorch's own operators refuse the step, as they would on the card itself; the message is theirs."""
+
+
 WARMUP_STEPS = 2
 """The optimizer's state appears in the first step, and blocks find their places in the second."""
 
@@ -189,4 +194,4 @@ def _prepared(cell: CellConfig) -> Iterator[None]:
             raise CannotEmulate(
                 f"the emulated device has no answer to {names}, which {cell.method} calls; use --engine traced."
             ) from error
-        raise
+        raise StepFails(f"PyTorch {torch.__version__} fails in this step on {cell.gpu}: {error}") from error

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,9 @@ class EmulatedPool:
             start_new_session=True,  # Ctrl-C is for this process, which ends the others
         )
         self._num_sent = 0
+        self._listened_for: set[int] = set()
+        self._answers: dict[int, Any] = {}
+        """By number of the job, until they are given."""
 
     def __enter__(self) -> "EmulatedPool":
         return self
@@ -85,19 +89,24 @@ class EmulatedPool:
             function: found by its name in the job's process.
             jobs: each with the function's arguments.
         """
-        waiting, numbers, done, given = iter(jobs), {}, {}, 0
-        while True:
-            while len(numbers) < self._parallel and (job := next(waiting, None)) is not None:
-                numbers[self._send(function, job)] = given + len(numbers) + len(done)
-            if not numbers:
-                return
-            number, status = self._next_answer()
-            result = self._result(number, status)
-            if number in numbers:  # not of a caller that has stopped listening
-                done[numbers.pop(number)] = result
-            while given in done:
-                yield done.pop(given)
-                given += 1
+        waiting, sent = iter(jobs), deque()
+        try:
+            while True:
+                while self._num_open(sent) < self._parallel and (job := next(waiting, None)) is not None:
+                    sent.append(self._send(function, job))
+                if not sent:
+                    return
+                if sent[0] in self._answers:
+                    yield self._answers.pop(sent.popleft())
+                else:
+                    self._receive()
+        finally:
+            self._listened_for.difference_update(sent)  # the caller may have stopped listening
+            for number in sent:
+                self._answers.pop(number, None)
+
+    def _num_open(self, sent: Iterable[int]) -> int:
+        return sum(number not in self._answers for number in sent)
 
     def _send(self, function: Callable, job: Job) -> int:
         self._num_sent += 1
@@ -108,7 +117,16 @@ class EmulatedPool:
             self._zygote.stdin.flush()
         except BrokenPipeError as error:
             raise JobFailed(self._why_zygote_died()) from error
+        self._listened_for.add(self._num_sent)
         return self._num_sent
+
+    def _receive(self) -> None:
+        """Wait for the next job that ends; it may be that of another call of map()."""
+        number, status = self._next_answer()
+        result = self._result(number, status)
+        if number in self._listened_for:
+            self._listened_for.remove(number)
+            self._answers[number] = result
 
     def _next_answer(self) -> tuple[int, int]:
         """Number and exit status of the next job that ends."""

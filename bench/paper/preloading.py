@@ -1,15 +1,17 @@
 """What FPT's and FPT+'s preloading pass costs: memory of the pass, MACs, and disk for the features."""
 
 import csv
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
+from bench.building import build_on
 from bench.config import CellConfig
-from bench.predict.devices import find_gpu
-from bench.predict.predictor import build_on, trace_preloading
-from bench.predict.replay import replay
+from bench.grid import preloading_of
+from bench.predict.prediction import Prediction
+from bench.predict.predictor import predict_all
 
 from .cells import SETTINGS, paper_cell
 
@@ -45,8 +47,17 @@ def preloading_cells() -> list[CellConfig]:
     ]
 
 
-def predict_preloading(cell: CellConfig) -> Preloading:
-    """Predict one pass."""
+def predict_preloading(cells: list[CellConfig]) -> Iterator[Preloading]:
+    """Predict the passes of some cells."""
+    for cell, prediction in zip(
+        cells, predict_all(replace(preloading_of(cell), batch_size=1) for cell in cells), strict=True
+    ):
+        if isinstance(prediction, Exception):
+            raise prediction
+        yield _preloading(cell, prediction)
+
+
+def _preloading(cell: CellConfig, prediction: Prediction) -> Preloading:
     tuning, _ = build_on("meta", cell)
     with torch.device("meta"):
         _, keys, values = tuning.example_inputs(1)
@@ -56,7 +67,7 @@ def predict_preloading(cell: CellConfig) -> Preloading:
         res=cell.res,
         precision=cell.precision,
         attention=cell.attention,
-        process_bytes=replay(trace_preloading(cell)).reserved_bytes + find_gpu(cell.gpu).context_bytes,
+        process_bytes=prediction.process_bytes,
         disk_bytes_per_image=FEATURE_BYTES * (keys.numel() + values.numel()),
     )
 

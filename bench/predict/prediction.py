@@ -57,6 +57,9 @@ class Prediction:
     unknown_workspaces: str = ""
     """Kinds of operators whose scratch memory inside cuDNN is not known, with commas."""
 
+    remark: str = ""
+    """Why it is traced although other cells are emulated."""
+
     @property
     def process_bytes(self) -> int:
         """What NVML would say the process uses."""

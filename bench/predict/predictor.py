@@ -1,7 +1,9 @@
 """Predict cells: by PyTorch itself on the emulated device where that runs, else by the model of it on meta tensors."""
 
 import atexit
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Literal, TypeVar
 
@@ -75,8 +77,15 @@ def dissect_all(
         yield from on_processors(_traced, cells)
         return
     for cell, answer in zip(cells, on_emulated_cards(emulated.predict_cell, cells), strict=True):
-        has_no_answer = isinstance(answer, CannotEmulate) and engine == "auto"
-        yield _traced(cell) if has_no_answer else answer
+        yield _traced(cell, remark=str(answer)) if falls_back(cell, answer, engine) else answer
+
+
+def falls_back(cell: CellConfig, answer: object, engine: Engine) -> bool:
+    """Whether a cell is traced since the emulated device has no answer, or PyTorch itself fails; it warns of that."""
+    if not (isinstance(answer, CannotEmulate | emulated.StepFails) and engine == "auto"):
+        return False
+    warnings.warn(f"memory of {cell.method} is traced, not emulated: {answer}", stacklevel=2)
+    return True
 
 
 def on_emulated_cards(function: Callable[..., Answer], cells: list[CellConfig], *arguments: object) -> Iterator[Answer]:
@@ -94,9 +103,10 @@ def on_processors(function: Callable[[CellConfig], Answer], cells: list[CellConf
     return map(function, cells) if len(cells) < 4 else on_all_processors(function, cells)
 
 
-def _traced(cell: CellConfig) -> tuple[Prediction, Anatomy] | Exception:
+def _traced(cell: CellConfig, remark: str = "") -> tuple[Prediction, Anatomy] | Exception:
     try:
-        return predict_traced(cell)
+        prediction, anatomy = predict_traced(cell)
+        return replace(prediction, remark=remark), anatomy
     except Exception as error:  # what breaks is that cell's alone
         return error
 

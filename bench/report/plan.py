@@ -5,7 +5,7 @@ from collections import Counter
 from rich import box
 from rich.table import Table
 
-from bench.plan import Plan
+from bench.plan import Plan, in_words
 from bench.predict.devices import Gpu
 from bench.report.terminal import FITS
 from bench.step_options import axes_in_words
@@ -26,7 +26,7 @@ def plan_table(plan: Plan, gpu: Gpu) -> Table:
         needs = "" if planned.prediction is None else f"{planned.prediction.process_bytes / MIB:,.0f}"
         fits = "" if planned.fits is None else FITS[planned.fits]
         seconds = "" if planned.is_settled else f"{plan.eta.cell_s(cell):,.0f}"
-        note = "measured before" if planned.is_settled else planned.refusal or ""
+        note = "measured before" if planned.is_settled else in_words(planned.refusal)
         sizes = (str(cell.res), str(cell.batch_size))
         table.add_row(cell.method, cell.model, axes_in_words(cell), *sizes, needs, fits, seconds, note)
     return table
