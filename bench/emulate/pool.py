@@ -7,11 +7,13 @@ A fork takes hundredths of a second where a start takes seconds, and no job find
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,8 +78,10 @@ class EmulatedPool:
 
     def close(self) -> None:
         """End all processes."""
-        self._zygote.stdin.close()  # at which it ends what it has started, and itself
+        os.killpg(self._zygote.pid, signal.SIGKILL)  # its input may be open in a process forked from here
         self._zygote.wait()
+        with suppress(BrokenPipeError):  # what it did not read
+            self._zygote.stdin.close()
         self._zygote.stdout.close()
         self._errors.close()
         self._scratch.cleanup()

@@ -125,6 +125,11 @@ class _Place:
     is_counted: bool = False
     """Whether the MACs of an operator around it have been counted."""
 
+    @property
+    def is_recomputed(self) -> bool:
+        """Whether it is in a module's forward pass that the backward pass runs again."""
+        return self.in_node and bool(self.module)
+
 
 class _Reader:
     """Walks through the tree of events."""
@@ -161,7 +166,7 @@ class _Reader:
                 op=op,
                 op_ends_ns=place.ends_ns,
                 module=place.module,
-                is_recomputed=place.in_node and bool(place.module),
+                is_recomputed=place.is_recomputed,
             )
         )
 
@@ -185,11 +190,17 @@ class _Reader:
         """The place below an operator of aten."""
         is_counted = place.is_counted
         if not is_counted and (macs := macs_of(name, [getattr(i, "sizes", i) for i in event.extra_fields.inputs])):
-            self.macs += macs
+            is_left_out = place.is_recomputed and not _takes_memory(event)
+            self.macs += 0 if is_left_out else macs
             is_counted = True
         outer, ends_ns = (place.outer, place.ends_ns) if place.outer else (name, event.end_time_ns)
         inner = place.inner if name.startswith(_MAKES_MEMORY) else name
         return _Place(place.module, place.in_node, outer, inner, ends_ns, is_counted)
+
+
+def _takes_memory(event) -> bool:
+    """Whether an operator has run: recomputing ends inside the call of the one whose result nobody needs."""
+    return any(child.tag == _EventType.Allocation or _takes_memory(child) for child in event.children)
 
 
 def _read(results, history: list[dict]) -> Profile:
