@@ -9,9 +9,11 @@ import shutil
 import sys
 import threading
 import traceback
-from typing import TextIO
 
 from bench.journal import Journal
+
+_INPUT = 0
+"""File descriptor of the standard input."""
 
 
 def main() -> None:
@@ -19,7 +21,7 @@ def main() -> None:
     job = json.loads(sys.stdin.readline())
     journal = Journal(os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no line of the journal
-    threading.Thread(target=_end_with_parent, args=(sys.stdin, job["scratch"]), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(job["scratch"],), daemon=True).start()
     journal.begin("importing")
     try:
         _measure(job, journal)
@@ -41,9 +43,14 @@ def _measure(job: dict, journal: Journal) -> None:
     measure(CellConfig(**job["cell"]), Budget(**job["budget"]), Path(job["scratch"]), journal)
 
 
-def _end_with_parent(parent: TextIO, scratch: str) -> None:
-    """Wait until the parent has closed its end, which it does by dying as well."""
-    parent.read()
+def _end_with_parent(scratch: str) -> None:
+    """Wait until the parent has closed its end, which it does by dying as well.
+
+    Past sys.stdin, whose lock a thread that reads from it would hold: processes that are forked meanwhile, to load
+    data, close it first and would wait for that lock for ever.
+    """
+    while os.read(_INPUT, 1):
+        pass
     shutil.rmtree(scratch, ignore_errors=True)
     os._exit(1)
 

@@ -16,6 +16,7 @@ from bench import isolation
 from bench.config import CellConfig
 from bench.isolation import run_isolated
 from bench.measure import Budget
+from bench.predict.predictor import predict
 
 ROOT = Path(__file__).parents[2]
 CELL = CellConfig(method="linear", model="test_vit", res=64, batch_size=2, device="cpu")
@@ -131,6 +132,20 @@ def test_the_real_process_measures_a_cell_on_the_cpu():
     assert {"warm-up, forward", "warm-up, backward", "warm-up, optimizer", "timing steps"} <= set(phases)
 
 
+def test_the_real_process_measures_a_cell_on_the_emulated_device(emulated_card, monkeypatch):
+    """It has the cell's allocator settings, which change every size, and gives what the predictor finds."""
+    for name, value in emulated_card("a6000").items():
+        monkeypatch.setenv(name, value)
+    cell, phases = replace(CELL, device="cuda", alloc_conf="roundup_power2_divisions:2"), []
+    reading = run_isolated(cell, Budget(loader_s=0.0), phases.append)
+    assert (reading["device"], reading["alloc_conf"]) == ("NVIDIA RTX A6000, emulated", cell.alloc_conf)
+    peak, plain = predict(cell, "emulated").peak, predict(replace(cell, alloc_conf=None), "emulated").peak
+    assert reading["measured_peak_allocated_bytes"] == peak.allocated_bytes > plain.allocated_bytes
+    assert reading["measured_peak_reserved_bytes"] == peak.reserved_bytes
+    assert phases[:4] == ["importing", "starting the device", "building", "warm-up"]
+    assert not [name for name in reading if name.endswith(("_s", "_w"))]
+
+
 def test_the_real_process_says_what_it_cannot_import(monkeypatch, tmp_path):
     (tmp_path / "peft.py").write_text("raise ImportError('no peft here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -139,6 +154,17 @@ def test_the_real_process_says_what_it_cannot_import(monkeypatch, tmp_path):
     reading = run_isolated(CELL, Budget())
     assert reading["status"] == "failed"
     assert reading["status_detail"].startswith("import error during importing: no peft here; install what is missing")
+
+
+def test_the_real_process_can_fork_workers_that_load_data(monkeypatch):
+    script = "import multiprocessing, bench.cell_process as c\n"
+    script += "def work(job, journal):\n"
+    script += "    worker = multiprocessing.get_context('fork').Process(target=int)\n"
+    script += (
+        "    worker.start()\n    worker.join(10)\n    journal.found({'num': worker.exitcode})\n    worker.kill()\n"
+    )
+    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-c", script + "c._measure = work; c.main()"))
+    assert run_isolated(CELL, Budget())["num"] == 0
 
 
 def test_no_process_outlives_its_parent(tmp_path):
