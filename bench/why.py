@@ -14,6 +14,8 @@ from .predict.rules import RULES
 from .predict.traced import trace_cell
 
 OPERATORS = {
+    "_softmax": "softmax",
+    "softmax (_softmax)": "softmax",
     "_softmax_backward_data (mul)": "softmax backward, grad·output",
     "_softmax_backward_data": "softmax backward",
     "_scaled_dot_product_efficient_attention_backward": "efficient attention backward",
