@@ -1,6 +1,11 @@
-"""A real Chromium, and a faked NVML: every function as the real one, answering for one GPU with this one process."""
+"""A real Chromium, processes on emulated cards, and for what those do not have a faked NVML.
+
+The faked NVML has every function as the real one has it, answering for one GPU with this one process.
+"""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 from unittest import mock
 
 import pynvml
@@ -8,13 +13,51 @@ import pytest
 from chromium import browser as browser
 
 from bench import doctor, environment
+from bench.emulate import launch
+from bench.emulate.build import why_not
+from bench.emulate.pool import EmulatedPool, Job
 from bench.meters import memory, nvml, power
+from bench.predict.devices import GPUS, Gpu
 
 UUID = "11111111-2222-3333-4444-555555555555"
 
 
 def process(pid, used_bytes):
     return mock.Mock(pid=pid, usedGpuMemory=used_bytes)
+
+
+@pytest.fixture(scope="session")
+def emulated_pool():
+    """Processes on emulated cards; they find the functions of the modules in this folder."""
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        pool = EmulatedPool()
+    with pool:
+        yield pool
+
+
+@pytest.fixture
+def on_card(emulated_pool, tmp_path):
+    """Call a function in a process on an emulated card, whose machine it shares with the others of this test."""
+
+    def call(function: Callable, *arguments: object, card: Gpu = GPUS["a6000"], **variables: str):
+        variables = {"EMULATED_GPU_STATE": str(tmp_path / "processes"), **variables}
+        (answer,) = emulated_pool.map(function, [Job(gpu=card, arguments=arguments, environment=variables)])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return call
+
+
+@pytest.fixture
+def emulated_card(tmp_path):
+    """The environment of processes on the machine of an emulated card, by the card's name."""
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    return lambda name: launch.environment(GPUS[name], state=tmp_path / "processes")
 
 
 @pytest.fixture

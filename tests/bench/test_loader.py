@@ -2,6 +2,7 @@
 
 from itertools import islice
 
+import on_emulated_gpu as on_gpu
 import pytest
 import torch
 
@@ -42,3 +43,9 @@ def test_worker_processes_give_the_same_batches(tuning, tmp_path):
     examples = MappedExamples(tmp_path, tuning.example_inputs, num_stored=2, num_images=6, num_classes=5)
     here, there = (list(mapped_batches(examples, 2, "cpu", workers)) for workers in (0, 1))
     torch.testing.assert_close(here, there)
+
+
+@pytest.mark.parametrize(("method", "num_workers"), [("linear", 0), ("fptplus", 2)])
+def test_on_a_device_they_arrive_as_they_were_stored(on_card, method, num_workers):
+    arrived, stored = on_card(on_gpu.batch_from_disk, method, num_workers)
+    torch.testing.assert_close(arrived, stored, rtol=0, atol=0)

@@ -1,8 +1,10 @@
-"""The measured half without a GPU: CUDA and NVML are faked where the code meets them, the steps are real ones."""
+"""Time and power, which only a GPU that is there has: CUDA and NVML are faked, the steps are real ones on the CPU.
+
+What else is measured runs on the emulated device (test_measured_path.py).
+"""
 
 import io
 import json
-import os
 import re
 import time
 from dataclasses import replace
@@ -19,10 +21,10 @@ from bench.journal import Journal, Story, read_journal
 from bench.measure import Budget, measure
 from bench.predict.predictor import predict
 from bench.work import work_on_device
-from fptplus import InvalidInput
 
 MIB, GIB = 2**20, 2**30
 CELL = CellConfig(method="linear", model="test_vit", res=64, batch_size=2, device="cuda")
+ON_CPU = replace(CELL, device="cpu")
 QUICK = Budget(cuda_s=0.05, idle_s=0.01, power_window_s=0.1, loader_s=0.0)
 
 
@@ -42,10 +44,9 @@ class FakeEvent:
 
 @pytest.fixture
 def cuda(monkeypatch, faked_nvml):
-    """A CUDA device of 8 GiB whose steps run on the CPU; gives what it was asked for."""
+    """A CUDA device of 8 GiB whose steps run on the CPU."""
     properties = mock.Mock(total_memory=8 * GIB, uuid="cc")
     properties.name = "a GPU"
-    asked = mock.Mock()
     fakes = {
         "synchronize": lambda: None,
         "get_device_properties": lambda _: properties,
@@ -53,14 +54,12 @@ def cuda(monkeypatch, faked_nvml):
         "max_memory_allocated": lambda: 100 * MIB,
         "max_memory_reserved": lambda: 120 * MIB,
         "memory_reserved": lambda: 120 * MIB,
-        "reset_peak_memory_stats": asked.reset,
-        "set_per_process_memory_fraction": asked.fraction,
+        "reset_peak_memory_stats": lambda: None,
         "Event": FakeEvent,
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(module, "work_on_device", lambda cell: work_on_device(replace(cell, device="cpu")))
-    return asked
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ def run(tmp_path):
     return measured
 
 
-def test_all_four_counters_time_and_power_of_one_cell(cuda, run, faked_nvml):
+def test_a_gpu_has_counters_time_and_power(cuda, run, faked_nvml):
     columns = run().columns
     assert "status" not in columns
     assert (columns["measured_peak_allocated_bytes"], columns["measured_peak_reserved_bytes"]) == (100 * MIB, 120 * MIB)
@@ -87,13 +86,12 @@ def test_all_four_counters_time_and_power_of_one_cell(cuda, run, faked_nvml):
     assert re.search(r"window of 0\.[1-9] s, under 5 s", columns["power_quality"])
     assert (columns["device"], columns["gpu_uuid"], columns["driver_version"]) == ("a GPU", "cc", "570.1")
     assert (columns["sm_clock_mhz"], columns["max_sm_clock_mhz"], columns["ecc_enabled"]) == (1410, 1980, True)
-    cuda.reset.assert_called_once()
     faked_nvml.nvmlShutdown.assert_called_once()
     faked_nvml.nvmlDeviceGetHandleByUUID.assert_called_with("GPU-cc")
 
 
 def test_without_nvml_its_columns_are_empty_and_the_reason_is_noted(cuda, run, faked_nvml):
-    faked_nvml.nvmlInit.side_effect = module_error(faked_nvml, "LIBRARY_NOT_FOUND")
+    faked_nvml.nvmlInit.side_effect = faked_nvml.NVMLError(faked_nvml.NVML_ERROR_LIBRARY_NOT_FOUND)
     story = run()
     assert story.columns["measured_process_bytes"] is None
     assert "mean_power_w" not in story.columns
@@ -103,83 +101,18 @@ def test_without_nvml_its_columns_are_empty_and_the_reason_is_noted(cuda, run, f
     ]
 
 
-def module_error(faked_nvml, name):
-    return faked_nvml.NVMLError(getattr(faked_nvml, f"NVML_ERROR_{name}"))
-
-
-@pytest.mark.parametrize("before", [True, False])
-def test_a_foreign_process_fails_the_cell(cuda, run, faked_nvml, before):
-    own, other = mock.Mock(pid=os.getpid(), usedGpuMemory=GIB), mock.Mock(pid=4, usedGpuMemory=GIB)
-    lists = [[other], [other, own]] if before else [[], [own], [own], [own, other]]
-    faked_nvml.nvmlDeviceGetComputeRunningProcesses.side_effect = lambda _: lists.pop(0) if len(lists) > 1 else lists[0]
-    faked_nvml.nvmlDeviceGetUUID.return_value = "GPU-cc"
-    columns = run().columns
-    assert columns["status"] == "failed"
-    assert columns["status_detail"].startswith("foreign process on the GPU: 4 (python); end it, or choose another GPU")
-    assert ("step_time_s" in columns) is not before
-
-
-@pytest.mark.parametrize(
-    ("message", "asked_bytes"),
-    [
-        ("CUDA out of memory. Tried to allocate 3.50 GiB. GPU 0 has a total of ...", 7 * 2**29),
-        ("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 ...", 20 * MIB),
-        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", None),
-    ],
-)
-def test_out_of_memory_is_an_outcome_with_phase_bytes_and_last_peak(cuda, run, monkeypatch, message, asked_bytes):
-    def work(_cell):
-        def step(on_phase):
-            on_phase("backward")
-            raise torch.OutOfMemoryError(message) if asked_bytes else RuntimeError(message)
-
-        return step
-
-    monkeypatch.setattr(module, "work_on_device", work)
-    columns = run().columns
-    assert columns["status"] == "oom"
-    assert columns["ended_in_phase"] == "warm-up, backward"
-    assert columns["oom_asked_bytes"] == asked_bytes
-    assert columns["last_peak_allocated_bytes"] == 100 * MIB
-    assert columns["device"] == "a GPU"
-    asked = message.partition("allocate ")[2].partition(". GPU")[0]
-    assert columns["status_detail"] == (
-        "out of memory during warm-up, backward" + (f", asked for {asked}" if asked else "")
-        + ", last peak 100 MiB allocated"
-    )  # fmt: skip
-
-
-def test_a_kernel_the_device_does_not_have_is_an_outcome(cuda, run, monkeypatch):
-    monkeypatch.setattr(module, "work_on_device", mock.Mock(side_effect=RuntimeError("No available kernel. Aborting")))
-    assert run().columns["status"] == "unsupported"
-
-
-def test_any_other_error_is_not_swallowed(cuda, run, monkeypatch):
+def test_any_error_that_is_no_outcome_is_not_swallowed(run, monkeypatch):
     monkeypatch.setattr(module, "work_on_device", mock.Mock(side_effect=RuntimeError("device-side assert triggered")))
     with pytest.raises(RuntimeError, match="device-side assert"):
-        run()
+        run(ON_CPU)
 
 
-def test_a_part_beyond_the_steps_that_runs_out_of_memory_leaves_the_rest(cuda, run, monkeypatch):
+def test_a_part_beyond_the_steps_that_runs_out_of_memory_leaves_the_rest(run, monkeypatch):
     oom = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB. GPU 0 has")
     monkeypatch.setattr(module, "_measure_loader", mock.Mock(side_effect=oom))
-    story = run()
+    story = run(ON_CPU, Budget(cpu_s=1.0))
     assert "status" not in story.columns and story.columns["step_time_s"] > 0
     assert story.notes == ["timing steps from disk did not work: CUDA out of memory. Tried to allocate 3.00 GiB"]
-
-
-def test_a_smaller_card_is_emulated_by_what_it_would_leave_beside_the_context(cuda, run):
-    run(replace(CELL, vram_bytes=4 * GIB))
-    cuda.fraction.assert_called_once_with((4 - 3) / 8)
-
-
-@pytest.mark.parametrize(
-    ("vram_bytes", "sentence"),
-    [(3 * GIB, "vram must be more than the CUDA context's"), (9 * GIB, "vram must be at most the device's")],
-)
-def test_a_card_that_cannot_be_emulated_is_refused(cuda, run, vram_bytes, sentence):
-    with pytest.raises(InvalidInput, match=sentence):
-        run(replace(CELL, vram_bytes=vram_bytes))
 
 
 def test_the_preloading_pass_has_time_and_disk(run):
@@ -192,7 +125,7 @@ def test_the_preloading_pass_has_time_and_disk(run):
 
 
 def test_epochs_are_whole_and_leave_out_what_is_no_whole_batch(tmp_path):
-    cell = replace(CELL, device="cpu", epochs=2, epoch_images=7)
+    cell = replace(ON_CPU, epochs=2, epoch_images=7)
     work, batches = work_on_device(cell), []
     counted = replace(work, step=lambda inputs, targets: batches.append(len(targets)))
     assert module._measure_epochs(tmp_path, cell, counted)["measured_training_time_s"] > 0
@@ -200,7 +133,7 @@ def test_epochs_are_whole_and_leave_out_what_is_no_whole_batch(tmp_path):
 
 
 def test_epochs_that_were_asked_for_are_found(run):
-    cell = replace(CELL, device="cpu", epochs=1, epoch_images=4)
+    cell = replace(ON_CPU, epochs=1, epoch_images=4)
     assert run(cell, Budget(cpu_s=1.0, loader_s=0)).columns["measured_training_time_s"] > 0
 
 

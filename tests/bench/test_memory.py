@@ -1,25 +1,25 @@
-"""The four memory counters, with a faked CUDA and NVML."""
+"""The four memory counters on the emulated device, and with a faked NVML what it does not have: other containers."""
 
 import os
 from unittest import mock
 
+import on_emulated_gpu as on_gpu
 import pynvml
 import pytest
-import torch
 
 from bench.meters.memory import (
     BY_APPEARANCE,
     BY_DIFFERENCE,
     BY_PROCESS_ID,
-    MemoryMeter,
     Usage,
     foreign_processes,
     process_memory,
-    usage_of_all,
 )
 from bench.meters.nvml import NvmlDevice
+from bench.predict.devices import GPUS
+from bench.units import GIB, MIB
 
-GIB = 2**30
+CONTEXT_BYTES = GPUS["a6000"].context_bytes
 DEVICE = NvmlDevice("handle", "handle")
 BEFORE = Usage(1 * GIB, frozenset({7}))
 
@@ -29,34 +29,35 @@ def process(pid, used_bytes):
 
 
 @pytest.fixture
-def peaks(monkeypatch):
-    """Allocated and reserved peaks of a faked CUDA, to be changed by the test."""
-    values = {"allocated": 10, "reserved": 20}
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: values["allocated"])
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: values["reserved"])
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: values["reserved"])
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: values.update(allocated=1, reserved=15))
-    return values
+def reading(on_card):
+    """8 MiB held, 64 in the warm-up, on a device where another process holds 30 since before."""
+    return on_card(on_gpu.blocks_beside_another, 30 * MIB, 64 * MIB, 8 * MIB)
 
 
-def test_peaks_are_kept_after_the_warm_up_and_over_the_whole_run(peaks):
-    meter = MemoryMeter()
-    meter.reset()
-    peaks["allocated"] = 8
-    reading = meter.read()
-    assert (reading.measured_peak_allocated_bytes, reading.measured_peak_reserved_bytes) == (8, 15)
-    assert (reading.measured_run_peak_allocated_bytes, reading.measured_run_peak_reserved_bytes) == (10, 20)
-    assert reading.measured_fragmentation_bytes == 7
-    assert reading.measured_process_bytes is reading.measured_device_bytes is reading.measured_context_bytes is None
+def test_peaks_are_kept_after_the_warm_up_and_over_the_whole_run(reading):
+    counters, _, _ = reading
+    assert (counters.measured_peak_allocated_bytes, counters.measured_run_peak_allocated_bytes) == (8 * MIB, 64 * MIB)
+    assert (counters.measured_peak_reserved_bytes, counters.measured_run_peak_reserved_bytes) == (20 * MIB, 64 * MIB)
+    assert counters.measured_fragmentation_bytes == 12 * MIB
 
 
-def test_context_is_process_less_reserved(peaks, faked_nvml):
-    reading = MemoryMeter(DEVICE, BEFORE).read()
-    assert reading.measured_process_bytes == 3 * GIB
-    assert reading.measured_device_bytes == 5 * GIB
-    assert reading.measured_context_bytes == 3 * GIB - 20
-    assert reading.process_memory_source == BY_PROCESS_ID
+def test_the_device_has_what_all_processes_have_and_each_its_context(reading):
+    counters, before, _ = reading
+    assert before.used_bytes == CONTEXT_BYTES + 30 * MIB
+    assert counters.measured_process_bytes == CONTEXT_BYTES + 20 * MIB
+    assert counters.measured_device_bytes == before.used_bytes + counters.measured_process_bytes
+    assert counters.measured_context_bytes == CONTEXT_BYTES
+    assert counters.process_memory_source == BY_PROCESS_ID
+
+
+def test_the_other_process_is_foreign_by_its_name(reading):
+    assert "python" in reading[2]
+
+
+def test_without_nvml_its_counters_are_empty(on_card):
+    counters = on_card(on_gpu.counters_without_nvml)
+    assert counters.measured_peak_allocated_bytes == on_gpu.BLOCK_BYTES
+    assert counters.measured_process_bytes is counters.measured_device_bytes is counters.measured_context_bytes is None
 
 
 def test_in_a_container_the_process_is_the_one_that_appeared(faked_nvml):
@@ -94,8 +95,3 @@ def test_this_process_is_not_foreign_under_its_id_outside_the_container(faked_nv
 def test_a_process_whose_name_is_hidden_is_still_foreign(faked_nvml):
     faked_nvml.nvmlSystemGetProcessName.side_effect = pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION)
     assert dict(foreign_processes(DEVICE, BEFORE)) == {7: "unknown"}
-
-
-def test_usage_is_noted_for_every_device(faked_nvml):
-    (usage,) = usage_of_all().values()
-    assert usage == Usage(5 * GIB, frozenset({os.getpid()}))

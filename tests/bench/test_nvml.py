@@ -1,9 +1,12 @@
-"""Matching CUDA's device with NVML's, and its errors in words."""
+"""Matching CUDA's device with NVML's on the emulated device; MIG slices, meters and errors with a faked NVML."""
 
+import on_emulated_gpu as on_gpu
 import pynvml
 import pytest
 
+from bench.emulate.pool import Job
 from bench.meters.nvml import ERRORS, NvmlDevice, NvmlSilent, all_devices, explain, find_device, nvml_session
+from bench.predict.devices import GPUS
 
 A, B = "GPU-aaaa1111", "GPU-bbbb2222"
 
@@ -34,39 +37,58 @@ def two_gpus(faked_nvml):
     return faked_nvml
 
 
-def test_cuda_s_own_uuid_finds_the_device_whatever_the_order(two_gpus):
-    device = find_device({"CUDA_VISIBLE_DEVICES": "1"}, "bbbb2222")
-    assert device.handle == device.board == "handle of GPU-bbbb2222"
-    two_gpus.nvmlDeviceGetHandleByIndex.assert_not_called()
+@pytest.fixture(scope="module")
+def found(emulated_pool):
+    """What find_device() gives on a machine with two emulated GPUs, of which CUDA may see the second."""
+
+    def run(*environments):
+        two = {"EMULATED_GPU_COUNT": "2", "CUDA_VISIBLE_DEVICES": "1"}
+        job = Job(gpu=GPUS["a6000"], arguments=(environments,), environment=two)
+        (answer,) = emulated_pool.map(on_gpu.found_devices, [job])
+        return answer
+
+    return run
 
 
-@pytest.mark.parametrize(
-    ("visible", "handle"),
-    [("1,0", "board 1"), ("0", "board 0"), (None, "board 0"), (B, "board 1"), ("GPU-aa", "board 0")],
-)
-def test_without_cuda_the_environment_finds_it(two_gpus, visible, handle):
-    environ = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
-    assert find_device(environ).handle == handle
+def test_cuda_s_own_uuid_finds_the_device_whatever_the_order(found):
+    first, by_cuda, of_cuda = found({"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+    assert by_cuda == of_cuda != first
 
 
-def test_cuda_s_order_by_speed_says_nothing_about_nvml_s(two_gpus):
-    with pytest.raises(NvmlSilent, match="set CUDA_DEVICE_ORDER=PCI_BUS_ID"):
-        find_device({"CUDA_VISIBLE_DEVICES": "0"})
+def test_without_cuda_the_environment_finds_it(found):
+    in_order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    visible = ("1,0", "0", None)
+    second, first, default, *_ = found(
+        *(in_order | ({} if v is None else {"CUDA_VISIBLE_DEVICES": v}) for v in visible)
+    )
+    assert (second, default) == (found()[-1], first) and first != second
+    asked = (second, second[:-1], first[: len("GPU-")])
+    assert found(*({"CUDA_VISIBLE_DEVICES": uuid} for uuid in asked))[:3] == [
+        second,
+        f"CUDA_VISIBLE_DEVICES must begin with one GPU's UUID, {asked[1]!r} fits 2 GPUs",
+        "CUDA_VISIBLE_DEVICES must begin with one GPU's UUID, 'GPU-' fits 2 GPUs",
+    ]
 
 
-def test_one_gpu_has_only_one_order(faked_nvml):
-    assert find_device({}).handle == "board 0"
+def test_cuda_s_order_by_speed_says_nothing_about_nvml_s(found):
+    assert "set CUDA_DEVICE_ORDER=PCI_BUS_ID" in found({"CUDA_VISIBLE_DEVICES": "0"})[0]
 
 
 @pytest.mark.parametrize("visible", ["", "-1", "none"])
-def test_an_environment_that_hides_all_gpus_is_said_so(faked_nvml, visible):
-    with pytest.raises(NvmlSilent, match="CUDA_VISIBLE_DEVICES must begin with a GPU's number or UUID"):
-        find_device({"CUDA_VISIBLE_DEVICES": visible})
+def test_an_environment_that_hides_all_gpus_is_said_so(found, visible):
+    reason = found({"CUDA_VISIBLE_DEVICES": visible})[0]
+    assert reason.startswith("CUDA_VISIBLE_DEVICES must begin with a GPU's number or UUID")
 
 
-def test_a_prefix_of_two_uuids_is_refused(two_gpus):
-    with pytest.raises(NvmlSilent, match="'GPU-' fits 2 GPUs"):
-        find_device({"CUDA_VISIBLE_DEVICES": "GPU-"})
+def test_one_gpu_has_only_one_order(on_card):
+    found, by_cuda, of_cuda = on_card(on_gpu.found_devices, [{}])
+    assert found == by_cuda == of_cuda
+
+
+def test_what_the_emulated_device_does_not_have_is_none_and_never_0(on_card):
+    quantities, reading = on_card(on_gpu.power_without_a_meter)
+    assert set(quantities.values()) == {None}
+    assert set(vars(reading).values()) == {None}
 
 
 @pytest.mark.parametrize("cuda_uuid", [None, "whatever CUDA says"])

@@ -63,17 +63,6 @@ def test_a_counter_that_stands_still_is_no_counter(metered):
     assert metered(energy_mj=[7, 7]).power_source == BY_SAMPLES
 
 
-def test_without_any_meter_everything_is_empty_and_never_0(faked_nvml, clock):
-    for name in ("PowerUsage", "Temperature", "EnforcedPowerLimit", "CurrentClocksThrottleReasons"):
-        silent = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-        getattr(faked_nvml, f"nvmlDeviceGet{name}").side_effect = silent
-    meter = PowerMeter(DEVICE, interval_s=0.001)
-    meter.idle(0.0)
-    meter.start()
-    clock.return_value = 6.0
-    assert set(vars(meter.stop(10)).values()) == {None}
-
-
 @pytest.mark.parametrize(
     ("change", "doubt"),
     [

@@ -1,18 +1,19 @@
 """Asking for the GPU without touching it, and one cell at a time on it."""
 
-import json
 import subprocess
-from dataclasses import asdict
 from unittest import mock
 
+import on_emulated_gpu as on_gpu
 import pytest
 import torch
 from filelock import Timeout
 
 from bench import device_lock, probe
+from bench.predict.devices import GPUS
 from bench.probe import Properties, present_properties
 from fptplus import InvalidInput
 
+A6000 = GPUS["a6000"]
 PROPERTIES = Properties(
     name="a GPU", uuid="cc", memory_bytes=1, compute_capability=(9, 0), num_sms=132, max_threads_per_sm=2048
 )
@@ -30,9 +31,11 @@ def another_process(monkeypatch):
     present_properties.cache_clear()
 
 
-def test_another_process_asks(another_process):
-    another_process.return_value = mock.Mock(returncode=0, stdout=json.dumps(asdict(PROPERTIES)))
-    assert present_properties() == PROPERTIES
+def test_another_process_asks(on_card):
+    properties, was_started_here = on_card(on_gpu.properties_and_whether_cuda_was_started)
+    assert (properties.name, properties.memory_bytes) == (A6000.title, A6000.memory_bytes)
+    assert (properties.compute_capability, properties.num_sms) == (A6000.compute_capability, A6000.num_sms)
+    assert not was_started_here
 
 
 def test_a_device_that_does_not_answer_is_told_in_one_sentence(another_process):
