@@ -52,12 +52,12 @@ def on_card(emulated_pool, tmp_path):
     return call
 
 
-@pytest.fixture
-def emulated_card(tmp_path):
-    """The environment of processes on the machine of an emulated card, by the card's name."""
+@pytest.fixture(scope="session")
+def emulated_card(tmp_path_factory):
+    """The environment of processes on a machine that has an emulated card, by the card's name."""
     if (reason := why_not()) is not None:
         pytest.skip(reason)
-    return lambda name: launch.environment(GPUS[name], state=tmp_path / "processes")
+    return lambda name: launch.environment(GPUS[name], state=tmp_path_factory.mktemp("machine") / "processes")
 
 
 @pytest.fixture

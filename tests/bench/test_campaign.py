@@ -85,7 +85,7 @@ def device(monkeypatch):
         return {name: columns[name] for name in ("device", "step_time_s", "throughput_img_s", "measured_process_bytes")}
 
     monkeypatch.setattr(harness, "run_isolated", run_isolated)
-    monkeypatch.setattr(harness, "predict", lambda cell: None)
+    monkeypatch.setattr(harness, "predict", lambda cell, engine: None)
     monkeypatch.setattr(harness, "columns_of", lambda prediction: {})
     monkeypatch.setattr(harness, "device_lock", lambda device: nullcontext())
     monkeypatch.setattr(campaign, "predict_all", lambda cells: [None] * len(cells))

@@ -12,12 +12,14 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 import pytest
 
+from bench import sweep
 from bench.config import CellConfig
 from bench.record import new_record
 from bench.results_store import ResultsStore
 from bench.sweep import SILENT, Progress, Redo, Rules, run_sweep
 from fptplus import InvalidInput
 
+EMULATED = "a GPU, emulated"
 CELLS = [CellConfig(method="lora", model="vit_b", res=16 * n, device="cuda") for n in range(1, 21)]
 
 
@@ -29,13 +31,14 @@ def store(tmp_path):
 class Device:
     """Measures a cell in no time: counts what it was asked for, and gives each measurement a number of its own."""
 
-    def __init__(self, statuses=None, takes_s=0.0):
-        self.asked, self.statuses, self.takes_s = [], statuses or {}, takes_s
+    def __init__(self, statuses=None, takes_s=0.0, device="a GPU"):
+        self.asked, self.statuses, self.takes_s, self.device = [], statuses or {}, takes_s, device
 
     def __call__(self, cell):
         self.asked.append(cell.res)
         time.sleep(self.takes_s)
-        made = replace(new_record(cell), device="a GPU", throughput_img_s=random.random())
+        made = replace(new_record(cell), device=self.device)
+        made.throughput_img_s = random.random() if made.is_measured else None
         made.status = self.statuses.get(cell.res, "ok")
         made.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         return made
@@ -184,6 +187,45 @@ def test_a_record_is_superseded_only_on_purpose(store):
         store.write(replace(made, throughput_img_s=2.0))
     store.write(replace(made, throughput_img_s=2.0), supersede=True)
     assert store.find(made.cell_id).throughput_img_s == 2.0
+
+
+@pytest.fixture
+def on_emulated_device(monkeypatch):
+    """Let the device that is here be an emulated one, or a true one."""
+    return lambda there: monkeypatch.setattr(sweep, "is_emulated", lambda: there)
+
+
+def test_a_run_on_an_emulated_device_is_kept_there_and_measured_on_a_true_one(store, on_emulated_device):
+    emulated, true = Device(device=EMULATED), Device()
+    on_emulated_device(True)
+    for _ in range(2):
+        run_sweep(CELLS[:2], store, SILENT, emulated)
+    assert emulated.asked == [16, 32]
+    on_emulated_device(False)
+    assert all(record.is_measured for record in run_sweep(CELLS[:2], store, SILENT, true))
+    assert true.asked == [16, 32]
+    on_emulated_device(True)
+    assert all(record.is_measured for record in run_sweep(CELLS[:2], store, SILENT, emulated))
+    assert emulated.asked == [16, 32], "what was measured needs no emulation"
+
+
+def test_an_emulated_device_that_runs_out_of_memory_says_nothing_of_a_true_one(store, on_emulated_device):
+    rules = Rules(skip_larger_after_oom=True)
+    on_emulated_device(True)
+    run_sweep(CELLS[:2], store, SILENT, device := Device({16: "oom"}, device=EMULATED), rules)
+    assert device.asked == [16]
+    on_emulated_device(False)
+    run_sweep(CELLS[:2], store, SILENT, device := Device(), rules)
+    assert device.asked == [16, 32]
+
+
+def test_a_run_on_an_emulated_device_never_takes_the_place_of_a_measurement(store, on_emulated_device):
+    run_sweep(CELLS[:1], store, SILENT, Device())
+    before = contents(store)
+    on_emulated_device(True)
+    with pytest.raises(InvalidInput, match="must not take the place of a measurement"):
+        run_sweep(CELLS[:1], store, SILENT, Device(device=EMULATED), Rules(redo=Redo(what="all")))
+    assert contents(store) == before
 
 
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
