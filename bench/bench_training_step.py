@@ -68,7 +68,7 @@ def test_training_step(benchmark, cell):
             reading |= asdict(power.stop(_ROUNDS * cell.batch_size))
         if on_cuda:
             reading |= asdict(memory.read())
-    speed = {"throughput_img_s": cell.batch_size / benchmark.stats["median"]}
+    speed = {"throughput_img_s": None if benchmark.disabled else cell.batch_size / benchmark.stats["median"]}
     benchmark.extra_info.update(method=cell.method, model=cell.model, res=cell.res, **speed, **reading)
 
 

@@ -5,9 +5,11 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from itertools import islice
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -201,6 +203,25 @@ def batch_from_disk(method: str, num_workers: int) -> tuple[tuple[Tensor, ...], 
         _, (inputs, _) = islice(batches, 2)
         assert all(tensor.is_cuda for tensor in inputs)
         return tuple(tensor.cpu() for tensor in inputs), stored
+
+
+def benchmarks(*options: str) -> tuple[int, str]:
+    """Status and words of the benchmark of linear probing's step."""
+    printed = io.StringIO()
+    arguments = [
+        "bench/bench_training_step.py",
+        "-k",
+        "linear",
+        "-q",
+        "-rs",
+        "--assert",
+        "plain",
+        "-p",
+        "no:cacheprovider",
+    ]
+    with redirect_stdout(printed):
+        status = pytest.main([*arguments, "--model", "test_vit", "--res", "64", *options])
+    return int(status), printed.getvalue()
 
 
 def records_of(cells: list[CellConfig], budget: Budget, predictions: list[Prediction]) -> tuple[list[Record], bool]:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import on_emulated_gpu as on_gpu
 import torch
 
 from bench.meters.memory import MemoryReading
@@ -29,3 +30,14 @@ def test_saved_results_have_speed_memory_and_power_null_where_not_measured(tmp_p
     assert columns <= info.keys()
     if not torch.cuda.is_available():
         assert {info[name] for name in columns} == {None}
+
+
+def test_on_an_emulated_device_steps_run_with_all_meters(on_card):
+    status, printed = on_card(on_gpu.benchmarks, "--benchmark-disable")
+    assert status == 0 and "1 passed" in printed, printed
+
+
+def test_on_an_emulated_device_nothing_is_timed(on_card):
+    status, printed = on_card(on_gpu.benchmarks, "--benchmark-only")
+    assert status == 0 and "1 skipped" in printed, printed
+    assert "the GPU is emulated, its times mean nothing" in printed
