@@ -25,7 +25,8 @@ def progress_bar(num_cells: int, left: Callable[[], str] = lambda: "") -> Iterat
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     columns += (TextColumn("{task.fields[left]}"),)
-    with ProgressBar(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=num_cells, left="")
         name = ""
 
@@ -64,7 +65,8 @@ def sweep_progress(cells: list[CellConfig], eta: Eta) -> Iterator[Progress]:
 def tracking(what: str) -> Iterator[Callable[[Iterable, int], Iterable]]:
     """A bar for whatever is iterated over inside, on the error stream."""
     console = Console(stderr=True)
-    yield lambda items, count: track(items, what, count, console=console, transient=True)
+    shown = {"console": console, "transient": True, "disable": not console.is_terminal}
+    yield lambda items, count: track(items, what, count, **shown)
 
 
 def say_engine(engine: Engine) -> None:

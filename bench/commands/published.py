@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import tyro
 from rich import box
@@ -12,6 +11,7 @@ from bench.published.comparison import Comparison, Summary, summarize, write_com
 from bench.published.figure import draw_comparisons
 from bench.published.measurements import read_measurements
 from bench.report.terminal import make_console
+from bench.results_store import writable_folder
 
 _SHORT = {
     "max_memory_allocated": "allocated",
@@ -34,15 +34,12 @@ class PublishedConfig:
 
 def published(arguments: list[str]) -> int:
     """The table of all rows, and what it comes to."""
-    from bench.published.emulate import (
-        emulate,  # imports torchvision and transformers, for which no other command waits
-    )
-
     config = tyro.cli(PublishedConfig, args=arguments, prog="python -m bench published")
-    rows = read_measurements()
+    from bench.published.emulate import emulate  # it imports torchvision and transformers: no other command waits
+
+    folder, rows = writable_folder(config.out), read_measurements()
     emulated = emulate(rows)
     comparisons = [Comparison(measurement=row, emulated=emulated.get(row)) for row in rows]
-    folder = Path(config.out)
     write_comparisons(comparisons, folder / "memory.csv")
     draw_comparisons(comparisons, folder / "memory")
     console = make_console()

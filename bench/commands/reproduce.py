@@ -27,9 +27,8 @@ def reproduce(arguments: list[str]) -> int:
     config = tyro.cli(ReproduceConfig, args=arguments, prog="python -m bench reproduce")
     results, console = Path(config.results), make_console()
     progress = Console(stderr=True)
-    predicted = predict_missing(
-        results, config.again, lambda items, what, total: track(items, what, total, console=progress, transient=True)
-    )
+    shown = {"console": progress, "transient": True, "disable": not progress.is_terminal}
+    predicted = predict_missing(results, config.again, lambda items, what, total: track(items, what, total, **shown))
     write_everything(results)
     console.print(
         f"{predicted} predictions made, all others were there; tables, figures and findings in {results}/paper, "

@@ -50,11 +50,11 @@ def run(arguments: list[str]) -> int:
     config = tyro.cli(RunConfig, args=arguments, prog="python -m bench run")
     elsewhere = config.executor != "none" and config.device != "auto"
     cells = checked_cells(config, **({"device": config.device} if elsewhere else {}))
+    say_engine(config.engine)
     store, gpu, console, budget = ResultsStore(config.out), config.gpu_to_predict, make_console(), budget_of(config)
     rules = Rules(
         redo=Redo(what=config.redo, before=datetime.now(UTC)), skip_larger_after_oom=config.skip_larger_after_oom
     )
-    say_engine(config.engine)
     with tracking("predicting") as track:
         plan = make_plan(cells, store, rules.redo, budget, config.engine, track)
     if cells[0].device != "nothing":

@@ -42,9 +42,7 @@ def main(folder: Path) -> None:
                 running[handle] = pid, number
                 poll.register(handle, select.POLLIN)
             else:
-                for pid, _ in running.values():
-                    os.kill(pid, signal.SIGKILL)
-                return
+                os.killpg(os.getpgrp(), signal.SIGKILL)  # all that have been forked, and this one
 
 
 def _import_everything() -> None:

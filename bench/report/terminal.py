@@ -11,6 +11,7 @@ from bench.advise import LARGEST_BATCH, LARGEST_RES, Advice
 from bench.config import CellConfig
 from bench.predict.anatomy import Anatomy
 from bench.predict.devices import Gpu
+from bench.predict.prediction import card_of
 from bench.predict.verdict import Word, verdict
 from bench.record import Record
 from bench.step_options import lora_in_words, shared_in_words
@@ -144,7 +145,19 @@ def _word(record: Record, gpu: Gpu) -> Word | None:
         return None
     if record.predicted_by is None:  # a record of an earlier version
         return verdict(reserved_bytes, gpu).word
-    return {True: "yes", False: "no", None: "maybe"}[record.predicted_fits]
+    return fits_on(gpu, record, {True: "yes", False: "no", None: "maybe"}[record.predicted_fits], reserved_bytes)
+
+
+def fits_on(gpu: Gpu, cell: CellConfig | Record, word: Word, reserved_bytes: int) -> Word:
+    """Whether a step fits a card: what a run has said of it, where that was with as much memory.
+
+    Args:
+        gpu: the card, with the memory that may be used.
+        cell: that was predicted for its own card.
+        word: whether it fits that one.
+        reserved_bytes: at its peak.
+    """
+    return word if card_of(cell).memory_bytes == gpu.memory_bytes else verdict(reserved_bytes, gpu).word
 
 
 def _footnote(table: Table, title: str, gpu: Gpu) -> None:

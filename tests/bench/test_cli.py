@@ -14,12 +14,16 @@ from safetensors.torch import save_file
 
 from bench.__main__ import main
 from bench.config import CellConfig
+from bench.emulate.build import CannotEmulate
+from bench.predict import predictor
 from bench.record import new_record
 from bench.results_store import ResultsStore
 from methods import METHODS, create_backbone
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--model", "test_vit", "--res", "64"]
+
+needs_emulation = pytest.mark.skipif(predictor.why_traced("auto") is not None, reason="nothing can be emulated here")
 
 
 @pytest.fixture
@@ -52,6 +56,54 @@ def test_one_command_predicts_all_ten_methods(bench, out):
     assert set(table.status) == {"ok"}
     kinds = ("weights", "gradients", "optimizer", "activations", "temporary", "inputs")
     assert (sum(table[f"predicted_{kind}_bytes"] for kind in kinds) == table.predicted_peak_allocated_bytes).all()
+
+
+@needs_emulation
+def test_records_say_that_memory_is_emulated_and_how_it_ends_where_it_does_not_fit(bench, out):
+    status, printed, errors = bench(*SMALL, "--method", "full", "--batch-size", "128", "--gpu-memory", "420MiB")
+    row = pd.read_csv(out / "results.csv").iloc[0]
+    assert (status, errors) == (0, "") and row.status == "ok"
+    assert row.predicted_by == "emulated" and row.kernel_launches > 0
+    assert row.vram_bytes == 420 * 2**20 and row.predicted_fits == False  # noqa: E712, the CSV's bool is numpy's
+    assert row.status_detail.startswith("step 1, forward: CUDA out of memory. Tried to allocate ")
+    assert "MiB emulated on a6000" in printed and f"Full fine-tuning: {row.status_detail}" in printed
+
+
+def test_an_engine_that_is_asked_for_is_the_one_and_is_named(bench, out):
+    status, printed, errors = bench(*SMALL, "--method", "linear", "--engine", "traced")
+    row = pd.read_csv(out / "results.csv").iloc[0]
+    assert status == 0 and errors == "note: memory is traced, as asked (--engine traced).\n"
+    assert row.predicted_by == "traced" and pd.isna(row.kernel_launches)
+    assert "MiB traced on a6000" in printed and row.status_detail.startswith("traced, ")
+
+
+@pytest.fixture
+def nothing_to_emulate(monkeypatch):
+    """A machine without a compiler."""
+
+    def refuse():
+        raise CannotEmulate("no C++ compiler was found; install g++.")
+
+    monkeypatch.setattr(predictor, "device_libraries", refuse)
+    predictor.why_traced.cache_clear()
+    yield
+    predictor.why_traced.cache_clear()
+
+
+def test_where_nothing_can_be_emulated_memory_is_traced_with_the_reason(bench, out, nothing_to_emulate):
+    status, _, errors = bench(*SMALL, "--method", "linear")
+    assert status == 0
+    assert errors == "note: memory is traced, not emulated: no C++ compiler was found; install g++.\n"
+    assert pd.read_csv(out / "results.csv").predicted_by.tolist() == ["traced"]
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "why"])
+def test_where_nothing_can_be_emulated_that_engine_is_refused_and_nothing_is_written(
+    capsys, out, nothing_to_emulate, command
+):
+    assert main([command, *SMALL, "--engine", "emulated", "--out", str(out)]) == 2
+    assert capsys.readouterr().err == "error: no C++ compiler was found; install g++.\n"
+    assert not out.exists()
 
 
 def test_options_may_be_repeated(bench, out):
@@ -203,7 +255,7 @@ def test_a_method_that_an_option_does_not_suit_is_unsupported_and_the_others_run
 def test_allocator_settings_of_the_environment_are_warned_of_in_one_line(bench, monkeypatch):
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
     _, _, errors = bench(*SMALL, "--method", "linear")
-    (line,) = errors.split("\n\n")[0].splitlines()
+    (line,) = errors.splitlines()
     assert line.startswith("warning: PYTORCH_CUDA_ALLOC_CONF is set to 'max_split_size_mb:64'")
 
 
@@ -260,6 +312,7 @@ def test_help_explains_every_option(capsys):
         "--num-classes",
         "--device",
         "--gpu-memory",
+        "--engine",
         "--weights",
         "--out",
     ):

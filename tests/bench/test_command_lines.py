@@ -5,6 +5,7 @@ import io
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -110,6 +111,13 @@ def quick(monkeypatch, small):
     reproduce = sys.modules["bench.commands.reproduce"]
     monkeypatch.setattr(reproduce, "predict_missing", lambda *_: 0)
     monkeypatch.setattr(reproduce, "write_everything", lambda results: None)
+    published = sys.modules["bench.commands.published"]
+    monkeypatch.setitem(sys.modules, "bench.published.emulate", SimpleNamespace(emulate=lambda rows: {}))
+    measurements = published.read_measurements()[:1]
+    monkeypatch.setattr(published, "read_measurements", lambda: measurements)
+    monkeypatch.setattr(published, "draw_comparisons", lambda *_: None)
+    monkeypatch.setattr(published, "summarize", lambda comparisons: None)
+    monkeypatch.setattr(published, "_sentence", str)
     for draw in ("draw_timeline", "draw_breakdown"):
         monkeypatch.setattr(why, draw, lambda *_: None)
 
@@ -121,6 +129,9 @@ NASTY = [
     ["--model", "test_vit", "--res", "32", "--out", "\0"],
     ["why", "--model", "test_vit", "--res", "32", "--out", "FILE/x"],
     ["doctor", "--out", "\0"],
+    ["published", "--out", "\0"],
+    ["published", "--out", "FILE/x"],
+    ["published", "--out", "OUT"],
     ["compare", "\0", "x"],
     ["--out", "", "--model", "test_vit", "--res", "32"],
 ]

@@ -8,15 +8,17 @@ from bench.__main__ import main
 from bench.config import CellConfig
 from bench.duration import Eta, derived_training_time_s
 from bench.measure import Budget
-from bench.plan import make_plan
+from bench.plan import in_words, make_plan
 from bench.predict.devices import GPUS
+from bench.predict.predictor import why_traced
 from bench.record import new_record
 from bench.report.plan import plan_summary
 from bench.results_store import ResultsStore
 from bench.sweep import Redo
 
-CELL = CellConfig(method="linear", model="test_vit", res=64, device="cuda")
-SMALL = replace(GPUS["a6000"], memory_bytes=GPUS["a6000"].context_bytes + 30 * 2**20)
+SMALL = replace(GPUS["a6000"], memory_bytes=GPUS["a6000"].context.high_bytes + 30 * 2**20)
+CELL = CellConfig(method="linear", model="test_vit", res=64, device="cuda", vram_bytes=SMALL.memory_bytes)
+LARGE = replace(CELL, method="full", batch_size=128)
 
 
 @pytest.fixture
@@ -29,15 +31,37 @@ def store(tmp_path):
 
 
 def test_a_plan_tells_what_is_measured_what_will_run_and_what_will_not_fit(store):
-    cells = [CELL, replace(CELL, method="full"), replace(CELL, method="fptplus"), replace(CELL, res=16)]
+    cells = [CELL, LARGE, replace(CELL, method="fptplus"), replace(CELL, res=16)]
     plan = make_plan(cells, store, Redo(), Budget())
     assert [planned.is_settled for planned in plan.cells] == [True, False, False, False]
-    assert [planned.fits(SMALL) for planned in plan.cells] == [None, False, True, True]
+    assert [planned.fits for planned in plan.cells] == [None, "no", "yes", "yes"]
     assert plan.left_s == 3 * plan.eta.cell_s(cells[1]) > 0
     assert set(plan.predictions) == {cell.cell_id for cell in cells[1:]}
     summary = plan_summary(plan, SMALL, "soon")
     assert summary.startswith("4 cells: 1 measured before, 3 to run, about soon; predicted to need more than")
     assert summary.endswith(": full test_vit 64 px fp32")
+
+
+def test_memory_that_must_do_is_asked_of_the_prediction_where_the_cells_have_the_whole_card():
+    """As with --gpu-memory beside a device that measures."""
+    plan = make_plan([replace(cell, vram_bytes=None) for cell in (CELL, LARGE)], None, Redo(), Budget())
+    assert [planned.fits for planned in plan.cells] == ["yes", "yes"]
+    assert plan_summary(plan, SMALL, "soon").endswith(": full test_vit 64 px fp32")
+    assert plan_summary(plan, GPUS["a6000"], "soon").endswith(": none")
+
+
+@pytest.mark.parametrize("engine", ["emulated", "traced"])
+def test_the_engine_that_is_asked_for_predicts_and_progress_is_shown(engine):
+    seen = []
+
+    def track(items, count):
+        seen.append(count)
+        return items
+
+    if engine == "emulated" and (reason := why_traced("auto")):
+        pytest.skip(reason)
+    (planned,) = make_plan([CELL], None, Redo(), Budget(), engine, track).cells
+    assert planned.prediction.by == engine and seen == [1]
 
 
 def test_redo_opens_what_is_settled(store):
@@ -48,8 +72,8 @@ def test_redo_opens_what_is_settled(store):
 def test_what_a_method_cannot_drive_is_refused_in_the_plan():
     cell = CellConfig(method="fpt", model="vit_s", res=16)
     (planned,) = make_plan([cell], None, Redo(), Budget()).cells
-    assert planned.prediction is None and planned.fits(SMALL) is None
-    assert planned.refusal.startswith("token_ratio must keep at least one of the 2 tokens")
+    assert planned.prediction is None and planned.fits is None
+    assert in_words(planned.refusal).startswith("token_ratio must keep at least one of the 2 tokens")
 
 
 def test_the_estimate_follows_what_cells_have_taken_here():
