@@ -118,6 +118,17 @@ def blocks_beside_another(another_bytes: int, warmup_bytes: int, num_bytes: int)
         return reading, before, foreign_processes(device, before)[another.pid]
 
 
+def free_bytes_around_another(num_bytes: int) -> list[int]:
+    """The device's free memory before another process, while it holds some, and when it is dead but not yet reaped."""
+    with AnotherProcess(num_bytes) as another:
+        free = [torch.cuda.mem_get_info()[0]]
+        another.come()
+        free.append(torch.cuda.mem_get_info()[0])
+        os.kill(another.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, another.pid, os.WEXITED | os.WNOWAIT)
+        return [*free, torch.cuda.mem_get_info()[0]]
+
+
 def counters_without_nvml() -> MemoryReading:
     """Counters of a block where nobody asks NVML."""
     kept = torch.empty(BLOCK_BYTES, dtype=torch.uint8, device="cuda")

@@ -54,6 +54,12 @@ def test_the_other_process_is_foreign_by_its_name(reading):
     assert "python" in reading[2]
 
 
+def test_a_process_that_was_killed_holds_no_memory_even_before_its_parent_has_asked(on_card):
+    before, beside, after = on_card(on_gpu.free_bytes_around_another, 30 * MIB)
+    assert before - beside == CONTEXT_BYTES + 30 * MIB
+    assert after == before
+
+
 def test_without_nvml_its_counters_are_empty(on_card):
     counters = on_card(on_gpu.counters_without_nvml)
     assert counters.measured_peak_allocated_bytes == on_gpu.BLOCK_BYTES
