@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from bench.building import build_on
 from bench.config import CellConfig
 from bench.meters.flops import fvcore_macs
-from bench.predict.predictor import build_on, predict
+from bench.predict.predictor import predict
 from methods import METHODS, VARIANTS
 
 MODEL, RES, BATCH, CLASSES = "vit_s", 224, 2, 5
