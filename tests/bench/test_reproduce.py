@@ -8,15 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.fit_grid import BATCHES, grid_families, grid_rows, read_grid, write_grid
 from bench.paper.cells import paper_cell
 from bench.paper.check import check
 from bench.paper.evidence import PAPER_STACK, Evidence, Number
 from bench.paper.preloading import predict_preloading, read_preloading, write_preloading
-from bench.predict.devices import GPUS
-from bench.predict.predictor import trace_cell
-from bench.predict.replay import replay
+from bench.predict.predictor import on_emulated_cards, predict, predict_all, why_traced
 from bench.report.exhibit import Entry, Exhibit, csv_text, latex, markdown, write_exhibit
 from bench.report.fair_tables import charged_mib, fair_tables
 from bench.report.findings import findings_page
@@ -24,10 +23,13 @@ from bench.report.page import page
 from bench.report.paper_figures import figure2, paper_figures
 from bench.report.paper_tables import paper_tables, table1, table3
 from bench.reproduce import predict_missing, trained_figures, write_everything
+from bench.units import MIB
 from fptplus.efficiency import performance_efficiency
 
 RESULTS = Path(__file__).parents[2] / "results"
 PAPER = RESULTS / "paper"
+
+needs_emulation = pytest.mark.skipif(why_traced("auto") is not None, reason=str(why_traced("auto")))
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +130,14 @@ def test_every_number_of_ours_names_a_record_that_is_there(exhibits):
                 assert names[0] in known | {"preloading.csv", PAPER_STACK}, (exhibit.name, line)
 
 
+@needs_emulation
 @pytest.mark.parametrize("method", ["linear", "lora", "fptplus", "fptplus_k2", "side_fusion"])
 def test_a_committed_record_is_what_is_predicted_today(evidence, method):
-    """But for the workspaces of another PyTorch."""
-    today = (replay(trace_cell(paper_cell(method))).reserved_bytes + GPUS["a6000"].context_bytes) / 2**20
-    assert evidence.needed_mib(paper_cell(method)).value == pytest.approx(today, rel=0.05, abs=24)
+    """To the byte with the same PyTorch; another has other workspaces."""
+    record, today = evidence.record(paper_cell(method)), predict(paper_cell(method), "emulated")
+    is_same = record.torch_version == torch.__version__
+    assert record.predicted_by == "emulated" and record.forward_macs == today.forward_macs
+    assert record.predicted_process_bytes == pytest.approx(today.process_bytes, rel=0 if is_same else 0.05)
 
 
 def test_table_1_is_ours_where_it_can_be(evidence):
@@ -162,19 +167,21 @@ def test_charging_is_the_larger_of_training_and_preloading(evidence, passes):
 
 def test_features_on_disk_are_as_many_bytes_as_their_shapes_say(tmp_path):
     """ViT-B at 512 px: keys and values of 6 layers, 12 heads, int(1025 · 0.2) tokens, 64 numbers of 4 bytes."""
-    found = predict_preloading(paper_cell("fptplus"))
+    (found,) = predict_preloading([paper_cell("fptplus")])
     assert found.disk_bytes_per_image == 2 * 6 * 12 * 205 * 64 * 4
     write_preloading(tmp_path / "preloading.csv", [found])
     assert read_preloading(tmp_path / "preloading.csv") == [found]
 
 
-def test_the_grid_is_what_true_traces_say(tmp_path):
+@needs_emulation
+def test_the_grid_is_what_each_cell_alone_is_predicted_to_need(tmp_path):
     family = next(f for f in grid_families() if (f.method, f.attention, f.precision) == ("linear", "sdpa", "bf16"))
-    rows = grid_rows(family)
-    for res, batch in ((384, 8), (768, 64)):
+    (rows,) = on_emulated_cards(grid_rows, [family])
+    asked = [(384, 8), (768, 64)]
+    cells = [replace(family, res=res, batch_size=batch) for res, batch in asked]
+    for (res, batch), alone in zip(asked, predict_all(cells, "emulated"), strict=True):
         (row,) = [row for row in rows if row.res == res]
-        true = replay(trace_cell(replace(family, res=res, batch_size=batch))).reserved_bytes / 2**20
-        assert row.reserved_mib[BATCHES.index(batch)] == pytest.approx(true, rel=0.03)
+        assert row.reserved_mib[BATCHES.index(batch)] == round(alone.peak.reserved_bytes / MIB)
     write_grid(tmp_path / "grid.csv", rows)
     assert list(read_grid(tmp_path / "grid.csv")) == rows
 
