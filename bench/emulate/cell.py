@@ -89,18 +89,19 @@ def emulate_cell(cell: CellConfig, context_bytes: int) -> tuple[Prediction, Anat
         launched = kernel_launches()
         with StepWatch(work) as watch, profiled(work.step.model) as read:
             work(watch.enter)
-        launches, seen = kernel_launches() - launched, read()
-        anatomy = watch.anatomy(seen)
-        prediction = Prediction(
-            by="emulated",
-            **asdict(counts),
-            train_step_macs=seen.macs,
-            peak=anatomy.peak,
-            context_bytes=context_bytes,
-            kernel_launches=launches,
-            unknown_workspaces=unknown_workspaces(),
-        )
-        return prediction, anatomy
+        launches = kernel_launches() - launched
+    seen = read()
+    anatomy = watch.anatomy(seen)
+    prediction = Prediction(
+        by="emulated",
+        **asdict(counts),
+        train_step_macs=seen.macs,
+        peak=anatomy.peak,
+        context_bytes=context_bytes,
+        kernel_launches=launches,
+        unknown_workspaces=unknown_workspaces(),
+    )
+    return prediction, anatomy
 
 
 def peaks_of(cell: CellConfig, batch_sizes: list[int], tuning: FineTuning | None = None) -> list[Peak]:
