@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.building import build_on
 from bench.config import CellConfig
 from bench.emulate.build import CannotEmulate, why_not
-from bench.emulate.cell import endless, peaks_of, run_out
+from bench.emulate.cell import StepFails, endless, peaks_of, run_out
 from bench.emulate.pool import EmulatedPool, Job
 from bench.predict import predictor
 from bench.predict.anatomy import KINDS
@@ -213,11 +213,30 @@ def test_a_cell_with_an_operator_that_has_no_answer_is_traced_and_says_so(withou
     ):
         (prediction,) = predict_all([without_answer], "auto")
     assert prediction.by == "traced" and prediction.kernel_launches is None
+    assert "no answer to cusolver" in prediction.remark
 
 
 def test_an_operator_that_has_no_answer_is_refused_by_name_where_nothing_may_be_traced(without_answer):
     with pytest.raises(CannotEmulate, match=r"no answer to cusolver\w+, which linear calls; use --engine traced\.$"):
         predict(without_answer, "emulated")
+
+
+def test_a_step_that_pytorch_itself_refuses_is_traced_with_its_words_or_refused_with_them():
+    """Its LayerNorm's backward pass over more than 65,536 rows cannot make the bias's gradient alone."""
+    runs, fails = (
+        CellConfig(method="bitfit", model="test_vit", res=512, batch_size=size, attention="sdpa") for size in (63, 64)
+    )
+    words = "fails in this step on a6000: Function NativeLayerNormBackward0 returned an invalid gradient"
+    assert predict(runs, "emulated").by == "emulated"
+    try:
+        predict(fails, "emulated")
+    except StepFails as error:
+        assert words in str(error)
+    else:
+        pytest.skip("this PyTorch can")
+    with pytest.warns(UserWarning, match=f"memory of bitfit is traced, not emulated: PyTorch .* {words}"):
+        prediction = predict(fails, "auto")
+    assert prediction.by == "traced" and words in prediction.remark
 
 
 def test_allocator_settings_of_a_cell_change_what_is_reserved_and_not_what_is_requested():
