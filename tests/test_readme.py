@@ -17,6 +17,7 @@ from bench.commands import (
     CompareConfig,
     DoctorConfig,
     PlanConfig,
+    PublishedConfig,
     ReproduceConfig,
     RunConfig,
     ValidateConfig,
@@ -59,6 +60,7 @@ OPTIONS = {
     "doctor": DoctorConfig,
     "campaign": CampaignConfig,
     "h200": CampaignConfig,
+    "published": PublishedConfig,
     "reproduce": ReproduceConfig,
     "verify": VerifyConfig,
 }
