@@ -82,6 +82,8 @@ def _count(cell: CellConfig) -> Counts:
 
 def _cached(cell: CellConfig) -> Path | None:
     """Where the counts of a cell's architecture are kept; None where nothing can be."""
+    if type(methods.find_method(cell.method)).__module__.partition(".")[0] != methods.__name__:
+        return None  # a method from elsewhere: its source is not among those that the name depends on
     facts = (cell.method, cell.model, cell.res, cell.num_classes, cell.attention == "eager")
     options = (cell.drop_path, cell.lora_rank, cell.lora_targets)
     digest = hashlib.sha256(repr((facts, options, _made_with())).encode()).hexdigest()[:32]
