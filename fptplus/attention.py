@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 FLASH_CAPABILITY = (8, 0)
 """The CUDA compute capability that flash attention needs."""
@@ -21,20 +22,26 @@ def attention_with_log_sum_exp(queries: Tensor, keys: Tensor, values: Tensor) ->
         kernel does not give it or takes no heads of this width.
     """
     head_dim = queries.shape[-1]
-    half = queries.dtype in (torch.bfloat16, torch.float16)
+    half, can_flash = queries.dtype in (torch.bfloat16, torch.float16), has_flash(queries)
     match queries.device.type:
         case "cpu":
             out, log_sum_exp = aten._scaled_dot_product_flash_attention_for_cpu(queries, keys, values)
             return out, log_sum_exp.float()
-        case "cuda" | "meta" if half and head_dim % 8 == 0 and head_dim <= 256 and _has_flash(queries.device):
+        case "cuda" | "meta" if half and head_dim % 8 == 0 and head_dim <= 256 and can_flash:
             out, log_sum_exp, *_ = aten._scaled_dot_product_flash_attention(queries, keys, values)
             return out, log_sum_exp
-        case "cuda" | "meta" if head_dim % (8 if half else 4) == 0:
+        case "cuda" | "meta" if head_dim % (8 if half else 4) == 0 and (can_flash or queries.dtype != torch.bfloat16):
             out, log_sum_exp, *_ = aten._scaled_dot_product_efficient_attention(queries, keys, values, None, True)
             return out, log_sum_exp[..., : queries.shape[2]]
     return F.scaled_dot_product_attention(queries, keys, values), None
 
 
-def _has_flash(device: torch.device) -> bool:
-    """Whether half precision goes to flash attention; traces on meta tensors are of devices that have it."""
-    return device.type == "meta" or torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
+def has_flash(queries: Tensor) -> bool:
+    """Whether the tensor's device has kernels of flash attention, or is a meta device that may stand for one that has.
+
+    Devices that lack them also lack every other fused kernel in bf16.
+    """
+    if has_torch_function((queries,)):  # a prediction, which knows the card
+        return handle_torch_function(has_flash, (queries,), queries)
+    device = queries.device
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
