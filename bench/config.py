@@ -196,6 +196,13 @@ class CellConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def no_kernel(cell: CellConfig) -> InvalidInput:
+    """What refuses a cell whose attention kernel does not run on its card, found out by its step."""
+    return InvalidInput(
+        f"attention {cell.attention} has no kernel for {cell.precision} on {cell.gpu}; use sdpa or eager."
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """Methods, models and resolutions that are asked about, and the GPU that memory is predicted for."""

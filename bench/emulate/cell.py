@@ -14,14 +14,13 @@ import torch
 
 from bench import alloc_conf
 from bench.building import build_on
-from bench.config import CellConfig
+from bench.config import CellConfig, no_kernel
 from bench.predict.anatomy import Anatomy, Peak
 from bench.predict.counts import count
 from bench.predict.devices import Gpu
 from bench.predict.prediction import Prediction
 from bench.predict.verdict import verdict
 from bench.work import Work, pinned_attention, work_without_values
-from fptplus import InvalidInput
 from methods import FineTuning
 
 from .build import CannotEmulate
@@ -188,9 +187,7 @@ def _prepared(cell: CellConfig) -> Iterator[None]:
         raise
     except RuntimeError as error:
         if "No available kernel" in str(error):
-            raise InvalidInput(
-                f"attention {cell.attention} has no kernel for {cell.precision} on {cell.gpu}; use sdpa or eager."
-            ) from error
+            raise no_kernel(cell) from error
         if names := unanswered():
             raise CannotEmulate(
                 f"the emulated device has no answer to {names}, which {cell.method} calls; use --engine traced."

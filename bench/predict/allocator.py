@@ -45,7 +45,7 @@ class Block:
 
 @dataclass
 class Counter:
-    """A quantity in bytes and the most it has been."""
+    """A quantity, mostly of bytes, and the most it has been."""
 
     current: int = 0
     peak: int = 0
@@ -70,7 +70,7 @@ class CachingAllocator:
     def __init__(self, capacity_bytes: int | None = None) -> None:
         self.capacity_bytes = capacity_bytes
         self.requested, self.allocated, self.reserved = Counter(), Counter(), Counter()
-        self.num_segments = 0
+        self.segments = Counter()
         self._next_address = 0
         self._free: dict[bool, list[tuple[int, int, Block]]] = {True: [], False: []}
 
@@ -107,7 +107,7 @@ class CachingAllocator:
 
     def reset_peaks(self) -> None:
         """Begin new peaks, as torch.cuda.reset_peak_memory_stats does."""
-        for counter in (self.requested, self.allocated, self.reserved):
+        for counter in (self.requested, self.allocated, self.reserved, self.segments):
             counter.reset_peak()
 
     def empty_cache(self) -> None:
@@ -117,7 +117,7 @@ class CachingAllocator:
             for entry in whole:
                 pool.remove(entry)
                 self.reserved.add(-entry[2].size)
-                self.num_segments -= 1
+                self.segments.add(-1)
 
     def _best_fit(self, size: int, is_small: bool) -> Block | None:
         pool = self._free[is_small]
@@ -132,7 +132,7 @@ class CachingAllocator:
                 raise OutOfMemory(size, self.reserved.current)
         block = Block(self._next_address, segment_bytes, is_small)
         self._next_address += segment_bytes
-        self.num_segments += 1
+        self.segments.add(1)
         self.reserved.add(segment_bytes)
         return block
 

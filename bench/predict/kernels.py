@@ -5,7 +5,7 @@ above autograd, so that the backward pass follows from it.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib import import_module
 from typing import Literal
 from unittest import mock
@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from fptplus.attention import FLASH_CAPABILITY, has_flash
 from fptplus.precision import products_dtype
 
-AttentionKernel = Literal["math", "efficient", "flash", "cudnn"]
+from .attention import choose_attention_kernel, has_gradient, run_attention_kernel
 
 LOWER_PRECISION: frozenset[Callable] = frozenset(
     {
@@ -44,18 +45,28 @@ FP32: frozenset[Callable] = frozenset(
     {
         F.layer_norm,
         F.group_norm,
-        F.softmax,
-        F.log_softmax,
-        F.cross_entropy,
         F.nll_loss,
         torch.layer_norm,
         torch.group_norm,
-        torch.softmax,
-        torch.log_softmax,
         torch.exp,
         torch.log,
         torch.pow,
         torch.rsqrt,
+        Tensor.exp,
+        Tensor.log,
+        Tensor.pow,
+        Tensor.__pow__,
+        Tensor.rsqrt,
+    }
+)
+"""Operators that autocast runs in fp32 (`AT_FORALL_FP32`)."""
+
+FP32_RESULT: frozenset[Callable] = frozenset(
+    {
+        F.softmax,
+        F.log_softmax,
+        torch.softmax,
+        torch.log_softmax,
         torch.sum,
         torch.cumsum,
         torch.prod,
@@ -64,21 +75,27 @@ FP32: frozenset[Callable] = frozenset(
         torch.linalg.matrix_norm,
         Tensor.softmax,
         Tensor.log_softmax,
-        Tensor.exp,
-        Tensor.log,
-        Tensor.pow,
-        Tensor.__pow__,
-        Tensor.rsqrt,
         Tensor.sum,
         Tensor.cumsum,
         Tensor.prod,
         Tensor.norm,
     }
 )
-"""Operators that autocast runs in fp32 (`AT_FORALL_FP32`, `AT_FORALL_FP32_SET_OPT_DTYPE`)."""
+"""Operators that autocast asks for an fp32 result (`AT_FORALL_FP32_SET_OPT_DTYPE`)."""
 
-WIDEST: frozenset[Callable] = frozenset({torch.cat, torch.stack})
-"""Operators whose arguments autocast casts to the widest of their types (`AT_FORALL_PROMOTE`)."""
+
+class NoKernel(RuntimeError):
+    """The one attention kernel that is allowed does not run on the card."""
+
+
+_SOFTMAX = {
+    F.softmax: torch.ops.aten._softmax,
+    torch.softmax: torch.ops.aten._softmax,
+    Tensor.softmax: torch.ops.aten._softmax,
+    F.log_softmax: torch.ops.aten._log_softmax,
+    torch.log_softmax: torch.ops.aten._log_softmax,
+    Tensor.log_softmax: torch.ops.aten._log_softmax,
+}
 
 
 class MetaAutocast(TorchFunctionMode):
@@ -108,13 +125,15 @@ class MetaAutocast(TorchFunctionMode):
         if kwargs.get("out") is not None:
             return func(*args, **kwargs)  # autocast leaves operators alone that write into a given tensor
         if func in LOWER_PRECISION:
-            args, kwargs = tree_map(self._lower, (args, kwargs))
-        elif func in FP32:
-            args, kwargs = tree_map(lambda leaf: leaf.float() if _is_float(leaf) else leaf, (args, kwargs))
-        elif func in WIDEST:
-            dtypes = [leaf.dtype for leaf in tree_leaves(args) if _is_float(leaf)]
-            widest = torch.float32 if torch.float32 in dtypes else self.dtype
-            args = tree_map(lambda leaf: leaf.to(widest) if _is_float(leaf) else leaf, args)
+            return _with_cast_arguments(self._lower, func, args, kwargs)
+        if func in FP32:
+            return _with_cast_arguments(_in_fp32, func, args, kwargs)
+        if func in FP32_RESULT and _is_half(args[0]) and kwargs.get("dtype") is None:
+            if func in _SOFTMAX and args[0].dtype == torch.float16:
+                return _softmax_of_halves(func, *args, **kwargs)
+            return func(*args, **kwargs | {"dtype": torch.float32})
+        if func is F.cross_entropy and _is_half(args[0]):
+            return _cross_entropy_of_halves(*args[:2])
         return func(*args, **kwargs)
 
     def _lower(self, leaf):
@@ -131,12 +150,43 @@ def _is_float(leaf) -> bool:
     return isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dtype != torch.float64
 
 
+def _is_half(leaf) -> bool:
+    return _is_float(leaf) and leaf.dtype != torch.float32
+
+
+def _in_fp32(leaf):
+    return leaf.float() if _is_float(leaf) else leaf
+
+
+def _with_cast_arguments(cast: Callable, func: Callable, args: tuple, kwargs: dict) -> Tensor:
+    """Call a function with other arguments, made last first and released first first, as compiled autocast does."""
+    leaves, structure = tree_flatten((args, kwargs))
+    for index in reversed(range(len(leaves))):
+        leaves[index] = cast(leaves[index])
+    args, kwargs = tree_unflatten(leaves, structure)
+    out = func(*args, **kwargs)
+    del args, kwargs
+    while leaves:
+        del leaves[0]
+    return out
+
+
+def _softmax_of_halves(func: Callable, x: Tensor, dim: int = -1, *_stacklevel, **_unused) -> Tensor:
+    """softmax or its logarithm in fp32 from fp16, which one kernel does without a copy in fp32."""
+    return _SOFTMAX[func](x, dim, True)
+
+
+def _cross_entropy_of_halves(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy. It asks for softmax in the type of the logits, and autocast leaves it at that."""
+    return F.nll_loss(torch.ops.aten.log_softmax.int(logits, 1, logits.dtype).float(), targets)
+
+
 class CudaKernels(TorchFunctionMode):
     """Fused attention and dropout as a CUDA device runs them, in the forward pass and where it is run again.
 
     Args:
-        attention: `sdpa` to choose as PyTorch does, or the name of a kernel.
-        compute_capability: of the device; it decides on cuDNN's kernel.
+        attention: the name of the one kernel that is allowed; any other word lets PyTorch choose.
+        compute_capability: of the device; it decides on the kernels that run.
         autocast_dtype: what a checkpointed forward is recomputed in; None for fp32.
     """
 
@@ -154,6 +204,8 @@ class CudaKernels(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             return self._attention(*args, **kwargs)
+        if func is has_flash:
+            return self.compute_capability >= FLASH_CAPABILITY
         if func is F.dropout:
             return _dropout(*args, **kwargs)
         if func is Tensor.backward:
@@ -171,11 +223,17 @@ class CudaKernels(TorchFunctionMode):
         scale: float | None = None,
     ) -> Tensor:
         """F.scaled_dot_product_attention by the kernel that the device would use."""
-        head_dim = query.shape[-1]
         kernel = choose_attention_kernel(
-            self.attention, query.dtype, head_dim, attn_mask is not None, self.compute_capability
+            self.attention,
+            query.dtype,
+            query.shape[-1],
+            self.compute_capability,
+            has_mask=attn_mask is not None,
+            has_gradient=has_gradient(query, key, value),
+            num_queries=query.shape[-2],
         )
-        scale = scale or head_dim**-0.5
+        if kernel is None:
+            raise NoKernel(self.attention)
         return run_attention_kernel(kernel, query, key, value, attn_mask, dropout_p, is_causal, scale)
 
     def _backward(self, loss: Tensor) -> None:
@@ -192,56 +250,6 @@ class CudaKernels(TorchFunctionMode):
             )
 
 
-def choose_attention_kernel(
-    attention: str, dtype: torch.dtype, head_dim: int, has_mask: bool, compute_capability: tuple[int, int]
-) -> AttentionKernel:
-    """The kernel that scaled_dot_product_attention picks.
-
-    Half precision without a mask goes to cuDNN from compute capability 9 on (head widths of 8, 16, ... 128) and to
-    flash from 8 on; all else to the efficient kernel. Head widths that its alignment excludes fall back to `math`, but
-    flash pads them.
-    """
-    half = dtype in (torch.bfloat16, torch.float16)
-    if attention == "sdpa" and half and not has_mask:
-        if compute_capability >= (9, 0) and head_dim % 8 == 0 and head_dim <= 128:
-            return "cudnn"
-        if compute_capability >= (8, 0) and head_dim <= 256:
-            return "flash"
-    if attention == "flash":
-        return "flash"
-    return "efficient" if head_dim % (8 if half else 4) == 0 else "math"
-
-
-def run_attention_kernel(
-    kernel: AttentionKernel,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None,
-    dropout_p: float,
-    is_causal: bool,
-    scale: float,
-) -> Tensor:
-    """scaled_dot_product_attention through the aten operator of one kernel; shapes as there."""
-    keeps_log_sum_exp = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
-    match kernel:
-        case "flash":
-            head_dim = query.shape[-1]
-            query, key, value = (F.pad(t, (0, -head_dim % 8)) if head_dim % 8 else t for t in (query, key, value))
-            flash = torch.ops.aten._scaled_dot_product_flash_attention
-            return flash(query, key, value, dropout_p, is_causal, False, scale=scale)[0][..., :head_dim]
-        case "cudnn":
-            cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention
-            return cudnn(query, key, value, None, keeps_log_sum_exp, dropout_p, is_causal, False, scale=scale)[0]
-        case "efficient":
-            efficient = torch.ops.aten._scaled_dot_product_efficient_attention
-            return efficient(query, key, value, attn_mask, keeps_log_sum_exp, dropout_p, is_causal, scale=scale)[0]
-    scores = (query * scale) @ key.transpose(-2, -1)
-    if attn_mask is not None:
-        scores = scores + attn_mask
-    return scores.softmax(dim=-1) @ value
-
-
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """CUDA keeps one byte a number for the backward pass, where the composite keeps a mask of the input's type."""
     if not training or p == 0:
@@ -250,9 +258,18 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
 
 
 @contextmanager
-def fused_optimizers_on_meta() -> Iterator[None]:
-    """Let fused optimizers take meta tensors: their kernels have a meta form, but a list of devices keeps it out."""
-    module = import_module("torch.optim.optimizer")  # hidden from `torch.optim` by the class of that name
-    devices = [*module._get_fused_kernels_supported_devices(), "meta"]
-    with mock.patch.object(module, "_get_fused_kernels_supported_devices", lambda: devices):
+def cuda_optimizers_on_meta() -> Iterator[None]:
+    """Let meta tensors have fused optimizers and norms of many tensors at once: lists of devices keep them out."""
+    with ExitStack() as stack:
+        for module, name in _LISTS_OF_DEVICES.items():
+            module = import_module(module)  # hidden from its package by a class of that name
+            devices = [*getattr(module, name)(), "meta"]
+            stack.enter_context(mock.patch.object(module, name, lambda devices=devices: devices))
         yield
+
+
+_LISTS_OF_DEVICES = {
+    "torch.optim.optimizer": "_get_fused_kernels_supported_devices",
+    "torch.utils._foreach_utils": "_get_foreach_kernels_supported_devices",
+}
+"""Functions that name the devices, by their modules."""

@@ -36,7 +36,7 @@ def replay(trace: Trace, capacity_bytes: int | None = None) -> ReplayedPeak:
         reserved_bytes=allocator.reserved.peak,
         by_kind=split,
         event_index=peak_index,
-        num_segments=allocator.num_segments,
+        num_segments=allocator.segments.current,
     )
 
 

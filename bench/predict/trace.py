@@ -4,12 +4,13 @@
                                                  └ rules: what CUDA operators take beside their results
 
 Two steps are traced: the optimizer's state appears in the first, so the second is what every further step looks like.
+A third is the second once more.
 """
 
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -69,27 +70,34 @@ class StorageTracer(TorchDispatchMode):
         out = func(*args, **kwargs)
         if (count := flop_registry.get(func._overloadpacket)) is not None:
             self.trace.train_step_macs += count(*args, **kwargs, out_val=out) // 2
+        scratch = [(rule.__name__, one) for rule in self.rules for one in rule(func, args, out, self.target)]
+        first = self._take(scratch, stage=0)
         for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(leaf, Tensor) and leaf.is_meta:
                 self.note(leaf, op=func._overloadpacket.__name__)
-        for rule in self.rules:
-            self._note_scratch(rule.__name__, list(rule(func, args, out, self.target)))
+        self._give_back(first)
+        for stage in (1, 2):
+            self._give_back(self._take(scratch, stage=stage))
         return out
 
-    def _note_scratch(self, rule: str, scratches: list[Scratch]) -> None:
-        """Record memory that an operator takes beside its results, and the release of what it does not keep."""
-        released = []
-        for scratch in scratches:
-            kept_as = scratch.kept_as and (scratch.kept_as, self.phase == "backward")  # autograd has its own thread
-            if kept_as in self._kept_scratch:
+    def _take(self, scratch: list[tuple[str, Scratch]], *, stage: int) -> list[Allocation]:
+        """Record memory that an operator takes beside its results, by the names of rules; what is to be given back."""
+        taken = []
+        for rule, one in scratch:
+            kept_as = one.kept_as and (one.kept_as, self.phase == "backward")  # autograd has its own thread
+            if one.stage != stage or kept_as in self._kept_scratch:
                 continue
-            allocation = self._allocation(scratch.num_bytes, "temporary", rule)
+            allocation = self._allocation(one.num_bytes, "temporary", rule)
             self.trace.events.append(Event(allocation, is_free=False))
             if kept_as is None:
-                released.append(Event(allocation, is_free=True))
+                taken.append(allocation)
             else:
                 self._kept_scratch.add(kept_as)
-        self.trace.events.extend(released)
+        return taken
+
+    def _give_back(self, taken: list[Allocation]) -> None:
+        """Record the release of scratch memory, last first."""
+        self.trace.events.extend(Event(allocation, is_free=True) for allocation in reversed(taken))
 
     def note(self, tensor: Tensor, *, op: str, kind: Kind | None = None) -> None:
         """Record the tensor's storage if it is new."""
@@ -212,7 +220,28 @@ def trace_training(
             tracer.begin_step()
             step(inputs, targets, tracer.begin_phase)
             _settle_kinds(tracer)
-        return tracer.stop()
+        trace = tracer.stop()
+    repeat_last_step(trace)
+    return trace
+
+
+def repeat_last_step(trace: Trace) -> None:
+    """Append the last step once more: only in a third step do blocks lie where every further step finds them.
+
+    What the step releases of the one before, its repetition releases of the step itself. A step that keeps other memory
+    than the one before it is not repeated.
+    """
+    start = trace.step_starts[-1]
+    step = trace.events[start:]
+    released = {event.allocation for event in step if event.is_free}
+    made = [event.allocation for event in step if not event.is_free]
+    kept = [allocation for allocation in made if allocation not in released]
+    held = [event.allocation for event in trace.events[:start] if not event.is_free and event.allocation in released]
+    if [one.num_bytes for one in held] != [one.num_bytes for one in kept]:
+        return
+    now = dict(zip(held, kept, strict=True)) | {one: replace(one, step=one.step + 1) for one in made}
+    trace.step_starts.append(len(trace.events))
+    trace.events.extend(Event(now[event.allocation], event.is_free) for event in step)
 
 
 def trace_inference(model: nn.Module, inputs: tuple[Tensor, ...], target: Target, rules: Iterable[Rule]) -> Trace:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.building import build_on, make_step
-from bench.config import CellConfig
+from bench.config import CellConfig, no_kernel
 from fptplus import InvalidInput
 from fptplus.training import AUTOCAST_DTYPE
 from methods import FineTuning
@@ -20,7 +20,7 @@ from methods import FineTuning
 from .anatomy import Anatomy
 from .counts import count
 from .devices import Gpu, find_gpu
-from .kernels import CudaKernels, MetaAutocast, fused_optimizers_on_meta
+from .kernels import CudaKernels, MetaAutocast, NoKernel, cuda_optimizers_on_meta
 from .prediction import Prediction, card_of
 from .replay import fits, replay_anatomy
 from .rules import RULES, Rule, Target
@@ -36,12 +36,16 @@ def trace_cell(
     rules: Iterable[Rule] = tuple(RULES.values()),
     torch_version: tuple[int, int] = INSTALLED_TORCH,
 ) -> Trace:
-    """Every allocation of two training steps of the cell, as the cell's GPU would make them.
+    """Every allocation of three training steps of the cell, as the cell's GPU would make them.
 
     Args:
         cell: what to trace.
         rules: of the memory that operators take beside their results; leave some out to see what they contribute.
-        torch_version: whose rules to apply; the installed PyTorch's by default, the paper used 2.0.
+        torch_version: whose rules to apply; the installed PyTorch's by default.
+
+    Raises:
+        InvalidInput: if the method cannot drive the model at this resolution, the cell's attention has no kernel on the
+            GPU, or the cell has settings of the allocator.
     """
     tuning, targets = build_on("meta", cell)
     return _trace(cell, tuning, targets, rules, torch_version)
@@ -61,13 +65,16 @@ def _trace(
         return MetaAutocast(dtype) if dtype else nullcontext()
 
     with torch.device("meta"):
-        inputs = tuning.example_inputs(cell.batch_size)
+        inputs = tuple(map(torch.empty_like, tuning.example_inputs(cell.batch_size)))  # each with memory of its own
     gpu = find_gpu(cell.gpu)
     if tuning.is_frozen:
         return _trace_pass(cell, tuning.model, inputs)
-    with CudaKernels(cell.attention, gpu.compute_capability, dtype), fused_optimizers_on_meta():
-        step = make_step(cell, tuning, autocast=autocast)
-        return trace_training(step, inputs, targets, target=Target(gpu, torch_version), rules=rules)
+    try:
+        with CudaKernels(cell.attention, gpu.compute_capability, dtype), cuda_optimizers_on_meta():
+            step = make_step(cell, tuning, autocast=autocast)
+            return trace_training(step, inputs, targets, target=Target(gpu, torch_version), rules=rules)
+    except NoKernel as error:
+        raise no_kernel(cell) from error
 
 
 def _check_allocator(cell: CellConfig) -> None:
@@ -124,6 +131,7 @@ def predict_traced(cell: CellConfig) -> tuple[Prediction, Anatomy]:
         peak=anatomy.peak,
         context_bytes=card_of(cell).context_bytes,
         fits=fits_within_contexts(trace, card_of(cell)),
+        unknown_workspaces="convolution",
     )
     return prediction, anatomy
 

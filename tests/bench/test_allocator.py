@@ -1,14 +1,19 @@
 """The simulated caching allocator: its invariants, the rules of its source, and the real one where there is a GPU."""
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from on_emulated_pytorch import counters_after_each
 
+from bench.emulate.cell import endless
+from bench.emulate.pool import Job
 from bench.predict.allocator import CachingAllocator, OutOfMemory, segment_size
+from bench.predict.devices import GPUS
 from bench.units import MIB
 
 KIB = 1024
@@ -64,9 +69,9 @@ def test_everything_freed_leaves_one_free_block_a_segment_and_then_nothing(progr
     for block, _ in last(run(program, allocator)):
         allocator.free(block)
     assert allocator.allocated.current == allocator.requested.current == 0
-    assert sum(len(pool) for pool in allocator._free.values()) == allocator.num_segments
+    assert sum(len(pool) for pool in allocator._free.values()) == allocator.segments.current
     allocator.empty_cache()
-    assert allocator.reserved.current == allocator.num_segments == 0
+    assert allocator.reserved.current == allocator.segments.current == 0
 
 
 @settings(deadline=None, max_examples=100)
@@ -146,26 +151,66 @@ def test_free_segments_are_given_back_before_memory_runs_out():
     assert kept is not None
 
 
+def random_program(seed):
+    """Requests and releases of all sizes, as on_emulated_pytorch.counters_after_each takes them."""
+    generator, num_live, program = random.Random(seed), 0, []
+    for _ in range(600):
+        if num_live and generator.random() < 0.45:
+            program.append(-1 - generator.randrange(num_live))
+            num_live -= 1
+        else:
+            program.append(generator.randint(1, generator.choice((4 * KIB, MIB, 3 * MIB, 64 * MIB))))
+            num_live += 1
+    return program
+
+
+def simulated_counters(program, capacity_bytes=None):
+    """What on_emulated_pytorch.counters_after_each gives, of the simulated allocator."""
+    allocator, live, seen = CachingAllocator(capacity_bytes), [], []
+    counters = (allocator.allocated, allocator.reserved, allocator.requested, allocator.segments)
+    for step in program:
+        try:
+            if step < 0:
+                allocator.free(live.pop(-1 - step))
+            else:
+                live.append(allocator.allocate(step))
+        except OutOfMemory:
+            seen.append("out of memory")
+            break
+        seen.append(tuple(counter.current for counter in counters))
+    return seen, tuple(counter.peak for counter in counters)
+
+
+SEEDS = range(12)
+
+
+@pytest.mark.parametrize("capacity_bytes", [None, 600 * MIB, 300 * MIB])
+def test_pytorch_s_own_allocator_agrees_step_by_step_and_when_memory_runs_out(emulated_pool, capacity_bytes):
+    programs = [random_program(seed) for seed in SEEDS]
+    card = endless(GPUS["a6000"])
+    if capacity_bytes is not None:
+        card = replace(card, memory_bytes=capacity_bytes + card.context_bytes)
+    jobs = [Job(gpu=card, arguments=(program,)) for program in programs]
+    answers = list(emulated_pool.map(counters_after_each, jobs))
+    for program, answer in zip(programs, answers, strict=True):
+        assert simulated_counters(program, capacity_bytes) == answer
+    if capacity_bytes is not None:
+        assert any(seen[-1] == "out of memory" for seen, _ in answers)
+        assert any(gave_segments_back(seen) for seen, _ in answers)
+
+
+def gave_segments_back(seen):
+    reserved = [step[1] for step in seen if step != "out of memory"]
+    return any(before > after for before, after in pairwise(reserved))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("seed", range(5))
-def test_the_real_allocator_agrees(seed):
-    """The same random program through both; run in a process that has allocated nothing else."""
-    generator, simulated, live = random.Random(seed), CachingAllocator(), []
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_allocator_of_a_gpu_agrees_step_by_step(seed):
+    """In a process that has allocated nothing else."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    base = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-    assert base == (0, 0), "something else has allocated on the device"
-    for _ in range(500):
-        if live and generator.random() < 0.45:
-            pointer, block = live.pop(generator.randrange(len(live)))
-            torch.cuda.caching_allocator_delete(pointer)
-            simulated.free(block)
-        else:
-            size = generator.randint(1, generator.choice((4 * KIB, MIB, 64 * MIB)))
-            live.append((torch.cuda.caching_allocator_alloc(size), simulated.allocate(size)))
-        assert torch.cuda.memory_allocated() == simulated.allocated.current
-        assert torch.cuda.memory_reserved() == simulated.reserved.current
-    assert torch.cuda.max_memory_allocated() == simulated.allocated.peak
-    for pointer, _ in live:
-        torch.cuda.caching_allocator_delete(pointer)
+    assert torch.cuda.memory_reserved() == 0, "something else has allocated on the device"
+    program = random_program(seed)
+    assert simulated_counters(program) == counters_after_each(program)
     torch.cuda.empty_cache()

@@ -5,7 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.predict.kernels import FP32, LOWER_PRECISION, CudaKernels, MetaAutocast, choose_attention_kernel
+from bench.config import CellConfig
+from bench.emulate.cell import predict_cell
+from bench.emulate.pool import Job
+from bench.predict.devices import GPUS
+from bench.predict.kernels import FP32, FP32_RESULT, LOWER_PRECISION, CudaKernels, MetaAutocast
+from bench.predict.traced import trace_cell
+from fptplus import InvalidInput
 
 ATEN_NAMES = {
     "__matmul__": "matmul",
@@ -32,7 +38,9 @@ def has_autocast_rule(function):
 
 
 @pytest.mark.parametrize(
-    "function", sorted(LOWER_PRECISION | FP32, key=lambda f: (f.__name__, f.__qualname__)), ids=lambda f: f.__qualname__
+    "function",
+    sorted(LOWER_PRECISION | FP32 | FP32_RESULT, key=lambda f: (f.__name__, f.__qualname__)),
+    ids=lambda f: f.__qualname__,
 )
 def test_every_operator_that_is_cast_has_an_autocast_rule_in_pytorch(function):
     assert has_autocast_rule(function)
@@ -76,24 +84,6 @@ def test_a_weight_with_a_gradient_is_cast_once_and_a_frozen_one_at_each_use():
         assert len({id(cast) for cast in casts}) == distinct
 
 
-@pytest.mark.parametrize(
-    ("attention", "dtype", "head_dim", "mask", "capability", "kernel"),
-    [
-        ("sdpa", torch.float32, 64, False, (9, 0), "efficient"),
-        ("sdpa", torch.bfloat16, 64, False, (8, 6), "flash"),
-        ("sdpa", torch.bfloat16, 64, False, (9, 0), "cudnn"),
-        ("sdpa", torch.bfloat16, 6, False, (9, 0), "flash"),
-        ("sdpa", torch.float16, 64, False, (7, 5), "efficient"),
-        ("sdpa", torch.float16, 64, True, (9, 0), "efficient"),
-        ("efficient", torch.bfloat16, 64, False, (9, 0), "efficient"),
-        ("flash", torch.bfloat16, 64, False, (9, 0), "flash"),
-        ("sdpa", torch.float32, 6, False, (8, 6), "math"),
-    ],
-)
-def test_the_attention_kernel_is_the_one_pytorch_picks(attention, dtype, head_dim, mask, capability, kernel):
-    assert choose_attention_kernel(attention, dtype, head_dim, mask, capability) == kernel
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("head_dim", [4, 8, 64])
 @pytest.mark.parametrize("capability", [(8, 6), (9, 0)])
@@ -120,3 +110,30 @@ def test_dropout_keeps_one_byte_a_number():
     ):
         F.dropout(x, 0.5)
     assert saved == [1000]
+
+
+def test_softmax_of_fp16_is_made_in_fp32_without_a_copy_and_its_gradient_is_fp16():
+    scores = torch.empty(2, 50, 50, device="meta", dtype=torch.float16, requires_grad=True)
+    saved = []
+    with (
+        MetaAutocast(torch.float16),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.dtype) or t, lambda t: t),
+    ):
+        probabilities = scores.softmax(dim=-1)
+    assert probabilities.dtype == torch.float32
+    assert saved == [torch.float32]
+    probabilities.sum().backward()
+    assert scores.grad.dtype == torch.float16
+
+
+@pytest.mark.parametrize(("attention", "precision"), [("flash", "bf16"), ("flash", "fp16"), ("efficient", "bf16")])
+def test_a_kernel_that_the_card_lacks_is_refused_by_both_engines_in_the_same_words(emulated_pool, attention, precision):
+    cell = CellConfig(
+        method="full", model="test_vit", res=64, batch_size=2, precision=precision, attention=attention, gpu="t4"
+    )
+    with pytest.raises(InvalidInput) as traced:
+        trace_cell(cell)
+    (refusal,) = emulated_pool.map(predict_cell, [Job(gpu=GPUS["t4"], arguments=(cell, GPUS["t4"]))])
+    assert isinstance(refusal, InvalidInput)
+    assert str(refusal) == str(traced.value)
+    assert str(refusal) == f"attention {attention} has no kernel for {precision} on t4; use sdpa or eager."

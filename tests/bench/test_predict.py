@@ -1,4 +1,4 @@
-"""The prediction of memory against statements that do not come from it."""
+"""The meta trace against statements that do not come from it."""
 
 import copy
 from contextlib import nullcontext
@@ -9,15 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
+from bench.building import build_on
 from bench.config import CellConfig
+from bench.predict.anatomy import KINDS
 from bench.predict.kernels import CudaKernels
-from bench.predict.predictor import INSTALLED_TORCH, build_on, predict, trace_cell
 from bench.predict.replay import replay
-from bench.predict.trace import KINDS, trace_training
+from bench.predict.trace import trace_training
+from bench.predict.traced import INSTALLED_TORCH, predict_traced, trace_cell
 from fptplus.training import make_optimizer
 from methods import METHODS, VARIANTS
 
 SMALL = {"model": "test_vit", "res": 64, "batch_size": 4}
+
+
+def traced(cell):
+    return predict_traced(cell)[0]
+
+
 everything = pytest.mark.parametrize("method", METHODS | VARIANTS)
 
 
@@ -79,24 +87,26 @@ def test_what_is_left_after_a_step_is_weights_gradients_optimizer_and_inputs(met
     ranks = {"adalora": 3 * 4 * sum(p.numel() for n, p in tuning.model.named_parameters() if ".lora_" in n)}
     assert left["optimizer"] == 8 * learnable + ranks.get(method, 0)
     assert left["temporary"] == left["activations"] == 0
-    assert len(trace.step_starts) == 2
+    assert len(trace.step_starts) == 3
 
 
-def test_a_second_and_a_third_step_allocate_the_same():
-    cell = CellConfig(method="lora", **SMALL)
+@everything
+@pytest.mark.parametrize("options", [{}, {"zero_grad": "after_forward"}, {"averaging": "ema"}], ids=str)
+def test_the_repetition_of_the_second_step_is_what_a_third_step_does(method, options):
+    cell = CellConfig(method=method, **options, **SMALL)
     _, step, inputs, targets = step_on("meta", cell)
-    trace = trace_training(step, inputs, targets, steps=3)
-    _, second, third = trace.step_starts
-    shape = [
-        [(e.allocation.num_bytes, e.allocation.kind, e.is_free) for e in trace.events[a:b]]
-        for a, b in ((second, third), (third, None))
-    ]
-    assert shape[0] == shape[1]
+    repeated, traced = (trace_training(step, inputs, targets, steps=steps) for steps in (2, 3))
+    third, fourth = traced.step_starts[2:]
+    assert shape(repeated.events[repeated.step_starts[2] :]) == shape(traced.events[third:fourth])
+
+
+def shape(events):
+    return [(event.allocation.num_bytes, event.allocation.kind, event.is_free) for event in events]
 
 
 def test_predicting_leaves_the_random_state_alone():
     state = torch.get_rng_state()
-    predict(CellConfig(method="fptplus", **SMALL))
+    traced(CellConfig(method="fptplus", **SMALL))
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -104,14 +114,14 @@ def test_predicting_leaves_the_random_state_alone():
 @given(batch_size=st.integers(1, 8), cells=st.sampled_from(["full", "lora", "fptplus"]))
 def test_a_larger_batch_never_needs_less(batch_size, cells):
     small, large = (
-        predict(CellConfig(method=cells, model="test_vit", res=64, batch_size=size)).peak.allocated_bytes
+        traced(CellConfig(method=cells, model="test_vit", res=64, batch_size=size)).peak.allocated_bytes
         for size in (batch_size, batch_size + 1)
     )
     assert small <= large
 
 
 def peak_of(method, **axes):
-    return predict(CellConfig(method=method, model="vit_s", res=224, **axes)).peak
+    return traced(CellConfig(method=method, model="vit_s", res=224, **axes)).peak
 
 
 def test_checkpointing_fused_attention_and_half_precision_each_save_activations():
@@ -127,14 +137,14 @@ def test_checkpointing_keeps_one_block_s_activations_in_every_method_with_a_back
 
 
 def test_adamw_keeps_two_numbers_a_learnable_parameter_and_sgd_one():
-    learnable = predict(CellConfig(method="full", model="vit_s", res=224)).learnable_params
+    learnable = traced(CellConfig(method="full", model="vit_s", res=224)).learnable_params
     for optimizer, numbers in (("adamw", 2), ("adamw_fused", 2), ("sgd", 1)):
         kept = peak_of("full", optimizer=optimizer).by_kind["optimizer"]
         assert kept == pytest.approx(4 * numbers * learnable, rel=0.03)  # in whole blocks
 
 
 def test_lora_saves_gradients_and_optimizer_state_but_hardly_any_activations():
-    full, lora = (predict(CellConfig(method=name, model="vit_b", res=512)).peak.by_kind for name in ("full", "lora"))
+    full, lora = (traced(CellConfig(method=name, model="vit_b", res=512)).peak.by_kind for name in ("full", "lora"))
     assert lora["optimizer"] < 0.05 * full["optimizer"]
     assert lora["activations"] > 0.8 * full["activations"]
 
@@ -151,7 +161,7 @@ def test_a_new_method_is_predicted_without_further_code(monkeypatch):
             return image_fine_tuning(vit, res)
 
     monkeypatch.setitem(METHODS, "norm", NormTuning())
-    prediction = predict(CellConfig(method="norm", **SMALL))
+    prediction = traced(CellConfig(method="norm", **SMALL))
     assert prediction.learnable_params == 6 * 2 * 2 * 64 + 64 * 5 + 5
     assert prediction.peak.allocated_bytes > 0
 

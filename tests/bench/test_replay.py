@@ -2,9 +2,10 @@ import pytest
 
 from bench.config import CellConfig
 from bench.predict.allocator import OutOfMemory
-from bench.predict.predictor import trace_cell, trace_preloading
+from bench.predict.anatomy import Allocation
 from bench.predict.replay import alive_at, fits, replay, timeline
-from bench.predict.trace import Allocation, Event, Trace
+from bench.predict.trace import Event, Trace
+from bench.predict.traced import trace_cell, trace_preloading
 
 CELL = CellConfig(method="full", model="vit_s", res=224)
 MIB = 2**20
