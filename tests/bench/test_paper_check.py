@@ -163,10 +163,10 @@ def test_other_settings_of_fptplus_are_not_the_paper_s_software():
     assert evidence.paper_memory_mib(paper_cell("lora")) == evidence.memory_mib(paper_cell("lora"))
 
 
-def test_without_the_paper_s_software_its_cells_are_predicted(results):
+def test_without_the_paper_s_software_its_cells_are_those_of_today_s(results):
     (results / "paper" / PAPER_STACK).unlink()
     one = find(check(Evidence(results)), "I", "FPT+, supervised", "Mem.")
-    assert one.ours.source == "predicted"
+    assert one.ours.record == paper_cell("fptplus").cell_id
 
 
 def test_without_records_the_command_says_what_to_run(tmp_path, capsys):
@@ -195,6 +195,7 @@ def test_a_measured_record_takes_a_prediction_s_place(results):
 
 def test_a_number_says_whether_it_was_emulated_or_traced(results):
     change(results, paper_cell("lora"), predicted_by="emulated")
+    change(results, paper_cell("bitfit"), predicted_by="traced")
     evidence = Evidence(results)
     assert (
         evidence.memory_mib(paper_cell("lora")).source == evidence.needed_mib(paper_cell("lora")).source == "emulated"
