@@ -39,7 +39,7 @@ def attention_with_log_sum_exp(queries: Tensor, keys: Tensor, values: Tensor) ->
 def has_flash(queries: Tensor) -> bool:
     """Whether the tensor's device has kernels of flash attention, or is a meta device that may stand for one that has.
 
-    Devices that lack them also lack every other fused kernel in bf16.
+    Devices that lack them also lack every other fused kernel in bf16, and products of bf16 that give fp32.
     """
     if has_torch_function((queries,)):  # a prediction, which knows the card
         return handle_torch_function(has_flash, (queries,), queries)

@@ -12,6 +12,7 @@ way a block of scores at a time is made, in one buffer of a fixed size: the N×N
 import torch
 from torch import Tensor
 
+from .attention import has_flash
 from .errors import InvalidInput
 
 CPU_BLOCK_BYTES = 4 * 2**20
@@ -36,7 +37,7 @@ def token_importance(
     """
     batch, heads, tokens, head_dim = queries.shape
     on_cpu = queries.device.type == "cpu"
-    if on_cpu:
+    if on_cpu or (queries.dtype == torch.bfloat16 and not has_flash(queries)):  # no product of bf16 in fp32
         queries, keys = queries.float(), keys.float()
     queries, keys = queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)
     offsets = None if log_sum_exp is None else -log_sum_exp.flatten(0, 1).unsqueeze(-1)
