@@ -181,6 +181,12 @@ EXPORT CUresult cuLaunchCooperativeKernel(CUfunction function, unsigned, unsigne
     emulated_library_call(reinterpret_cast<const char*>(function));
     return CUDA_SUCCESS;
 }
+#if CUDA_VERSION >= 11080
+EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig*, CUfunction function, void**, void**) {  // Triton's
+    emulated_library_call(reinterpret_cast<const char*>(function));
+    return CUDA_SUCCESS;
+}
+#endif
 EXPORT CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction, int threads, size_t) {
     *blocks = threads > 0 ? card().max_threads_per_sm / threads : 0;
     return CUDA_SUCCESS;
