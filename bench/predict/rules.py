@@ -207,6 +207,13 @@ def safe_softmax(op, args, out, target: Target) -> Iterator[Scratch]:
         yield Scratch(out.numel() // out.shape[args[1]])
 
 
+def log_sum_exp(op, args, out, target: Target) -> Iterator[Scratch]:
+    """The largest number of each row, and all numbers less that (aten/src/ATen/native/ReduceOps.cpp)."""
+    if op is aten.logsumexp.default:
+        yield Scratch(out.nbytes)
+        yield Scratch(args[0].nbytes)
+
+
 def foreach_norm(op, args, out, target: Target) -> Iterator[Scratch]:
     """Norms of many tensors: one number for each 64 Ki numbers of the largest, times the number of tensors.
 
@@ -233,6 +240,7 @@ RULES: dict[str, Rule] = {
         convolution_layout,
         unrolled_convolution,
         safe_softmax,
+        log_sum_exp,
         foreach_norm,
     )
 }

@@ -26,6 +26,9 @@ from .accumulation import holders_of_a_sole_gradient, sum_in_place
 from .anatomy import Allocation, Kind
 from .rules import Rule, Scratch, Target
 
+_WITHOUT_META_FORM = (torch.ops.aten.bmm.dtype_out,)
+"""Operators into given tensors, which not all supported releases of PyTorch can call on meta tensors."""
+
 
 @dataclass(frozen=True)
 class Event:
@@ -67,9 +70,10 @@ class StorageTracer(TorchDispatchMode):
         kwargs = kwargs or {}
         if self.phase == "backward" and (total := sum_in_place(func, args, self._sole_holders)) is not None:
             return total
-        out = func(*args, **kwargs)
+        out = kwargs["out"] if func in _WITHOUT_META_FORM else func(*args, **kwargs)
         if (count := flop_registry.get(func._overloadpacket)) is not None:
-            self.trace.train_step_macs += count(*args, **kwargs, out_val=out) // 2
+            counted = (argument for argument in args if not isinstance(argument, torch.dtype))  # of the products
+            self.trace.train_step_macs += count(*counted, **kwargs, out_val=out) // 2
         scratch = [(rule.__name__, one) for rule in self.rules for one in rule(func, args, out, self.target)]
         first = self._take(scratch, stage=0)
         for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):

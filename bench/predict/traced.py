@@ -28,6 +28,8 @@ from .trace import Trace, trace_inference, trace_training
 from .verdict import Word
 
 INSTALLED_TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
+HELD_TO_TORCH = (2, 14)
+"""The release whose operators the rules are held to, on the emulated device; others differ in some of them."""
 
 
 def trace_cell(

@@ -9,7 +9,9 @@ import torch
 from bench.emulate.pool import Job
 from bench.predict.attention import choose_attention_kernel
 from bench.predict.devices import GPUS
+from bench.predict.traced import HELD_TO_TORCH, INSTALLED_TORCH
 
+of_this_release = pytest.mark.skipif(INSTALLED_TORCH < HELD_TO_TORCH, reason="an older PyTorch chooses otherwise")
 CARDS = {gpu.compute_capability: gpu for gpu in GPUS.values()}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 HEAD_DIMS = (6, 8, 12, 16, 36, 64, 80, 96, 128, 136, 192, 200, 224, 232, 256, 264)
@@ -26,6 +28,7 @@ def kernels(emulated_pool):
     return dict(zip(CARDS, emulated_pool.map(on_device.attention_kernels, jobs), strict=True))
 
 
+@of_this_release
 @pytest.mark.parametrize("capability", CARDS, ids=str)
 def test_the_attention_kernel_is_the_one_that_pytorch_takes(kernels, capability):
     names = ("has_mask", "has_gradient", "num_queries")

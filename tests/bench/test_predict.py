@@ -59,7 +59,8 @@ def test_the_traced_allocations_are_those_the_cpu_profiler_reports(method):
     if method == "bitfit":  # the CPU's convolution makes the weight's gradient even if only the bias's is wanted
         reported -= tuning.model.patch_embed.proj.weight.nbytes
     # before 2.15 a convolution's weight gradient has other strides on meta tensors, and is copied once
-    assert traced == pytest.approx(reported, rel=0.01 if INSTALLED_TORCH >= (2, 15) else 0.03)
+    off = 0.01 if INSTALLED_TORCH >= (2, 15) else 0.03 if INSTALLED_TORCH >= (2, 14) else 0.05
+    assert traced == pytest.approx(reported, rel=off)
 
 
 @everything

@@ -10,9 +10,11 @@ from bench.emulate.cell import endless
 from bench.emulate.pool import Job
 from bench.predict.devices import GPUS
 from bench.predict.replay import replay
-from bench.predict.traced import trace_cell
+from bench.predict.traced import HELD_TO_TORCH, INSTALLED_TORCH, trace_cell
 from bench.processors import on_all_processors
 from methods import METHODS, PASSES, VARIANTS
+
+pytestmark = pytest.mark.skipif(INSTALLED_TORCH < HELD_TO_TORCH, reason="the rules are those of a later PyTorch")
 
 ALLOCATED_PCT, RESERVED_PCT = 0.5, 3.0
 """How far the trace may be off."""
@@ -58,6 +60,8 @@ def grid():
             yield CellConfig(method=method, model="vit_b", res=384, **axes)
     for method in VARIANTS | PASSES:
         yield CellConfig(method=method, **SMALL, **FUSED)
+    for method in ("full", "lora", "fptplus", "fptplus_live", "fptplus_preloading"):
+        yield CellConfig(method=method, **SMALL, **FUSED, gpu="t4")
 
 
 def named(cell):
