@@ -68,7 +68,9 @@ def find_torch(folder: Path | None = None) -> TorchInstall:
     if folder is None:
         folder = Path(importlib.util.find_spec("torch").origin).parent
     if sys.platform != "linux":
-        raise CannotEmulate(f"the emulated device needs Linux, this is {platform.system()}; run it in a Linux container.")
+        raise CannotEmulate(
+            f"the emulated device needs Linux, this is {platform.system()}; run it in a Linux container."
+        )
     facts = dict(re.findall(r"^(__version__|cuda)[^=]*= '([^']*)'", (folder / "version.py").read_text(), re.MULTILINE))
     if "cuda" not in facts or not (folder / "lib" / "libtorch_cuda.so").exists():
         raise CannotEmulate(
