@@ -1,41 +1,53 @@
-"""`python -m bench [command] ...`; wrong input becomes one sentence and a status here, nowhere else."""
+"""`python -m bench [command] ...`"""
 
 import sys
 import warnings
-from collections.abc import Callable
+from contextlib import suppress
 
-from fptplus import InvalidInput
+from fptplus.front_door import FrontDoor
 
-from . import commands
+from .emulate.build import CannotEmulate
+from .emulate.pool import shared_pool
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "run": commands.run,
-    "advise": commands.advise,
-    "why": commands.why,
-    "validate": commands.validate,
-    "plan": commands.plan,
-    "compare": commands.compare,
-    "doctor": commands.doctor,
-    "campaign": commands.campaign,
-    "published": commands.published,
-    "reproduce": commands.reproduce,
-    "verify": commands.verify,
+COMMANDS = {
+    "run": "Predict memory and compute of methods; measure on a GPU, if any.",
+    "advise": "Which methods fit a GPU, and what would make the others fit.",
+    "why": "Draw what the memory of a method is for.",
+    "plan": "What a sweep would run, and how long it would take.",
+    "validate": "Hold emulated and traced memory against this machine's GPU.",
+    "campaign": "Measure the paper's efficiency tables on this machine's GPU.",
+    "compare": "What changed from one results folder to another.",
+    "published": "Hold emulated memory against what others have measured.",
+    "reproduce": "Make the paper's tables and figures, and the report.",
+    "verify": "Hold each number that the paper prints against ours.",
+    "doctor": "What can be measured on this machine, and what cures the rest.",
 }
+PREDICTING = ("run", "advise", "why", "plan", "reproduce")
+"""Commands that need emulated cards in nearly every call."""
+
+DOOR = FrontDoor(
+    program="python -m bench",
+    package="bench.commands",
+    commands=COMMANDS,
+    default="run",
+    interrupted="interrupted; what was measured is kept, call it again to go on",
+)
 
 
 def main(arguments: list[str]) -> int:
     """Run a command; `run` where none is named."""
     warnings.filterwarnings("ignore", message=".*torch.jit.script. is deprecated.*")  # fvcore's import
-    name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in COMMANDS else ("run", arguments)
-    try:
-        return COMMANDS[name](rest)
-    except InvalidInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was measured is kept, call it again to go on", file=sys.stderr)
-        return 130
+    return DOOR.enter(arguments)
+
+
+def start_cards(arguments: list[str]) -> None:
+    """Let the process of the emulated cards import PyTorch while this one does, where the command will need it."""
+    command = arguments[0] if arguments and not arguments[0].startswith("-") else DOOR.default
+    if command in PREDICTING and not {"-h", "--help", "traced", "--engine=traced"} & set(arguments):
+        with suppress(CannotEmulate):  # the command says so in its place
+            shared_pool()
 
 
 if __name__ == "__main__":
+    start_cards(sys.argv[1:])
     sys.exit(main(sys.argv[1:]))

@@ -4,8 +4,6 @@ import os
 import re
 from collections.abc import Mapping
 
-import torch
-
 from fptplus import InvalidInput
 
 VARIABLE = "PYTORCH_ALLOC_CONF"
@@ -44,19 +42,6 @@ def process_environment(asked: str | None, environment: Mapping[str, str] = os.e
     """The environment of such a process: only one of the two variables, so that all versions of PyTorch agree."""
     settings = in_force(asked, environment)
     return without_settings(environment) | ({} if settings is None else {VARIABLE: settings})
-
-
-def set_in_this_process(settings: str) -> None:
-    """Settings for a process that has not started CUDA.
-
-    Raises:
-        InvalidInput: if PyTorch does not know one of them.
-    """
-    try:
-        torch.cuda.memory._set_allocator_settings(settings)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidInput(f"alloc-conf must be settings that PyTorch knows, got {settings!r}: {reason}") from error
 
 
 def remark(asked: str | None, environment: Mapping[str, str] = os.environ) -> str | None:

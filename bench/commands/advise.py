@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import tyro
-
 from bench.advise import advise_all
 from bench.config import Setting
 from bench.grid import preloading_of
@@ -24,9 +22,8 @@ class AdviseConfig(Setting):
     """
 
 
-def advise(arguments: list[str]) -> int:
+def main(config: AdviseConfig) -> int:
     """Verdicts for a GPU, from predictions alone."""
-    config = tyro.cli(AdviseConfig, args=arguments, prog="python -m bench advise")
     cells, gpu, console = checked_cells(config), config.gpu_to_predict, make_console()
     say_engine(config.engine)
     for model, res in dict.fromkeys((cell.model, cell.res) for cell in cells):

@@ -4,8 +4,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from bench.campaign import BUDGET, campaign_cells, ratios, run_campaign, unsettled
 from bench.duration import Eta
 from bench.emulate.device_state import is_emulated
@@ -33,10 +31,9 @@ class CampaignConfig:
     """Folder for records and ratios. Default: results/<name of the GPU>."""
 
 
-def campaign(arguments: list[str]) -> int:
+def main(config: CampaignConfig) -> int:
     """Measure, and set the ratios beside the paper's. Returns 1 if a cell failed."""
     began = time.monotonic()
-    config = tyro.cli(CampaignConfig, args=arguments, prog="python -m bench campaign")
     if not config.limit_s > 0:
         raise InvalidInput(f"limit-s must be above 0 seconds, got {config.limit_s:g}.")
     if (gpu := present_gpu()) is None:

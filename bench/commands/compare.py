@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-import tyro
 from tyro.conf import Positional
 
 from bench.compare import compare as compare_records
@@ -31,9 +30,8 @@ class CompareConfig:
     """Percent above which a delta is a change."""
 
 
-def compare(arguments: list[str]) -> int:
+def main(config: CompareConfig) -> int:
     """The table of deltas."""
-    config = tyro.cli(CompareConfig, args=arguments, prog="python -m bench compare")
     if not config.threshold_pct >= 0:
         raise InvalidInput(f"threshold-pct must be at least 0, got {config.threshold_pct:g}.")
     sides = read_records(config.before), read_records(config.after)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import tyro
 from rich import box
 from rich.table import Table
 
@@ -20,9 +19,8 @@ class DoctorConfig:
     """Results folder that is meant, for its free space."""
 
 
-def doctor(arguments: list[str]) -> int:
+def main(config: DoctorConfig) -> int:
     """The table of findings."""
-    config = tyro.cli(DoctorConfig, args=arguments, prog="python -m bench doctor")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("What", "Here", "Why"):
         table.add_column(heading)

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import tyro
-
 from bench.grid import SweepConfig
 from bench.measure import Budget
 from bench.plan import make_plan
@@ -25,9 +23,8 @@ class PlanConfig(SweepConfig):
     """
 
 
-def plan(arguments: list[str]) -> int:
+def main(config: PlanConfig) -> int:
     """The table of a plan, and its sum."""
-    config = tyro.cli(PlanConfig, args=arguments, prog="python -m bench plan")
     cells = checked_cells(config, device=None if config.device == "auto" else config.device)
     store = ResultsStore(config.out) if (Path(config.out) / "records").is_dir() else None
     redo = Redo(what=config.redo, before=datetime.now(UTC))

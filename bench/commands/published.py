@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from itertools import groupby
 
-import tyro
 from rich import box
 from rich.table import Table
 
@@ -32,9 +31,8 @@ class PublishedConfig:
     """Folder of the results."""
 
 
-def published(arguments: list[str]) -> int:
+def main(config: PublishedConfig) -> int:
     """The table of all rows, and what it comes to."""
-    config = tyro.cli(PublishedConfig, args=arguments, prog="python -m bench published")
     from bench.published.emulate import emulate  # it imports torchvision and transformers: no other command waits
 
     folder, rows = writable_folder(config.out), read_measurements()

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from rich.progress import track
 
@@ -22,9 +21,8 @@ class ReproduceConfig:
     """Folder of the records; tables and figures go to its `paper/`, the report to `report.html`."""
 
 
-def reproduce(arguments: list[str]) -> int:
+def main(config: ReproduceConfig) -> int:
     """Tables, figures, findings, report."""
-    config = tyro.cli(ReproduceConfig, args=arguments, prog="python -m bench reproduce")
     results, console = Path(config.results), make_console()
     progress = Console(stderr=True)
     shown = {"console": progress, "transient": True, "disable": not progress.is_terminal}

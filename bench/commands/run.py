@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-import tyro
-
 from bench.executor import Jobs, run_on_executor
 from bench.grid import SweepConfig
 from bench.harness import cell_runner
@@ -45,9 +43,8 @@ class RunConfig(SweepConfig):
                 raise InvalidInput(f"{name.replace('_', '-')} must be at least 1, got {value}.")
 
 
-def run(arguments: list[str]) -> int:
+def main(config: RunConfig) -> int:
     """Predict, and measure where there is a GPU. Returns 1 if a cell failed."""
-    config = tyro.cli(RunConfig, args=arguments, prog="python -m bench run")
     elsewhere = config.executor != "none" and config.device != "auto"
     cells = checked_cells(config, **({"device": config.device} if elsewhere else {}))
     say_engine(config.engine)

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from bench.predict.devices import present_gpu
 from bench.report.terminal import make_console
 from bench.report.validation import errors_table, validation_table
@@ -30,9 +28,8 @@ class ValidateConfig:
     """Folder for the records, table and plot. Default: results/<name of the GPU>."""
 
 
-def validate(arguments: list[str]) -> int:
+def main(config: ValidateConfig) -> int:
     """Predictions against measurements."""
-    config = tyro.cli(ValidateConfig, args=arguments, prog="python -m bench validate")
     if (gpu := present_gpu()) is None:
         raise InvalidInput("validate must run on a machine with a CUDA device, found none; use a GPU machine.")
     folder = Path(config.out or f"results/{gpu.name}")

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import tyro
-
 from bench.paper.check import check
 from bench.paper.evidence import Evidence
 from bench.report.check_table import print_check
@@ -21,9 +19,8 @@ class VerifyConfig:
     """Folder of the records."""
 
 
-def verify(arguments: list[str]) -> int:
+def main(config: VerifyConfig) -> int:
     """Each printed cell: ours, differences, the ratio to full fine-tuning in both, verdict and reason."""
-    config = tyro.cli(VerifyConfig, args=arguments, prog="python -m bench verify")
     comparisons = check(Evidence(config.results))
     print_check(comparisons, make_console())
     return int(any(one.left_band for one in comparisons))

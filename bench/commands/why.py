@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import tyro
-
 from bench.config import Setting
 from bench.predict.predictor import dissect_all
 from bench.report.figures import draw_breakdown, draw_timeline
@@ -28,9 +26,8 @@ class WhyConfig(Setting):
     """Folder for the figures."""
 
 
-def why(arguments: list[str]) -> int:
+def main(config: WhyConfig) -> int:
     """Timelines, a breakdown and the largest tensors."""
-    config = tyro.cli(WhyConfig, args=arguments, prog="python -m bench why")
     cells, gpu, console = checked_cells(config), config.gpu_to_predict, make_console()
     say_engine(config.engine)
     folder = writable_folder(config.out)

@@ -12,7 +12,6 @@ from functools import partial
 
 import torch
 
-from bench import alloc_conf
 from bench.building import build_on
 from bench.config import CellConfig, no_kernel
 from bench.predict.anatomy import Anatomy, Peak
@@ -21,6 +20,7 @@ from bench.predict.devices import Gpu
 from bench.predict.prediction import Prediction
 from bench.predict.verdict import verdict
 from bench.work import Work, pinned_attention, work_without_values
+from fptplus import InvalidInput
 from methods import FineTuning
 
 from .build import CannotEmulate
@@ -179,7 +179,7 @@ def _work(cell: CellConfig, tuning: FineTuning) -> Work:
 def _prepared(cell: CellConfig) -> Iterator[None]:
     """The allocator's settings and the attention kernel of a cell; errors of the device in words."""
     if cell.alloc_conf is not None:
-        alloc_conf.set_in_this_process(cell.alloc_conf)
+        _set_up_allocator(cell.alloc_conf)
     try:
         with pinned_attention(cell.attention):
             yield
@@ -193,3 +193,11 @@ def _prepared(cell: CellConfig) -> Iterator[None]:
                 f"the emulated device has no answer to {names}, which {cell.method} calls; use --engine traced."
             ) from error
         raise StepFails(f"PyTorch {torch.__version__} fails in this step on {cell.gpu}: {error}") from error
+
+
+def _set_up_allocator(settings: str) -> None:
+    try:
+        torch.cuda.memory._set_allocator_settings(settings)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInput(f"alloc-conf must be settings that PyTorch knows, got {settings!r}: {reason}") from error

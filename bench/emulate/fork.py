@@ -5,11 +5,12 @@ import pickle
 import signal
 import traceback
 from collections.abc import Callable
-from typing import TypeVar
-
-from bench.predict.devices import Gpu
+from typing import TYPE_CHECKING, TypeVar
 
 from .launch import describe
+
+if TYPE_CHECKING:
+    from bench.predict.devices import Gpu
 
 JOB_LIMIT_S = 600
 """A call that takes longer waits for a value that no kernel will ever write."""
@@ -21,7 +22,9 @@ class JobFailed(RuntimeError):
     """A process on an emulated card has died; the message says what is known."""
 
 
-def on_card(gpu: Gpu, function: Callable[..., Answer], *arguments: object, context_bytes: int | None = None) -> Answer:
+def on_card(
+    gpu: "Gpu", function: Callable[..., Answer], *arguments: object, context_bytes: int | None = None
+) -> Answer:
     """What a function gives in a process whose CUDA device is an emulated card.
 
     Args:

@@ -4,16 +4,18 @@ import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-
-from bench.predict.devices import Gpu
+from typing import TYPE_CHECKING
 
 from .build import PRELOADED, device_libraries
+
+if TYPE_CHECKING:
+    from bench.predict.devices import Gpu
 
 _OF_DEVICES = ("CUDA_VISIBLE_DEVICES", "EMULATED_GPU", "EMULATED_GPU_COUNT", "EMULATED_GPU_STATE")
 
 
 def environment(
-    gpu: Gpu,
+    gpu: "Gpu | None" = None,
     *,
     count: int = 1,
     state: Path | None = None,
@@ -23,7 +25,7 @@ def environment(
     """Variables for a process whose CUDA devices are emulated cards.
 
     Args:
-        gpu: the card, with the memory that processes may use.
+        gpu: the card, with the memory that processes may use; none where a process is given one before it starts CUDA.
         count: how many of them the machine has.
         state: file in which the machine's processes find each other; without one each has the cards to itself.
         torch_folder: `torch` in the site-packages of the process's Python; this one's by default.
@@ -37,10 +39,13 @@ def environment(
     added = {
         "LD_PRELOAD": ":".join(filter(None, [str(folder / PRELOADED), kept.get("LD_PRELOAD")])),
         "LD_LIBRARY_PATH": ":".join(filter(None, [str(folder), kept.get("LD_LIBRARY_PATH")])),
-        "EMULATED_GPU": describe(gpu),
         "EMULATED_GPU_COUNT": str(count),
     }
-    return {**kept, **added} | ({} if state is None else {"EMULATED_GPU_STATE": str(state)})
+    if gpu is not None:
+        added["EMULATED_GPU"] = describe(gpu)
+    if state is not None:
+        added["EMULATED_GPU_STATE"] = str(state)
+    return kept | added
 
 
 def _outside(base: Mapping[str, str]) -> dict[str, str]:
@@ -55,7 +60,7 @@ def _outside(base: Mapping[str, str]) -> dict[str, str]:
     return others | {name: ":".join(filter(None, entries)) for name, entries in lists.items() if name in base}
 
 
-def describe(gpu: Gpu, context_bytes: int | None = None) -> str:
+def describe(gpu: "Gpu", context_bytes: int | None = None) -> str:
     """A card as the device reads it (device/card.cpp).
 
     Args:

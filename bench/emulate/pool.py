@@ -5,6 +5,7 @@
 A fork takes hundredths of a second where a start takes seconds, and no job finds anything that another has left.
 """
 
+import atexit
 import os
 import pickle
 import signal
@@ -15,14 +16,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.alloc_conf import without_settings
-from bench.predict.devices import GPUS, PAPER_GPU, Gpu
 
 from .fork import JobFailed, how_it_ended
 from .launch import describe, environment
+
+if TYPE_CHECKING:
+    from bench.predict.devices import Gpu
 
 ROOT = Path(__file__).resolve().parents[2]
 _LENGTH_BYTES = 8
@@ -32,7 +36,7 @@ _LENGTH_BYTES = 8
 class Job:
     """A call on a card."""
 
-    gpu: Gpu
+    gpu: "Gpu"
     arguments: tuple
     environment: Mapping[str, str] = field(default_factory=dict)
     """Further variables of its process."""
@@ -59,7 +63,7 @@ class EmulatedPool:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env={
-                **environment(GPUS[PAPER_GPU], base=without_settings()),  # each job has a card and settings of its own
+                **environment(base=without_settings()),  # each job has a card and settings of its own
                 "PYTHONPATH": path,
                 "OMP_NUM_THREADS": "1",
             },
@@ -153,6 +157,18 @@ class EmulatedPool:
     def _why_zygote_died(self) -> str:
         self._errors.flush()
         return f"the process of the emulated cards has died: {_last_line(Path(self._errors.name))}"
+
+
+@cache
+def shared_pool() -> EmulatedPool:
+    """One for the life of this process.
+
+    Raises:
+        CannotEmulate: if the device cannot be compiled here.
+    """
+    pool = EmulatedPool()
+    atexit.register(pool.close)
+    return pool
 
 
 def _last_line(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Predict cells: by PyTorch itself on the emulated device where that runs, else by the model of it on meta tensors."""
 
-import atexit
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -10,7 +9,7 @@ from typing import Literal, TypeVar
 from bench.config import CellConfig
 from bench.emulate import cell as emulated
 from bench.emulate.build import CannotEmulate, device_libraries
-from bench.emulate.pool import EmulatedPool, Job
+from bench.emulate.pool import Job, shared_pool
 from bench.processors import on_all_processors
 
 from .anatomy import Anatomy
@@ -95,7 +94,7 @@ def on_emulated_cards(function: Callable[..., Answer], cells: list[CellConfig], 
     """
     cards = [card_of(cell) for cell in cells]
     jobs = [Job(gpu=gpu, arguments=(cell, gpu, *arguments)) for cell, gpu in zip(cells, cards, strict=True)]
-    return _pool().map(function, jobs)
+    return shared_pool().map(function, jobs)
 
 
 def on_processors(function: Callable[[CellConfig], Answer], cells: list[CellConfig]) -> Iterator[Answer]:
@@ -109,11 +108,3 @@ def _traced(cell: CellConfig, remark: str = "") -> tuple[Prediction, Anatomy] | 
         return replace(prediction, remark=remark), anatomy
     except Exception as error:  # what breaks is that cell's alone
         return error
-
-
-@cache
-def _pool() -> EmulatedPool:
-    """One for the life of this process."""
-    pool = EmulatedPool()
-    atexit.register(pool.close)
-    return pool

@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -60,9 +59,8 @@ class EvaluateConfig:
     """JSON file for the scores."""
 
 
-def evaluate_command(arguments: list[str]) -> int:
+def main(config: EvaluateConfig) -> int:
     """Print scores, or the probabilities of images."""
-    config = tyro.cli(EvaluateConfig, args=arguments, prog="python -m fptplus evaluate")
     if (config.store is None) == (not config.image):
         raise InvalidInput("evaluate must be given either --store or --image, got both or neither.")
     device, console = resolve_device(config.device), Console()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from rich.console import Console
 
 from fptplus.checkpoint import lpm_sha256
@@ -74,9 +73,8 @@ class PreloadConfig:
     """Of the split where the data has none, and of random weights."""
 
 
-def preload_command(arguments: list[str]) -> int:
+def main(config: PreloadConfig) -> int:
     """Make a store, or go on with one."""
-    config = tyro.cli(PreloadConfig, args=arguments, prog="python -m fptplus preload")
     if config.batch_size < 1:
         raise InvalidInput(f"batch_size must be at least 1, got {config.batch_size}.")
     device, console, processes = resolve_device(config.device), Console(), launched()

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 
 from fptplus.data.presets import find_preset
@@ -26,10 +25,9 @@ class PrepareConfig:
     """A new or empty folder."""
 
 
-def prepare_command(arguments: list[str]) -> int:
+def main(config: PrepareConfig) -> int:
     """Prepare, and say what is there and what is not as expected."""
-    config, console = tyro.cli(PrepareConfig, args=arguments, prog="python -m fptplus prepare"), Console()
-    preset = find_preset(config.preset)
+    preset, console = find_preset(config.preset), Console()
     for sentence in preset.prepare(config.raw, config.out):
         console.print(sentence, highlight=False, soft_wrap=True)
     console.print(f"source: {preset.source_url}\nlicence: {preset.licence}", highlight=False, soft_wrap=True)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -32,9 +31,8 @@ class PretrainConfig(PretextConfig):
     """A timm ViT; the default has 0.9 million parameters."""
 
 
-def pretrain_command(arguments: list[str]) -> int:
+def main(config: PretrainConfig) -> int:
     """Train, write, and print how well each structure is recognised."""
-    config = tyro.cli(PretrainConfig, args=arguments, prog="python -m fptplus pretrain")
     if config.out.suffix != ".safetensors":
         raise InvalidInput(f"out must be a .safetensors file, got {config.out}.")
     if config.out.exists():

@@ -1,11 +1,9 @@
 """`python -m fptplus study`: what FPT+ gains on the synthetic task, and what a smaller store costs it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -13,10 +11,7 @@ from rich.table import Table
 from fptplus.data.synthetic import CLASSES, generate
 from fptplus.whole_file import whole_file
 
-from .preload import preload_command
-from .pretrain import pretrain_command
-from .train import train_command
-from .visualize import visualize_command
+from . import preload, pretrain, train, visualize
 
 
 @dataclass(frozen=True)
@@ -77,23 +72,23 @@ class StudyConfig:
     """Learning rate at the start."""
 
 
-def study_command(arguments: list[str]) -> int:
+def main(config: StudyConfig) -> int:
     """Make what is missing, train, compare."""
-    config = tyro.cli(StudyConfig, args=arguments, prog="python -m fptplus study")
     images, weights = config.out / "fundus", config.out / "lpm.safetensors"
     if not images.exists():
         generate(images, images_per_class=config.images_per_class)
     if not weights.exists():
-        _run(pretrain_command, out=weights, model=config.model, steps=config.pretext_steps)
+        pretrain.main(pretrain.PretrainConfig(out=weights, model=config.model, steps=config.pretext_steps))
     for setting in SETTINGS.values():
         if setting.method == "fptplus":
-            _run(preload_command, data=images, out=_store(config, setting), **_preloading(config, setting, weights))
+            options = _preloading(config, setting, weights)
+            preload.main(preload.PreloadConfig(data=images, out=_store(config, setting), **options))
     for name, setting in SETTINGS.items():
-        settings = {"lr": config.lr, "epochs": config.epochs, "repeats": config.repeats}
+        settings = {"lr": (config.lr,), "epochs": config.epochs, "repeats": config.repeats}
         settings |= {"method": setting.method, "precision": setting.precision, "optimizer": setting.optimizer}
         if setting.method == "side_only":
             settings |= {"model": config.model, "res": SIDE_RES}
-        _run(train_command, store=_store(config, setting), out=config.out / "runs" / name, **settings)
+        train.main(train.TrainConfig(store=_store(config, setting), out=config.out / "runs" / name, **settings))
     runs = pd.concat(
         [pd.read_csv(config.out / "runs" / name / "runs.csv").assign(setting=name) for name in SETTINGS]
     ).query("seed < @config.repeats and lr == @config.lr and epochs == @config.epochs")
@@ -104,16 +99,15 @@ def study_command(arguments: list[str]) -> int:
     return 0
 
 
-def _run(command: Callable[[list[str]], int], **options: object) -> None:
-    """One command of `python -m fptplus`, by its options."""
-    command([part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))])
-
-
 def _draw(config: StudyConfig, images: Path, checkpoint: str) -> None:
     """Figures 6 and 9 of the last test image with microaneurysms."""
     image = max((images / "test" / CLASSES[1]).iterdir())
-    options = {"checkpoint": checkpoint, "image": image, "weights": config.out / "lpm.safetensors"}
-    _run(visualize_command, **options, out=config.out / "figures")
+    weights = str(config.out / "lpm.safetensors")
+    visualize.main(
+        visualize.VisualizeConfig(
+            checkpoint=Path(checkpoint), image=(image,), weights=weights, out=config.out / "figures"
+        )
+    )
 
 
 def _store(config: StudyConfig, setting: Setting) -> Path:
@@ -122,7 +116,7 @@ def _store(config: StudyConfig, setting: Setting) -> Path:
 
 def _preloading(config: StudyConfig, setting: Setting, weights: Path) -> dict[str, object]:
     options = {"model": config.model, "store_dtype": setting.store_dtype}
-    return options | {"weights": weights} if setting.own_lpm else options
+    return options | {"weights": str(weights)} if setting.own_lpm else options
 
 
 def _report(console: Console, runs: pd.DataFrame) -> None:

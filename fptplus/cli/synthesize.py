@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 
 from fptplus.data.synthetic import REFERENCE_RES, generate
@@ -31,9 +30,8 @@ class SynthesizeConfig:
     """The same seed gives the same images."""
 
 
-def synthesize_command(arguments: list[str]) -> int:
+def main(config: SynthesizeConfig) -> int:
     """Draw and write the images."""
-    config = tyro.cli(SynthesizeConfig, args=arguments, prog="python -m fptplus synthesize")
     with progress_bar("synthesize") as on_progress:
         generate(
             config.out,

@@ -10,7 +10,6 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -128,9 +127,8 @@ class RunRow:
     checkpoint: str
 
 
-def train_command(arguments: list[str]) -> int:
+def main(config: TrainConfig) -> int:
     """Search, repeat, report."""
-    config = tyro.cli(TrainConfig, args=arguments, prog="python -m fptplus train")
     if config.repeats < 1:
         raise InvalidInput(f"repeats must be at least 1, got {config.repeats}.")
     console = Console()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from rich.console import Console
 
 from fptplus.backbone import FrozenBackbone
@@ -48,9 +47,9 @@ class VerifyConfig:
     """That `preload` was given."""
 
 
-def verify_command(arguments: list[str]) -> int:
+def main(config: VerifyConfig) -> int:
     """Check a store; 1 if something is wrong with it."""
-    config, console = tyro.cli(VerifyConfig, args=arguments, prog="python -m fptplus verify"), Console()
+    console = Console()
     try:
         store = FeatureStore.open(config.store)
         store.verify()

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from rich.console import Console
 from tyro.conf import UseAppendAction
 
@@ -47,9 +46,8 @@ class VisualizeConfig:
     """Where to run."""
 
 
-def visualize_command(arguments: list[str]) -> int:
+def main(config: VisualizeConfig) -> int:
     """Draw Fig. 9 for each image and head, and Fig. 6 over all images."""
-    config = tyro.cli(VisualizeConfig, args=arguments, prog="python -m fptplus visualize")
     if not config.image:
         raise InvalidInput("image must be given at least once, got none; name a file with --image.")
     facts = read_checkpoint_facts(config.checkpoint)

@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from bench.__main__ import main
+from bench.commands import campaign, validate
 from bench.config import CellConfig
 from bench.emulate.device_state import is_emulated
 from bench.grid import preloading_of
@@ -30,9 +31,8 @@ def all_commands(folder: Path) -> dict[str, dict]:
     out = ("--out", str(folder))
     selection = ("--method", CELL.method, "--model", CELL.model, "--res", "64", "--batch-size", "2", "--device", "cuda")
     said = {name: call("run", *selection, *out) for name in ("run", "again")}
-    modules = (sys.modules["bench.commands.campaign"], sys.modules["bench.commands.validate"])
-    modules[0].campaign_cells = lambda gpu: [CELL, preloading_of(CELL)]
-    modules[1].validation_cells = lambda gpu: [CELL]
+    campaign.campaign_cells = lambda gpu: [CELL, preloading_of(CELL)]
+    validate.validation_cells = lambda gpu: [CELL]
     said["campaign"] = call("campaign", *out, "--limit-s", "300")
     said["validate"] = call("validate", *out)
     return said

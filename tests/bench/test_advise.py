@@ -8,8 +8,7 @@ from bench.advise import TracedProber, advise, advise_all
 from bench.config import CellConfig
 from bench.emulate.build import CannotEmulate
 from bench.emulate.cell import run_out
-from bench.emulate.pool import Job
-from bench.predict import predictor
+from bench.emulate.pool import Job, shared_pool
 from bench.predict.devices import GPUS
 from bench.predict.predictor import predict, predict_all, why_traced
 from bench.predict.replay import fits, replay
@@ -149,4 +148,4 @@ def emulated_advice(cells, mebibytes):
 def run_on_card(cells, mebibytes):
     """Whether each cell's step runs on such a card, tried in a process that has never seen another cell."""
     jobs = [Job(gpu=gpu_with(mebibytes), arguments=(cell,)) for cell in cells]
-    return [message is None for message in predictor._pool().map(run_out, jobs)]
+    return [message is None for message in shared_pool().map(run_out, jobs)]

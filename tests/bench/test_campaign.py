@@ -1,6 +1,5 @@
 """The campaign without a GPU: its cells, its limit, its going on, and the paper's ratios beside faked measurements."""
 
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -117,11 +116,10 @@ def test_a_cell_that_no_device_answers_is_tried_once_a_call(device, tmp_path, mo
 
 
 def test_the_command_measures_and_writes_the_ratios(device, tmp_path, monkeypatch, capsys):
-    module = sys.modules["bench.commands.campaign"]
-    monkeypatch.setattr(module, "present_gpu", lambda: GPUS["h200"])
-    monkeypatch.setattr(module, "campaign_cells", lambda gpu: CELLS[:12])
+    monkeypatch.setattr(command, "present_gpu", lambda: GPUS["h200"])
+    monkeypatch.setattr(command, "campaign_cells", lambda gpu: CELLS[:12])
     for _ in range(2):
-        assert command(["--limit-s", "60", "--out", str(tmp_path)]) == 0
+        assert command.main(command.CampaignConfig(limit_s=60, out=str(tmp_path))) == 0
         assert "12 of 12 cells measured" in capsys.readouterr().out
         assert len(pd.read_csv(tmp_path / "ratios.csv")) == 12
     assert len(device) == 12

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bench import harness
 from bench.__main__ import COMMANDS, main
 from bench.advise import Advice
+from bench.commands import advise, published, reproduce, why
 from bench.config import CellConfig
 from bench.predict.predictor import dissect
 
@@ -103,15 +104,12 @@ def quick(monkeypatch, small):
     advice = Advice(
         method="linear", fits="yes", process_bytes=1, headroom_bytes=1, largest_batch=None, largest_res=1, remedies=()
     )
-    advise, why = sys.modules["bench.commands.advise"], sys.modules["bench.commands.why"]
     monkeypatch.setattr(advise, "advise_all", lambda cells, *_: [advice] * len(cells))
     monkeypatch.setattr(advise, "predict_all", lambda cells, engine: [prediction] * len(cells))
     monkeypatch.setattr(why, "dissect_all", lambda cells, engine: [(prediction, anatomy)] * len(cells))
     monkeypatch.setattr(why, "contributions", lambda cell: [])
-    reproduce = sys.modules["bench.commands.reproduce"]
     monkeypatch.setattr(reproduce, "predict_missing", lambda *_: 0)
     monkeypatch.setattr(reproduce, "write_everything", lambda results: None)
-    published = sys.modules["bench.commands.published"]
     monkeypatch.setitem(sys.modules, "bench.published.emulate", SimpleNamespace(emulate=lambda rows: {}))
     measurements = published.read_measurements()[:1]
     monkeypatch.setattr(published, "read_measurements", lambda: measurements)
