@@ -4,10 +4,9 @@ import sys
 import warnings
 from contextlib import suppress
 
+from bench.emulate.build import CannotEmulate
+from bench.predict.processes import shared_pool
 from fptplus.front_door import FrontDoor
-
-from .emulate.build import CannotEmulate
-from .emulate.pool import shared_pool
 
 COMMANDS = {
     "run": "Predict memory and compute of methods; measure on a GPU, if any.",

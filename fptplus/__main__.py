@@ -17,7 +17,7 @@ COMMANDS = {
     "verify": "check that a store is whole",
 }
 
-DOOR = FrontDoor(program="python -m fptplus", package="fptplus.cli", commands=COMMANDS)
+DOOR = FrontDoor(program="python -m fptplus", package="methods.cli", commands=COMMANDS)
 
 
 def main(arguments: list[str]) -> int:

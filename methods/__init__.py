@@ -8,7 +8,7 @@ from fptplus import FPT, FPTPLUS, InvalidInput
 from .ablations import fptplus_ablations
 from .adalora import AdaLoRA
 from .adapter import AdapterTuning
-from .attention import AttentionTuning
+from .attention_tuning import AttentionTuning
 from .backbone import MODELS as MODELS
 from .backbone import create_backbone as create_backbone
 from .backbone import patch_size_of as patch_size_of

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fptplus.checkpoint import load_learnable, lpm_sha256, read_checkpoint_facts
 from fptplus.data.augment import normalize, plain_views, render
 from fptplus.errors import InvalidInput
-from fptplus.preload import to_square
+from fptplus.store.preloading import to_square
+from fptplus.training.checkpoint import load_learnable, lpm_sha256, read_checkpoint_facts
 
 from .for_training import build_as_trained, input_res, reads_features
 

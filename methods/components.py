@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import fptplus
-from fptplus.side_network import SideNetwork
+from fptplus.network.side_network import SideNetwork
 
 from .backbone import published_params, uses_fused_attention
 from .method import FineTuning, image_fine_tuning

@@ -71,7 +71,7 @@ def build_as_trained(
     """What a checkpoint was trained as, before its weights are loaded.
 
     Args:
-        facts: of the checkpoint, as of fptplus.checkpoint.read_checkpoint_facts.
+        facts: of the checkpoint, as of fptplus.training.checkpoint.read_checkpoint_facts.
         num_classes: of its task.
         weights: of the LPM; default those the checkpoint names.
         with_lpm: as of build_for_training.

@@ -6,8 +6,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import fptplus
-from fptplus.selection import num_important_tokens
-from fptplus.store_layout import TORCH_DTYPE, StoreDtype
+from fptplus.network.selection import num_important_tokens
+from fptplus.store.layout import TORCH_DTYPE, StoreDtype
 
 from .backbone import published_params, token_count, uses_checkpointing, uses_fused_attention
 from .method import FineTuning

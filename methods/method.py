@@ -8,7 +8,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fptplus.training import TrainingStep
+from fptplus.training.step import TrainingStep
 
 ExampleInputs = Callable[[int], tuple[Tensor, ...]]
 

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from bench.__main__ import DOOR, main
-from bench.config import CellConfig
+from bench.cells.config import CellConfig
 from bench.predict.predictor import predict
 from fptplus.__main__ import DOOR as TOOL
 from fptplus.__main__ import main as run_tool
-from fptplus.cli.study import SETTINGS
 from methods import METHODS
+from methods.cli.study import SETTINGS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-from bench.advise import advise_all
-from bench.config import Setting
-from bench.grid import preloading_of
+from bench.cells.config import Setting
+from bench.cells.grid import preloading_of
+from bench.predict.advice import advise_all
 from bench.predict.predictor import predict_all
 from bench.report.terminal import advice_table, make_console
-from bench.sweep import checked_cells
+from bench.sweep.sweep import checked_cells
 from bench.units import MIB
 from methods import PASSES, patch_size_of
 

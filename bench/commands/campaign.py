@@ -2,18 +2,171 @@
 
 import time
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
-from bench.campaign import BUDGET, campaign_cells, ratios, run_campaign, unsettled
-from bench.duration import Eta
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from bench.cards.gpus import present_gpu
+from bench.cells.config import PROFILES, CellConfig
+from bench.cells.grid import with_preloading
 from bench.emulate.device_state import is_emulated
-from bench.predict.devices import present_gpu
-from bench.report.comparison import ratios_table
+from bench.measure.measure import Budget
+from bench.predict.predictor import predict_all
+from bench.records.record import Record
+from bench.records.results_store import ResultsStore
 from bench.report.terminal import make_console
-from bench.results_store import ResultsStore
+from bench.sweep.duration import Eta
+from bench.sweep.harness import cell_runner
+from bench.sweep.sweep import Progress, Redo, Rules, is_settled, run_sweep
 from fptplus import InvalidInput
+from methods import METHODS
 
 from .progress import sweep_progress
+
+SIZES = (("vit_b", 512), *(("vit_l", res) for res in (128, 256, 384, 512, 640)))
+BUDGET = Budget(cuda_s=2.0, idle_s=1.0, loader_s=1.5, timeout_s=240.0)
+NUM_IMAGES = 1049
+"""Training images of Messidor-2, as Table II implies."""
+
+_WRITING_S = 10.0
+"""Kept for the table at the end."""
+
+_PAPER = Path(__file__).parents[1] / "paper"
+RATIOS = {
+    "process": "measured_process_bytes",
+    "reserved": "measured_peak_reserved_bytes",
+    "throughput": "throughput_img_s",
+    "energy": "energy_j_per_img",
+    "gross_energy": "gross_energy_j_per_img",
+}
+"""What is set in relation to full fine-tuning, and its column."""
+
+
+def campaign_cells(gpu: str) -> list[CellConfig]:
+    """Every cell of the campaign; the paper's setting first, full fine-tuning first in each."""
+    cells = [
+        CellConfig(method=method, model=model, res=res, device="cuda", gpu=gpu, **axes)
+        for axes, (model, res), method in product(PROFILES.values(), SIZES, METHODS)
+    ]
+    return list(with_preloading(cells))
+
+
+def unsettled(cells: list[CellConfig], store: ResultsStore) -> list[CellConfig]:
+    """Those that no device has answered yet."""
+    return [cell for cell in cells if not is_settled(store.find(cell.cell_id), Redo())]
+
+
+def run_campaign(
+    cells: list[CellConfig], store: ResultsStore, progress: Progress, eta: Eta, end_by: float
+) -> list[Record]:
+    """Measure cells until shortly before a moment of time.monotonic(); a cell that would go over it is left for later.
+
+    Cells are predicted on all processors, as many at a time as can be measured in what is left of the call.
+
+    Returns:
+        Records of all cells that have run, in this call or before.
+    """
+    end_by -= _WRITING_S
+    left = unsettled(cells, store)
+    while left and (left_s := end_by - time.monotonic()) > 0:
+        count = 1 + int(left_s / eta.cell_s(left[0]))
+        chosen, left = left[:count], left[count:]
+        answers = dict(zip((cell.cell_id for cell in chosen), predict_all(chosen), strict=True))
+        predictions = {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
+        runner = cell_runner(BUDGET, NUM_IMAGES, progress.phase, predictions, end_by)
+        run_sweep(chosen, store, progress, runner, Rules(end_by=end_by))
+    records = (store.find(cell.cell_id) for cell in cells)
+    return [record for record in records if is_settled(record, Redo())]
+
+
+def ratios(records: list[Record]) -> pd.DataFrame:
+    """Each measured cell in relation to full fine-tuning in the same setting, beside the paper's ratio.
+
+    Returns:
+        Columns profile, model, res, method, status, for each of RATIOS name_ratio, and paper_memory_ratio,
+        paper_throughput_ratio, paper_gross_energy_ratio. Empty where either side was not measured or not printed; the
+        paper's energy is average power over throughput, idle power included.
+    """
+    paper = _paper_ratios()
+    rows = []
+    full = {_setting(record): record for record in records if record.method == "full"}
+    for record in records:
+        reference = full.get(_setting(record))
+        row = {"profile": _profile(record), "model": record.model, "res": record.res}
+        row |= {"method": record.method, "status": record.status}
+        row |= {f"{name}_ratio": _ratio(record, reference, column) for name, column in RATIOS.items()}
+        rows.append(row | paper.get((record.model, record.res, record.method), {}))
+    columns = ["profile", "model", "res", "method", "status", *(f"{name}_ratio" for name in RATIOS)]
+    columns += ["paper_memory_ratio", "paper_throughput_ratio", "paper_gross_energy_ratio"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _setting(record: Record) -> tuple:
+    return record.model, record.res, record.batch_size, _profile(record)
+
+
+def _profile(record: Record) -> str:
+    axes = {name: getattr(record, name) for name in ("precision", "attention", "optimizer")}
+    return next((name for name, profile in PROFILES.items() if axes.items() <= profile.items()), "")
+
+
+def _ratio(record: Record, reference: Record | None, column: str) -> float | None:
+    if reference is None or None in (pair := (getattr(record, column), getattr(reference, column))):
+        return None
+    return pair[0] / pair[1]
+
+
+def _paper_ratios() -> dict[tuple[str, int, str], dict[str, float]]:
+    """What the paper prints, as ratios to full fine-tuning, by model, resolution and method."""
+    found: dict[tuple[str, int, str], dict[str, float]] = {}
+    memory_b = pd.read_csv(_PAPER / "table1.csv").query("weights == 'supervised'").set_index("method").mem_mb
+    for method, size in memory_b.items():
+        found["vit_b", 512, method] = {"paper_memory_ratio": size / memory_b["full"]}
+    for res, rows in pd.read_csv(_PAPER / "table3.csv").groupby("res"):
+        memory_l = rows.set_index("method").mem_mb.dropna()
+        for method, size in memory_l.items() if "full" in memory_l else ():
+            found["vit_l", res, method] = {"paper_memory_ratio": size / memory_l["full"]}
+    speed = pd.read_csv(_PAPER / "table2.csv").set_index("method")
+    energy = speed.avg_power_w / speed.throughput_img_s
+    for method in speed.index:
+        name = "fptplus_preloading" if method == "preloading" else method
+        found.setdefault(("vit_b", 512, name), {}).update(
+            paper_throughput_ratio=speed.throughput_img_s[method] / speed.throughput_img_s["full"],
+            paper_gross_energy_ratio=energy[method] / energy["full"],
+        )
+    return found
+
+
+def ratios_table(ratios: pd.DataFrame) -> Table:
+    """Measured ratios to full fine-tuning beside the paper's; as of ratios()."""
+    table = Table(
+        title="In relation to full fine-tuning: measured here, and as the paper prints it",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
+    named = {
+        "process_ratio": "Process",
+        "reserved_ratio": "Reserved",
+        "paper_memory_ratio": "Paper",
+        "throughput_ratio": "Throughput",
+        "paper_throughput_ratio": "Paper",
+        "energy_ratio": "Energy net",
+        "gross_energy_ratio": "Energy gross",
+        "paper_gross_energy_ratio": "Paper",
+    }
+    for heading in ("Profile", "Model", "Pixels", "Method", "Status", *named.values()):
+        is_text = heading in ("Profile", "Model", "Method", "Status")
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
+    for row in ratios.itertuples():
+        numbers = [getattr(row, name) for name in named]
+        shown = ["" if number is None or number != number else f"{number:.3f}" for number in numbers]
+        table.add_row(row.profile, row.model, str(row.res), row.method, row.status, *shown)
+    return table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,168 @@
 """`python -m bench compare A B`: what has changed from one results folder to another."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
+from rich import box
+from rich.table import Table
 from tyro.conf import Positional
 
-from bench.compare import compare as compare_records
-from bench.compare import read_records
-from bench.report.comparison import comparison_table
+from bench.cells.step_options import IDENTITY, axes_in_words
+from bench.records.record import Record
+from bench.records.results_store import ResultsStore
 from bench.report.terminal import make_console
+from bench.units import MIB
 from fptplus import InvalidInput
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A column that is compared."""
+
+    name: str
+    title: str
+    more_is_better: bool = False
+
+
+QUANTITIES = (
+    Quantity("predicted_peak_reserved_bytes", "predicted reserved"),
+    Quantity("measured_peak_allocated_bytes", "allocated"),
+    Quantity("measured_peak_reserved_bytes", "reserved"),
+    Quantity("measured_process_bytes", "process"),
+    Quantity("throughput_img_s", "throughput", more_is_better=True),
+    Quantity("energy_j_per_img", "energy net of idle"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """One quantity of one cell in both folders."""
+
+    record: Record
+    """Of the second folder."""
+
+    quantity: Quantity
+    before: float
+    after: float
+    spread_pct: float | None
+    """Half the distance of the first to the last decile of step times, in percent of their median, of the noisier
+    folder; None for quantities without one."""
+
+    is_within_spread: bool
+    """Whether the deciles of both folders overlap."""
+
+    @property
+    def delta_pct(self) -> float | None:
+        """Signed, in percent of the first folder's; None where that is 0."""
+        return None if self.before == 0 else 100 * (self.after / self.before - 1)
+
+    def is_change(self, threshold_pct: float) -> bool:
+        """Whether it is more than the threshold and more than the spread."""
+        return self.delta_pct is not None and abs(self.delta_pct) > threshold_pct and not self.is_within_spread
+
+    def is_worse(self, threshold_pct: float) -> bool:
+        """Whether it is a change for the worse."""
+        return self.is_change(threshold_pct) and (self.delta_pct < 0) == self.quantity.more_is_better
+
+
+def read_records(folder: str) -> list[Record]:
+    """The records of a results folder.
+
+    Raises:
+        InvalidInput: if there are none.
+    """
+    path = Path(folder)
+    records = ResultsStore(path).records() if (path / "records").is_dir() else []
+    if not records:
+        raise InvalidInput(f"compare needs folders with records/ of an earlier run, {folder!r} has none; name another.")
+    return records
+
+
+def compare(before: list[Record], after: list[Record]) -> tuple[list[Delta], int, int]:
+    """All quantities that both sides have, cell by cell.
+
+    Returns:
+        Deltas, and how many cells only the first and only the second side has.
+    """
+    first, second = ({_identity(record): record for record in records} for records in (before, after))
+    deltas = []
+    for identity in first.keys() & second.keys():
+        old, new = first[identity], second[identity]
+        for quantity in QUANTITIES:
+            pair = getattr(old, quantity.name), getattr(new, quantity.name)
+            if None not in pair:
+                spread, overlap = (None, False) if quantity.name != "throughput_img_s" else _spread(old, new)
+                deltas.append(
+                    Delta(
+                        record=new,
+                        quantity=quantity,
+                        before=pair[0],
+                        after=pair[1],
+                        spread_pct=spread,
+                        is_within_spread=overlap,
+                    )
+                )
+    order = [quantity.name for quantity in QUANTITIES]
+    deltas.sort(key=lambda d: (*(str(part) for part in _identity(d.record)), order.index(d.quantity.name)))
+    return deltas, len(first.keys() - second.keys()), len(second.keys() - first.keys())
+
+
+def _identity(record: Record) -> tuple:
+    return tuple(getattr(record, name) for name in IDENTITY)
+
+
+def _spread(old: Record, new: Record) -> tuple[float, bool]:
+    """Spread of the noisier side in percent, and whether the deciles overlap."""
+    widths = [50 * (r.step_time_p90_s - r.step_time_p10_s) / r.step_time_s for r in (old, new)]
+    overlap = old.step_time_p10_s <= new.step_time_p90_s and new.step_time_p10_s <= old.step_time_p90_s
+    return max(widths), overlap
+
+
+def comparison_table(deltas: list[Delta], threshold_pct: float, names: tuple[str, str]) -> Table:
+    """A row for each quantity of each cell, changes marked.
+
+    Args:
+        deltas: of both folders.
+        threshold_pct: above which a delta is a change.
+        names: of the folders.
+    """
+    table = Table(
+        title=f"{names[0]} → {names[1]}; a change is more than {threshold_pct:g} % and more than the spread",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
+    for heading in ("Method", "Model", "Axes", "Quantity"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("Pixels", "Batch", "Before", "After", "Delta %", "Spread ± %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for delta in deltas:
+        record, is_bytes = delta.record, delta.quantity.name.endswith("_bytes")
+        numbers = [f"{n / MIB:,.1f} MiB" if is_bytes else f"{n:,.3f}" for n in (delta.before, delta.after)]
+        table.add_row(
+            record.method,
+            record.model,
+            axes_in_words(record),
+            delta.quantity.title,
+            str(record.res),
+            str(record.batch_size),
+            *numbers,
+            "" if delta.delta_pct is None else f"{delta.delta_pct:+.2f}",
+            "" if delta.spread_pct is None else f"{delta.spread_pct:.1f}",
+            _verdict(delta, threshold_pct),
+        )
+    return table
+
+
+def _verdict(delta: Delta, threshold_pct: float) -> str:
+    if delta.is_worse(threshold_pct):
+        return "[red]worse[/]"
+    if delta.is_change(threshold_pct):
+        return "[green]better[/]"
+    return "within the spread" if delta.is_within_spread and abs(delta.delta_pct or 0) > threshold_pct else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +188,7 @@ def main(config: CompareConfig) -> int:
     if not config.threshold_pct >= 0:
         raise InvalidInput(f"threshold-pct must be at least 0, got {config.threshold_pct:g}.")
     sides = read_records(config.before), read_records(config.after)
-    deltas, only_before, only_after = compare_records(*sides)
+    deltas, only_before, only_after = compare(*sides)
     if not deltas:
         raise InvalidInput(
             f"compare needs a cell that both folders have, {config.before} and {config.after} share none."

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, track
 from rich.progress import Progress as ProgressBar
 
-from bench.config import CellConfig
-from bench.duration import Eta
+from bench.cells.config import CellConfig
 from bench.predict.predictor import Engine, why_traced
-from bench.sweep import Progress
+from bench.sweep.duration import Eta
+from bench.sweep.sweep import Progress
 
 
 @contextmanager
@@ -51,7 +51,9 @@ def sweep_progress(cells: list[CellConfig], eta: Eta) -> Iterator[Progress]:
         eta: of their times.
     """
     open_cells = {cell.cell_id: cell for cell in cells}
-    with progress_bar(len(cells), lambda: f"about {in_words(sum(map(eta.cell_s, open_cells.values())))} left") as bar:
+    with progress_bar(
+        len(cells), lambda: f"about {duration_in_words(sum(map(eta.cell_s, open_cells.values())))} left"
+    ) as bar:
 
         def end(record) -> None:
             open_cells.pop(record.cell_id, None)
@@ -79,6 +81,6 @@ def say_engine(engine: Engine) -> None:
         print(f"note: {reason}", file=sys.stderr)
 
 
-def in_words(seconds: float) -> str:
+def duration_in_words(seconds: float) -> str:
     """A duration as 0:01:30."""
     return str(timedelta(seconds=round(seconds)))

@@ -9,8 +9,8 @@ from rich.table import Table
 from bench.published.comparison import Comparison, Summary, summarize, write_comparisons
 from bench.published.figure import draw_comparisons
 from bench.published.measurements import read_measurements
+from bench.records.results_store import writable_folder
 from bench.report.terminal import make_console
-from bench.results_store import writable_folder
 
 _SHORT = {
     "max_memory_allocated": "allocated",

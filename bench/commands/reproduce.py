@@ -1,13 +1,126 @@
 """`python -m bench reproduce`: the paper's tables and figures, the findings and the report, from records."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.progress import track
 
+from bench.cells.config import CellConfig
+from bench.measure.measure import Budget
+from bench.paper.check import check, check_table
+from bench.paper.evidence import PAPER_FOLDER, Evidence
+from bench.paper.preloading_cost import predict_preloading, preloading_cells, read_preloading, write_preloading
+from bench.paper.settings import all_cells
+from bench.predict.fit_grid import GridRow, completed, grid_families, grid_rows, read_grid, write_grid
+from bench.predict.predictor import on_emulated_cards, predict_all, why_traced
+from bench.records.record import Record
+from bench.records.results_store import ResultsStore
+from bench.report.exhibit import write_exhibit
+from bench.report.fair_tables import fair_tables
+from bench.report.findings import findings_page
+from bench.report.page import page
+from bench.report.paper_figures import paper_figures
+from bench.report.paper_tables import paper_tables
 from bench.report.terminal import make_console
-from bench.reproduce import predict_missing, write_everything
+from bench.sweep.harness import run_cell
+from fptplus.whole_file import whole_file
+
+Track = Callable[[Iterable, str, int], Iterable]
+"""Shows progress over an iterable: (iterable, what, how many)."""
+
+
+def predict_missing(results: Path, again: bool, track: Track) -> int:
+    """Predict the paper's cells, the preloading passes and the grid, where `results/paper` does not hold them.
+
+    Args:
+        results: the results folder.
+        again: predict also what is there.
+        track: of progress.
+
+    Returns:
+        How many of them were predicted.
+    """
+    folder = results / PAPER_FOLDER
+    store = ResultsStore(folder)
+    cells = [cell for cell in all_cells() if again or not _is_answered(store.find(cell.cell_id))]
+    try:
+        for cell, answer in zip(cells, track(predict_all(cells), "cells", len(cells)), strict=True):
+            store.write(run_cell(cell, Budget(), prediction=answer))
+    finally:
+        store.write_csv()
+    passes_done = _predict_into(folder / "preloading.csv", again, preloading_cells(), _preloading, track)
+    families_done = _predict_into(folder / "grid.csv", again, grid_families(), _grid, track)
+    return len(cells) + passes_done + families_done
+
+
+def _is_answered(record: Record | None) -> bool:
+    return record is not None and (record.status == "ok" or record.is_measured)
+
+
+def _predict_into(path: Path, again: bool, cells: list[CellConfig], kind: "_Kind", track: Track) -> int:
+    """Fill one CSV file of predictions, if it is not there."""
+    if path.exists() and not again:
+        return 0
+    predict, write = kind
+    found = list(track(predict(cells), path.stem, len(cells)))
+    with whole_file(path) as beside:
+        write(beside, found)
+    return len(cells)
+
+
+def _write_families(path: Path, families: list[list[GridRow]]) -> None:
+    write_grid(path, [row for family in families for row in family])
+
+
+def _grid_families(families: list[CellConfig]) -> Iterator[list[GridRow]]:
+    """The grid's rows by family.
+
+    Raises:
+        CannotEmulate: where the emulated device does not run; the grid that is committed stays.
+    """
+    why_traced("emulated")
+    for rows in on_emulated_cards(grid_rows, families):
+        if isinstance(rows, Exception):
+            raise rows
+        yield [completed(row) for row in rows]
+
+
+_Kind = tuple[Callable[[list[CellConfig]], Iterable], Callable[[Path, list], None]]
+_preloading: _Kind = (predict_preloading, write_preloading)
+_grid: _Kind = (_grid_families, _write_families)
+
+
+def write_everything(results: Path) -> None:
+    """Tables, figures, findings and paper check into `results/paper`, and `results/report.html`; from records alone.
+
+    All of it is made in a folder beside and moved when it is whole.
+    """
+    folder, evidence = results / PAPER_FOLDER, Evidence(results)
+    passes, grid = read_preloading(folder / "preloading.csv"), list(read_grid(folder / "grid.csv"))
+    fair, figures = list(fair_tables(evidence, passes)), list(paper_figures(evidence))
+    comparisons, findings = check(evidence), findings_page(evidence, passes, fair)
+    with TemporaryDirectory(dir=results, prefix=".reproduce.") as name:
+        made = Path(name)
+        for exhibit in (*paper_tables(evidence), *figures, *fair):
+            write_exhibit(exhibit, made)
+        drawn = [(made / f"{figure.name}.svg", figure.title, " ".join(figure.notes)) for figure in figures]
+        document = page(evidence, grid, comparisons, findings, fair, drawn + trained_figures(results))
+        check_table(comparisons).to_csv(made / "check.csv", index=False)
+        (made / "findings.md").write_text(findings, encoding="utf-8")
+        (made / "report.html").write_text(document, encoding="utf-8")
+        for path in made.iterdir():
+            path.replace((results if path.name == "report.html" else folder) / path.name)
+
+
+def trained_figures(results: Path) -> list[tuple[Path, str, str]]:
+    """Pictures that training has left: Figures 6 and 9, which show what a trained model attends to."""
+    found = sorted(path for path in (results / "training").glob("fig*") if path.suffix in (".svg", ".png"))
+    pictures = {path.stem: path for path in found}  # of one name, the SVG
+    note = "From a model trained by us; results/README.md says on what."
+    return [(path, stem.replace("_", " "), note) for stem, path in pictures.items()]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,18 +4,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from bench.executor import Jobs, run_on_executor
-from bench.grid import SweepConfig
-from bench.harness import cell_runner
-from bench.plan import make_plan
-from bench.report.plan import plan_summary
+from bench.cells.grid import SweepConfig
+from bench.records.results_store import ResultsStore
 from bench.report.terminal import make_console, print_tables
-from bench.results_store import ResultsStore
-from bench.sweep import Redo, Rules, checked_cells, run_sweep
+from bench.sweep.executor import Jobs, run_on_executor
+from bench.sweep.harness import cell_runner
+from bench.sweep.planning import make_plan
+from bench.sweep.sweep import Redo, Rules, checked_cells, run_sweep
 from fptplus import InvalidInput
 
-from .plan import budget_of
-from .progress import in_words, say_engine, sweep_progress, tracking
+from .plan import budget_of, plan_summary
+from .progress import duration_in_words, say_engine, sweep_progress, tracking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ def main(config: RunConfig) -> int:
     with tracking("predicting") as track:
         plan = make_plan(cells, store, rules.redo, budget, config.engine, track)
     if cells[0].device != "nothing":
-        console.print(plan_summary(plan, gpu, in_words(plan.left_s)), highlight=False)
+        console.print(plan_summary(plan, gpu, duration_in_words(plan.left_s)), highlight=False)
     with sweep_progress(cells, plan.eta) as progress:
         if config.executor == "none":
             runner = cell_runner(budget, config.num_images, progress.phase, plan.predictions, engine=config.engine)

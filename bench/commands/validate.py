@@ -1,16 +1,197 @@
 """`python -m bench validate`: memory as measured, as emulated and as traced."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
-from bench.predict.devices import present_gpu
-from bench.report.terminal import make_console
-from bench.report.validation import errors_table, validation_table
-from bench.results_store import ResultsStore
-from bench.validate import measure_cells, summarize, trace_cells, validation_cells, write_validation
+import pandas as pd
+from rich.table import Table
+
+from bench.cards.gpus import present_gpu
+from bench.cells.config import PROFILES, CellConfig
+from bench.measure.measure import Budget
+from bench.predict.predictor import predict_all
+from bench.records.record import Record
+from bench.records.results_store import ResultsStore
+from bench.report.figures import draw_scatter
+from bench.report.terminal import make_console, plain_table
+from bench.sweep.harness import run_cell
+from bench.sweep.planning import Track
+from bench.sweep.sweep import Progress, Redo, Rules, is_settled, run_sweep
+from bench.units import MIB
 from fptplus import InvalidInput
+from methods import METHODS
 
 from .progress import progress_bar, tracking
+
+COUNTERS = {"allocated": "peak_allocated_bytes", "reserved": "peak_reserved_bytes", "process": "process_bytes"}
+"""Columns of both halves of a record, after `measured_` and `predicted_`."""
+
+ENGINES = ("emulated", "traced")
+
+_SIZES = (("vit_b", 512, 16), ("vit_b", 224, 16), ("vit_b", 224, 64), ("vit_l", 384, 16))
+_AXES = (
+    PROFILES["paper"],
+    PROFILES["paper"] | {"attention": "sdpa"},
+    PROFILES["fast"],
+    PROFILES["fast"] | {"attention": "flash"},
+    PROFILES["fast"] | {"checkpointing": "block"},
+)
+
+
+def validation_cells(gpu: str) -> list[CellConfig]:
+    """All methods, two models, several resolutions, batch sizes, precisions and attention modes; the paper's first."""
+    return [
+        CellConfig(method=method, model=model, res=res, batch_size=batch_size, device="cuda", gpu=gpu, **axes)
+        for axes in _AXES
+        for model, res, batch_size in _SIZES
+        for method in METHODS
+    ]
+
+
+def measure_cells(cells: list[CellConfig], store: ResultsStore, progress: Progress, limit_s: float) -> list[Record]:
+    """Run cells until the time is up; those that have run before are taken as they are, so a further call goes on.
+
+    Args:
+        cells: to measure, each predicted for the card that it runs on.
+        store: where records are kept.
+        progress: told of each cell.
+        limit_s: no further cell begins after so many seconds.
+
+    Returns:
+        Records of those that have run.
+    """
+    budget = Budget(cuda_s=1.0, power_window_s=0.0, loader_s=0.0)
+
+    def run(cell: CellConfig) -> Record | None:
+        return run_cell(cell, budget, on_phase=progress.phase)
+
+    records = run_sweep(cells, store, progress, run, Rules(end_by=time.monotonic() + limit_s))
+    return [record for record in records if is_settled(record, Redo())]
+
+
+def trace_cells(cells: list[CellConfig], folder: Path, track: Track = lambda items, count: items) -> dict[str, Record]:
+    """The traced prediction of each cell, by the cell's id; made where the folder does not hold it.
+
+    Args:
+        cells: to trace, on all processors.
+        folder: for the records.
+        track: shows progress over an iterable of so many items.
+    """
+    store = ResultsStore(folder)
+    asked = {cell.cell_id: replace(cell, device="nothing") for cell in cells}
+    missing = [cell for cell in asked.values() if store.find(cell.cell_id) is None]
+    for cell, answer in zip(missing, track(predict_all(missing, "traced"), len(missing)), strict=True):
+        if not isinstance(answer, Exception):
+            store.write(run_cell(cell, Budget(), prediction=answer))
+    store.write_csv()
+    found = {cell_id: store.find(cell.cell_id) for cell_id, cell in asked.items()}
+    return {cell_id: record for cell_id, record in found.items() if record is not None}
+
+
+def errors(records: list[Record], traced: Mapping[str, Record]) -> pd.DataFrame:
+    """A row for each cell and counter that was measured, with what each engine says of it.
+
+    Args:
+        records: with measurement and prediction.
+        traced: the prediction of the meta trace, by cell_id.
+
+    Returns:
+        Columns method, model, res, batch_size, precision, attention, checkpointing, counter, measured_bytes, and for
+        each of ENGINES name_bytes and name_error_pct (to measured, signed); empty where an engine did not predict it.
+    """
+    shared = ("method", "model", "res", "batch_size", "precision", "attention", "checkpointing")
+    rows = []
+    for record, (counter, column) in product(records, COUNTERS.items()):
+        if (measured := getattr(record, f"measured_{column}")) is None:
+            continue
+        row = {name: getattr(record, name) for name in shared} | {"counter": counter, "measured_bytes": measured}
+        by_engine = {"traced": traced.get(record.cell_id), record.predicted_by: record}
+        for engine in ENGINES:
+            size = getattr(by_engine.get(engine), f"predicted_{column}", None)
+            row |= {f"{engine}_bytes": size, f"{engine}_error_pct": size and 100 * (size / measured - 1)}
+        rows.append(row)
+    predicted = [f"{engine}_{what}" for engine in ENGINES for what in ("bytes", "error_pct")]
+    return pd.DataFrame(rows, columns=[*shared, "counter", "measured_bytes", *predicted])
+
+
+@dataclass(frozen=True)
+class ErrorSummary:
+    """How far one engine is off in one counter, without sign."""
+
+    counter: str
+    engine: str
+    num_cells: int
+    median_pct: float
+    worst_pct: float
+    worst_cell: str
+
+
+def summarize(table: pd.DataFrame) -> list[ErrorSummary]:
+    """Median and worst error of each counter and engine."""
+    summaries = []
+    for counter, engine in product(COUNTERS, ENGINES):
+        column = f"{engine}_error_pct"
+        rows = table[(table.counter == counter) & table[column].notna()]
+        if len(rows):
+            off = rows[column].astype(float).abs()
+            worst = rows.loc[off.idxmax()]
+            where = f"{worst.method} {worst.model} {worst.res} px {worst.precision} {worst.attention}"
+            summaries.append(ErrorSummary(counter, engine, len(rows), off.median(), off.max(), where))
+    return summaries
+
+
+def write_validation(records: list[Record], traced: Mapping[str, Record], folder: Path) -> pd.DataFrame:
+    """Write validation.csv, and the scatter plot where there is anything to plot; the table as of errors()."""
+    table = errors(records, traced)
+    table.to_csv(folder / "validation.csv", index=False)
+    if len(table):
+        draw_scatter(folder / "validation", table)
+    return table
+
+
+def validation_table(errors: pd.DataFrame) -> Table:
+    """A row for each measured cell: each counter as measured, and how far both engines are from it.
+
+    Args:
+        errors: as of bench.commands.validate.errors.
+    """
+    table = plain_table("Measured in MiB; emulated and traced against it in %")
+    for heading in ("Method", "Cell"):
+        table.add_column(heading, no_wrap=True)
+    for counter in COUNTERS:
+        for heading in (counter.capitalize(), *ENGINES):
+            table.add_column(heading, justify="right", no_wrap=True)
+    settings = ["method", "model", "res", "batch_size", "precision", "attention", "checkpointing"]
+    for (method, *setting), rows in errors.groupby(settings, sort=False):
+        by_counter = rows.set_index("counter")
+        shown = [text for counter in COUNTERS for text in _counter(by_counter, counter)]
+        model, res, batch_size, precision, attention, checkpointing = setting
+        kept = "" if checkpointing == "none" else f", checkpointing {checkpointing}"
+        table.add_row(method, f"{model} {res} px, batch {batch_size}, {precision}, {attention}{kept}", *shown)
+    return table
+
+
+def _counter(rows: pd.DataFrame, counter: str) -> list[str]:
+    """A measured size, and the errors of the engines; empty where NVML or an engine said nothing."""
+    if counter not in rows.index:
+        return [""] * (1 + len(ENGINES))
+    off = [rows.loc[counter, f"{engine}_error_pct"] for engine in ENGINES]
+    return [f"{rows.loc[counter, 'measured_bytes'] / MIB:,.0f}", *("" if pd.isna(e) else f"{e:+.2f}" for e in off)]
+
+
+def errors_table(summaries: list[ErrorSummary], num_measured: int, num_cells: int) -> Table:
+    """How far each engine is from the measurements."""
+    table = plain_table(f"Predicted against measured: {num_measured} of {num_cells} cells measured")
+    for heading in ("Counter", "By", "Cells", "Median error %", "Worst error %", "Worst cell"):
+        is_text = heading in ("Counter", "By", "Worst cell")
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
+    for one in summaries:
+        numbers = (str(one.num_cells), f"{one.median_pct:.2f}", f"{one.worst_pct:.2f}")
+        table.add_row(one.counter, one.engine, *numbers, one.worst_cell)
+    return table
 
 
 @dataclass(frozen=True, kw_only=True)

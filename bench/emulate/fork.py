@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from .launch import describe
 
 if TYPE_CHECKING:
-    from bench.predict.devices import Gpu
+    from bench.cards.gpus import Gpu
 
 JOB_LIMIT_S = 600
 """A call that takes longer waits for a value that no kernel will ever write."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .build import PRELOADED, device_libraries
 
 if TYPE_CHECKING:
-    from bench.predict.devices import Gpu
+    from bench.cards.gpus import Gpu
 
 _OF_DEVICES = ("CUDA_VISIBLE_DEVICES", "EMULATED_GPU", "EMULATED_GPU_COUNT", "EMULATED_GPU_STATE")
 

@@ -5,7 +5,6 @@
 A fork takes hundredths of a second where a start takes seconds, and no job finds anything that another has left.
 """
 
-import atexit
 import os
 import pickle
 import signal
@@ -16,17 +15,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.alloc_conf import without_settings
+from bench.cells.alloc_conf import without_settings
 
 from .fork import JobFailed, how_it_ended
 from .launch import describe, environment
 
 if TYPE_CHECKING:
-    from bench.predict.devices import Gpu
+    from bench.cards.gpus import Gpu
 
 ROOT = Path(__file__).resolve().parents[2]
 _LENGTH_BYTES = 8
@@ -47,18 +45,19 @@ class EmulatedPool:
 
     Args:
         parallel: jobs at a time; one for each processor by default.
+        prepare: `module:function`, called once before jobs are forked, so that none has to import what it imports.
 
     Raises:
         CannotEmulate: if the device cannot be compiled here.
     """
 
-    def __init__(self, parallel: int | None = None) -> None:
+    def __init__(self, parallel: int | None = None, prepare: str = "") -> None:
         self._parallel = parallel or os.cpu_count() or 1
         self._scratch = tempfile.TemporaryDirectory(prefix="fptplus-emulated-", ignore_cleanup_errors=True)
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self._errors = (Path(self._scratch.name) / "zygote.txt").open("w")
         self._zygote = subprocess.Popen(
-            [sys.executable, "-m", "bench.emulate.zygote", self._scratch.name],
+            [sys.executable, "-m", "bench.emulate.zygote", self._scratch.name, prepare],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -157,18 +156,6 @@ class EmulatedPool:
     def _why_zygote_died(self) -> str:
         self._errors.flush()
         return f"the process of the emulated cards has died: {_last_line(Path(self._errors.name))}"
-
-
-@cache
-def shared_pool() -> EmulatedPool:
-    """One for the life of this process.
-
-    Raises:
-        CannotEmulate: if the device cannot be compiled here.
-    """
-    pool = EmulatedPool()
-    atexit.register(pool.close)
-    return pool
 
 
 def _last_line(path: Path) -> str:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.predict.devices import GPUS
+from bench.cards.gpus import GPUS
 from bench.units import GIB, MIB
 
 from .launch import environment

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.predict.anatomy import KINDS, Allocation, Anatomy, Kind, Peak
-from bench.work import Work
+from bench.cells.anatomy import KINDS, Allocation, Anatomy, Kind, Peak
+from bench.cells.work import Work
 
 from .step_profile import Change, Profile, mark_phase
 

@@ -15,7 +15,7 @@ from torch._C._profiler import _EventType
 from torch.autograd.profiler import profile, record_function
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from bench.meters.flops import convolution_backward_macs, convolution_macs, macs_of
+from bench.cells.macs import convolution_backward_macs, convolution_macs, macs_of
 
 _PHASE, _MODULE = "phase: ", "module: "
 _NODE = "autograd::engine::evaluate_function: "

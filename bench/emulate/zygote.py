@@ -1,4 +1,4 @@
-"""The process that jobs on emulated cards are forked from: `python -m bench.emulate.zygote FOLDER`.
+"""The process that jobs on emulated cards are forked from: `python -m bench.emulate.zygote FOLDER [MODULE:FUNCTION]`.
 
 Requests come on its input, pickled and with their length before them; when a job ends, its number and exit status go to
 the output. It never starts CUDA itself, so each job starts it with a card of its own.
@@ -11,18 +11,18 @@ import select
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from .device_state import load_planner
 from .fork import pickled_answer
 
 _LENGTH_BYTES = 8
-_SMALL_MODEL, _SMALL_RES = "vit_s", 64
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, function: str = "") -> None:
     """Serve until the input closes."""
-    _import_everything()
+    _prepare(function)
     requests, answers = os.dup(sys.stdin.fileno()), os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a job prints is no answer
     running: dict[int, tuple[int, int]] = {}  # by process file descriptor: process, job
@@ -45,18 +45,15 @@ def main(folder: Path) -> None:
                 os.killpg(os.getpgrp(), signal.SIGKILL)  # all that have been forked, and this one
 
 
-def _import_everything() -> None:
-    """All that a job will need, so that none has to import it; what is imported at first use included."""
+def _prepare(function: str) -> None:
+    """Import PyTorch and call a function, so that what it imports no job has to."""
     import torch
-
-    import bench.emulate.cell  # noqa: F401
-    from bench.config import CellConfig
-    from bench.predict.counts import _count
 
     load_planner()
     torch.set_num_threads(1)  # there is a job for each processor
-    for method in ("adalora", "fptplus"):
-        _count(CellConfig(method=method, model=_SMALL_MODEL, res=_SMALL_RES))
+    if function:
+        module, _, name = function.partition(":")
+        getattr(import_module(module), name)()
     gc.collect()
     gc.freeze()
 
@@ -101,4 +98,4 @@ def _run(function: Callable, arguments: tuple, variables: dict[str, str], errors
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -6,14 +6,14 @@ from functools import partial
 
 import pandas as pd
 
-from bench.config import CellConfig
-from fptplus.efficiency import performance_efficiency
+from bench.cells.config import CellConfig
+from fptplus.training.efficiency import performance_efficiency
 
 from .bands import FITS_AFTER_ALL, FITS_AFTER_ALL_CELLS, PAPER_SOFTWARE, TOLERANCES, Verdict, known_deviation
-from .cells import paper_cell
 from .evidence import PAPER_STACK, Evidence, Number
 from .flops import by_convention_gmacs, preloading_by_convention_gmacs, preloading_gmacs, true_gmacs
 from .printed import DATASETS, FULL_MEM_MB, PrintedCell, printed_cells
+from .settings import paper_cell
 
 PAPER_CARD = "RTX A6000"
 

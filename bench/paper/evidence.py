@@ -6,17 +6,17 @@ from typing import Literal
 
 import pandas as pd
 
-from bench.config import CellConfig
-from bench.paper_stack.rows import FILE as PAPER_STACK
-from bench.paper_stack.rows import read_stack
-from bench.predict.devices import GPUS, PAPER_GPU
-from bench.record import Record
-from bench.results_store import ResultsStore
-from bench.step_options import AXES
+from bench.cards.gpus import GPUS, PAPER_GPU
+from bench.cells.config import CellConfig
+from bench.cells.step_options import AXES
+from bench.paper.stack.stack_rows import FILE as PAPER_STACK
+from bench.paper.stack.stack_rows import read_stack
+from bench.records.record import Record
+from bench.records.results_store import ResultsStore
 from bench.units import MIB
 from fptplus import InvalidInput
 
-from .cells import paper_cell
+from .settings import paper_cell
 
 Source = Literal["predicted", "emulated", "measured", "counted", "printed", "trained", "computed"]
 """Predicted, emulated, measured or counted by us; printed in the paper; trained by us; computed from the columns beside
@@ -103,7 +103,7 @@ class Evidence:
     def paper_memory_mib(self, cell: CellConfig) -> Number:
         """Memory of the process in MiB as the paper could read it: FPT and FPT+ on the paper's PyTorch 2.0.0.
 
-        Emulated; the CUDA context is the one constant that the print has besides (bench/paper_stack/). Measured on the
+        Emulated; the CUDA context is the one constant that the print has besides (bench/paper/stack/). Measured on the
         paper's card where it was; as `memory_mib` for other cells.
         """
         ordinary = self.memory_mib(cell)

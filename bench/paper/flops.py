@@ -5,10 +5,10 @@ attention is one fused kernel; LoRA's and AdaLoRA's printed figures contain them
 attention. Their "overhead" of 20 G is that difference and no cost of LoRA.
 """
 
-from bench.config import CellConfig
+from bench.cells.config import CellConfig
 
-from .cells import paper_cell
 from .evidence import Evidence, Number
+from .settings import paper_cell
 
 COUNTED_WITH_ATTENTION = ("lora", "adalora")
 

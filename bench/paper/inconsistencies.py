@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fptplus.efficiency import performance_efficiency
+from fptplus.training.efficiency import performance_efficiency
 
 from .printed import DATASETS, FULL_MEM_MB, paper_table
 

@@ -8,11 +8,11 @@ from typing import Literal
 
 import pandas as pd
 
-from bench.config import CellConfig
+from bench.cells.config import CellConfig
 from methods import METHODS, find_method
 from methods.ablations import ablation_name
 
-from .cells import paper_cell, table3_cell
+from .settings import paper_cell, table3_cell
 
 Quantity = Literal[
     "params_pct", "memory_mib", "gmacs", "seconds", "img_s", "peak_w", "mean_w", "auc", "avg_auc", "ppe", "pme"

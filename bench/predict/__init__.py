@@ -1,1 +1,1 @@
-"""Memory of a training step without a GPU: trace it, apply CUDA's rules, replay it through the allocator."""
+"""What a cell takes, on a machine without its GPU: emulated where that runs, else traced."""

@@ -14,13 +14,12 @@ import torch
 
 import fptplus
 import methods
-from bench.building import build_on
-from bench.config import CellConfig
-from bench.meters.flops import forward_macs, fvcore_macs
+from bench.cells.building import build_on
+from bench.cells.config import CellConfig
+from bench.cells.macs import forward_macs, fvcore_macs
+from bench.trace.kernels import CudaKernels
 from fptplus.build_cache import BuildFailed, cache_folder
 from fptplus.whole_file import whole_file
-
-from .kernels import CudaKernels
 
 COUNTED_BY = ("torch", "timm", "peft", "fvcore")
 """Packages whose versions a count may depend on."""

@@ -3,11 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from bench.config import CellConfig
-
-from .anatomy import Peak
-from .devices import Gpu, find_gpu
-from .verdict import Word
+from bench.cards.gpus import Gpu, find_gpu
+from bench.cards.verdict import Word
+from bench.cells.anatomy import Peak
+from bench.cells.config import CellConfig
 
 PredictedBy = Literal["emulated", "traced"]
 """By PyTorch itself on the emulated card, or by the model of it on meta tensors."""

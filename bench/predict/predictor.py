@@ -6,14 +6,15 @@ from dataclasses import replace
 from functools import cache
 from typing import Literal, TypeVar
 
-from bench.config import CellConfig
-from bench.emulate import cell as emulated
+from bench.cells.anatomy import Anatomy
+from bench.cells.config import CellConfig
 from bench.emulate.build import CannotEmulate, device_libraries
-from bench.emulate.pool import Job, shared_pool
-from bench.processors import on_all_processors
+from bench.emulate.pool import Job
 
-from .anatomy import Anatomy
+from . import emulated
 from .prediction import Prediction, card_of
+from .processes import shared_pool
+from .processors import on_all_processors
 from .traced import predict_traced
 
 Engine = Literal["auto", "emulated", "traced"]

@@ -11,21 +11,21 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from bench.building import build_on, make_step
-from bench.config import CellConfig, no_kernel
+from bench.cards.gpus import Gpu, find_gpu
+from bench.cards.verdict import Word
+from bench.cells.anatomy import Anatomy
+from bench.cells.building import build_on, make_step
+from bench.cells.config import CellConfig, no_kernel
+from bench.trace.kernels import CudaKernels, MetaAutocast, NoKernel, cuda_optimizers_on_meta
+from bench.trace.replay import fits, replay_anatomy
+from bench.trace.rules import RULES, Rule, Target
+from bench.trace.trace import Trace, trace_inference, trace_training
 from fptplus import InvalidInput
-from fptplus.training import AUTOCAST_DTYPE
+from fptplus.network.precision import AUTOCAST_DTYPE
 from methods import FineTuning
 
-from .anatomy import Anatomy
 from .counts import count
-from .devices import Gpu, find_gpu
-from .kernels import CudaKernels, MetaAutocast, NoKernel, cuda_optimizers_on_meta
 from .prediction import Prediction, card_of
-from .replay import fits, replay_anatomy
-from .rules import RULES, Rule, Target
-from .trace import Trace, trace_inference, trace_training
-from .verdict import Word
 
 INSTALLED_TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
 HELD_TO_TORCH = (2, 14)

@@ -8,7 +8,7 @@ from statistics import median
 
 import torch
 
-from bench.predict.devices import GPUS
+from bench.cards.gpus import GPUS
 from bench.units import MIB
 
 from .emulated import Emulated

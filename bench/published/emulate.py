@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from bench.cards.contexts import ContextSize, context_of
+from bench.cards.gpus import GPUS, Gpu
 from bench.emulate.device_state import unknown_workspaces
 from bench.emulate.pool import EmulatedPool, Job
-from bench.predict.contexts import ContextSize, context_of
-from bench.predict.devices import GPUS, Gpu
 from bench.units import GIB, MIB
 
 from . import scripts

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bench.predict.contexts import ContextSize
+from bench.cards.contexts import ContextSize
 
 
 @dataclass(frozen=True, kw_only=True)

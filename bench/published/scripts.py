@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.models import vit_l_16
 from transformers import ViTConfig, ViTForImageClassification
 
-from . import lora
+from . import lora_layers as lora
 from .measurements import Measurement
 from .older import FusedLamb, TwoDenominators, ddp_buckets, with_plain_attention
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from bench.paper.cells import LARGE_RES, LARGE_SETTINGS, SETTINGS, on_vit_l, paper_cell, table3_cell
 from bench.paper.evidence import Evidence, Number
-from bench.paper.preloading import Preloading
+from bench.paper.preloading_cost import Preloading
 from bench.paper.printed import paper_table
+from bench.paper.settings import LARGE_RES, LARGE_SETTINGS, SETTINGS, on_vit_l, paper_cell, table3_cell
 from bench.units import MIB
-from fptplus.efficiency import performance_efficiency
+from fptplus.training.efficiency import performance_efficiency
 from methods import METHODS, find_method
 
 from .exhibit import Entry, Exhibit, Row

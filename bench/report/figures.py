@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from bench.predict.anatomy import Anatomy, Peak
+from bench.cells.anatomy import Anatomy, Peak
 from bench.units import GIB
 
 COLORS = {
@@ -112,7 +112,7 @@ def draw_scatter(path: Path, table: pd.DataFrame) -> None:
 
     Args:
         path: of the figure.
-        table: as of bench.validate.errors.
+        table: as of bench.commands.validate.errors.
     """
     with figure(path, width=6, height=5) as axes:
         for (counter, rows), color in zip(table.groupby("counter"), ("#0072B2", "#E69F00", "#009E73"), strict=False):

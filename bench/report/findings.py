@@ -1,11 +1,11 @@
 """The numbers of the findings page: what the fair comparison says, each from a record or a printed table."""
 
-from bench.paper.cells import SETTINGS, paper_cell
+from bench.cards.gpus import GPUS
 from bench.paper.evidence import Evidence
 from bench.paper.inconsistencies import EPOCHS, MESSIDOR2_IMAGES
-from bench.paper.preloading import Preloading
+from bench.paper.preloading_cost import Preloading
 from bench.paper.printed import paper_table
-from bench.predict.devices import GPUS
+from bench.paper.settings import SETTINGS, paper_cell
 from bench.units import GIB, MIB
 from methods import METHODS, find_method
 

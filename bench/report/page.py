@@ -7,13 +7,13 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from bench.fit_grid import GridRow
+from bench.cards.gpus import GPUS
 from bench.paper.check import Comparison
 from bench.paper.evidence import Evidence
 from bench.paper.inconsistencies import inconsistencies
 from bench.paper.printed import DATASETS
-from bench.predict.devices import GPUS
-from bench.record import Record
+from bench.predict.fit_grid import GridRow
+from bench.records.record import Record
 from bench.units import MIB
 
 from .exhibit import Exhibit, texts

@@ -1,13 +1,13 @@
 """What the scripts of the HTML report work on: records, cards, the grid, the paper check; plain values for JSON."""
 
-from bench.fit_grid import BATCHES, KERNELS, MODELS, RES, GridRow
-from bench.paper.cells import paper_cell
+from bench.cards.gpus import GPUS
+from bench.cells.step_options import lora_in_words, shared_in_words
 from bench.paper.check import Comparison
 from bench.paper.evidence import Evidence
 from bench.paper.printed import paper_table
-from bench.predict.devices import GPUS
-from bench.record import Record
-from bench.step_options import lora_in_words, shared_in_words
+from bench.paper.settings import paper_cell
+from bench.predict.fit_grid import BATCHES, KERNELS, MODELS, RES, GridRow
+from bench.records.record import Record
 from bench.units import MIB
 from methods import METHODS, find_method
 

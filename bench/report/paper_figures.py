@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from textwrap import wrap
 
-from bench.paper.cells import COMPONENTS, FIGURE2_RES, ablated, paper_cell
+from bench.cards.gpus import GPUS
 from bench.paper.evidence import Evidence, Number
 from bench.paper.printed import FIGURE5_AUC, FIGURE7_AUC, FIGURE7_MB, FIGURE8_AUC, paper_table
-from bench.predict.devices import GPUS
+from bench.paper.settings import COMPONENTS, FIGURE2_RES, ablated, paper_cell
 from bench.units import GIB, MIB
 from methods import METHODS, find_method
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from bench.paper.cells import TABLE3_RES, ablated, paper_cell, table3_cell
 from bench.paper.evidence import Evidence, Number
 from bench.paper.flops import by_convention_gmacs, preloading_by_convention_gmacs, preloading_gmacs, true_gmacs
 from bench.paper.inconsistencies import EPOCHS
 from bench.paper.printed import DATASETS, paper_table
-from fptplus.efficiency import performance_efficiency
+from bench.paper.settings import TABLE3_RES, ablated, paper_cell, table3_cell
+from fptplus.training.efficiency import performance_efficiency
 from methods import METHODS, find_method
 
 from .exhibit import Entry, Exhibit, Row

@@ -7,16 +7,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.advise import LARGEST_BATCH, LARGEST_RES, Advice
-from bench.config import CellConfig
-from bench.predict.anatomy import Anatomy
-from bench.predict.devices import Gpu
+from bench.cards.gpus import Gpu
+from bench.cards.verdict import Word, verdict
+from bench.cells.anatomy import Anatomy
+from bench.cells.config import CellConfig
+from bench.cells.step_options import lora_in_words, shared_in_words
+from bench.predict.advice import LARGEST_BATCH, LARGEST_RES, Advice
+from bench.predict.contributions import Contribution, largest_groups, largest_tensors, place, taken_by_operators
 from bench.predict.prediction import card_of
-from bench.predict.verdict import Word, verdict
-from bench.record import Record
-from bench.step_options import lora_in_words, shared_in_words
+from bench.records.record import Record
 from bench.units import GIB, MIB
-from bench.why import Contribution, largest_groups, largest_tensors, place, taken_by_operators
 from methods import find_method
 
 PLAIN_WIDTH = 180

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from .. import cpu_kernels
+from fptplus import cpu_kernels
 
 CROP_ATTEMPTS = 10
 """Boxes drawn before the whole image is taken (torchvision)."""

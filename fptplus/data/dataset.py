@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from PIL import Image
 
-from ..errors import InvalidInput
+from fptplus.errors import InvalidInput
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -9,7 +9,8 @@ Images may lie deeper inside a class folder. Files that are no images, and hidde
 
 from pathlib import Path
 
-from ..errors import InvalidInput
+from fptplus.errors import InvalidInput
+
 from .dataset import SPLITS, Example, ImageDataset, Split
 from .images import is_image_file, read_image
 from .splits import SPLIT_NAMES, random_split

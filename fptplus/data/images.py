@@ -18,7 +18,7 @@ import pydicom
 from PIL import Image, ImageOps
 from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi, apply_windowing, pixel_array
 
-from ..errors import InvalidInput
+from fptplus.errors import InvalidInput
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".bmp", *DICOM_SUFFIXES)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pydicom
 
-from ..errors import InvalidInput
+from fptplus.errors import InvalidInput
+
 from .dataset import Split
 from .images import is_image_file
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import InvalidInput
+from fptplus.errors import InvalidInput
+
 from .dataset import SPLITS, Example, ImageDataset, Split
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from ..errors import InvalidInput
+from fptplus.errors import InvalidInput
+
 from . import layouts
 from .layouts import Layout, RawImage
 from .new_folder import new_folder

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ..errors import InvalidInput
+from fptplus.errors import InvalidInput
+
 from .dataset import ImageDataset
 from .folders import open_folders
 from .medmnist import open_medmnist

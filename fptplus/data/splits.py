@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import InvalidInput
+from fptplus.errors import InvalidInput
+
 from .dataset import SPLITS, ImageDataset, Split
 
 VAL_SHARE, TEST_SHARE = 0.1, 0.2

@@ -9,7 +9,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import InvalidInput
+from fptplus.errors import InvalidInput
+
 from .dataset import Example, ImageDataset, Split
 from .folders import FolderReader
 from .splits import SPLIT_NAMES, random_split

@@ -12,12 +12,13 @@ import pynvml
 import pytest
 from chromium import browser as browser
 
-from bench import doctor, environment
+from bench.cards.gpus import GPUS, Gpu
+from bench.commands import doctor
 from bench.emulate import launch
 from bench.emulate.build import why_not
 from bench.emulate.pool import EmulatedPool, Job
-from bench.meters import memory, nvml, power
-from bench.predict.devices import GPUS, Gpu
+from bench.measure import environment
+from bench.measure.meters import memory, nvml, power
 
 UUID = "11111111-2222-3333-4444-555555555555"
 
@@ -32,7 +33,7 @@ def emulated_pool():
     if (reason := why_not()) is not None:
         pytest.skip(reason)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "emulate"))
         pool = EmulatedPool()
     with pool:
         yield pool

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fptplus.checkpoint import read_checkpoint_tensors
 from fptplus.distributed import Processes, launched
+from fptplus.training.checkpoint import read_checkpoint_tensors
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -25,8 +25,8 @@ import torch
 from toy_store import ToyStore
 from fptplus import FPTConfig, build_fpt
 from fptplus.distributed import process_group
-from fptplus.feed import Feed
-from fptplus.trainer import Trainee, TrainingConfig, evaluate, train
+from fptplus.training.feed import Feed
+from fptplus.training.trainer import Trainee, TrainingConfig, evaluate, train
 from methods.for_training import build_for_training
 
 folder = Path(sys.argv[1])

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from fptplus.store_layout import RowLayout
+from fptplus.store.layout import RowLayout
 
 CLASSES = ("left", "right")
 

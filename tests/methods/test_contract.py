@@ -7,7 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-from fptplus.training import autocast, make_optimizer, moving_average
+from fptplus.network.precision import autocast
+from fptplus.training.step import make_optimizer, moving_average
 from methods import METHODS, VARIANTS, create_backbone, find_method
 from methods.backbone import MODELS
 

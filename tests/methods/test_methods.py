@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fptplus.training import make_optimizer
+from fptplus.training.step import make_optimizer
 from methods import create_backbone, find_method
 from methods.adalora import AdaLoRA, orthogonality
 from methods.lora import TARGETS, LoRA

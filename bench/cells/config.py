@@ -1,0 +1,338 @@
+"""What is benchmarked: one cell, and a selection of them (the paper's setting is Sec. IV-B1)."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from typing import Literal, get_args
+
+from tyro.conf import UseAppendAction
+
+from bench.cards.gpus import Gpu, default_gpu, find_gpu
+from bench.units import parse_bytes
+from fptplus import InvalidInput
+from fptplus.training.step import OptimizerName, ZeroGrad
+from methods import METHODS, PASSES, find_method
+from methods.backbone import AttentionMode, Checkpointing
+
+from . import alloc_conf
+from .step_options import (
+    LORA_OPTIONS,
+    STEP_OPTIONS,
+    Averaging,
+    CellPrecision,
+    Clipping,
+    given_options,
+    options_for,
+    ordered_targets,
+    takes_lora_options,
+)
+
+MeasuredOn = Literal["nothing", "cpu", "cuda"]
+ProfileName = Literal["paper", "fast"]
+
+PROFILES: dict[ProfileName, dict[str, str]] = {
+    "paper": {"precision": "fp32", "attention": "eager", "checkpointing": "none", "optimizer": "adamw"},
+    "fast": {"precision": "bf16", "attention": "sdpa", "checkpointing": "none", "optimizer": "adamw_fused"},
+}
+"""`paper` is what the paper's numbers were made with; `fast` is what one would use today."""
+
+_CHOICES = {
+    "precision": get_args(CellPrecision),
+    "attention": get_args(AttentionMode),
+    "checkpointing": get_args(Checkpointing),
+    "optimizer": get_args(OptimizerName),
+    "zero_grad": get_args(ZeroGrad),
+    "clipping": get_args(Clipping),
+    "averaging": get_args(Averaging),
+    "device": get_args(MeasuredOn),
+}
+_LARGEST = {"res": 2**16, "batch_size": 2**20, "num_classes": 2**20, "accumulation_steps": 2**20}
+_ADDED_LATER = {"epochs": 0, "epoch_images": 0, "vram_bytes": None, "alloc_conf": None, **STEP_OPTIONS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellConfig:
+    """One configuration to predict or measure."""
+
+    method: str
+    """A name of METHODS or VARIANTS."""
+
+    model: str
+    """vit_s, vit_b, vit_l or a timm name."""
+
+    res: int
+    """Image height and width in pixels."""
+
+    batch_size: int = 16
+    """Images a step."""
+
+    precision: CellPrecision = "fp32"
+    """fp32; autocast to bf16 or fp16 with fp32 weights; or bf16_weights, all in bf16 without autocast."""
+
+    attention: AttentionMode = "eager"
+    """Explicit score matrices, or fused kernels: PyTorch's choice (sdpa) or one pinned."""
+
+    checkpointing: Checkpointing = "none"
+    """`block` recomputes each transformer block in the backward pass."""
+
+    optimizer: OptimizerName = "adamw"
+    """AdamW with foreach kernels, AdamW in one kernel, or SGD with or without momentum."""
+
+    zero_grad: ZeroGrad = "before_forward"
+    """Where the last step's gradients are released: after_forward keeps them through the forward pass."""
+
+    accumulation_steps: int = 1
+    """Micro-batches that a batch is split into; their gradients add up before the optimizer's step."""
+
+    clipping: Clipping = "norm"
+    """Whether gradients are clipped to norm 1, as the official code does."""
+
+    drop_path: float = 0.0
+    """Probability that the last block of the LPM is skipped; it falls to 0 at the first (stochastic depth)."""
+
+    averaging: Averaging = "none"
+    """ema: a second copy of the model, an exponential moving average of the weights."""
+
+    lora_rank: int | None = None
+    """Rank of LoRA's updates, 16 where not given; None for every other method."""
+
+    lora_targets: str | None = None
+    """Linear layers that LoRA adapts, with commas; query,value where not given; None for every other method."""
+
+    alloc_conf: str | None = None
+    """PyTorch's allocator settings in the process of the cell; None for those of the environment, mostly none."""
+
+    num_classes: int = 5
+    """Outputs of the head; 5 as in Messidor-2 and DDR."""
+
+    device: MeasuredOn = "nothing"
+    """What the cell is measured on, beside being predicted."""
+
+    gpu: str = "a6000"
+    """Name of the GPU that memory is predicted for; the paper's by default."""
+
+    seed: int = 0
+    """Of weights and inputs."""
+
+    weights: str | None = None
+    """Checkpoint file or timm pretrained name to measure with; None for random weights."""
+
+    epochs: int = 0
+    """Whole epochs to run and time, with batches from disk."""
+
+    epoch_images: int = 0
+    """Images of such an epoch; 0 where none is run."""
+
+    vram_bytes: int | None = None
+    """Memory that may be used of the card, for a smaller one; None for all that it has."""
+
+    def __post_init__(self) -> None:
+        find_method(self.method)
+        for name, most in _LARGEST.items():
+            if not 1 <= (value := getattr(self, name)) <= most:
+                bound = "at least 1" if value < 1 else f"at most {most}"
+                raise InvalidInput(f"{name.replace('_', '-')} must be {bound}, got {value}.")
+        for name, known in _CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                raise InvalidInput(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+        if self.epochs < 0 or (self.epochs and self.epoch_images < self.batch_size):
+            raise InvalidInput(
+                f"epochs must be at least 0 and their images at least a batch of {self.batch_size}, "
+                f"got {self.epochs} epochs of {self.epoch_images} images."
+            )
+        if self.attention == "flash" and self.precision == "fp32":
+            raise InvalidInput(
+                "attention 'flash' must be used with precision bf16 or fp16, got fp32; "
+                "the kernel has no fp32 form, 'efficient' has."
+            )
+        if self.precision == "fp16" and self.device == "cpu":
+            raise InvalidInput(
+                "precision fp16 must be measured on a CUDA device, got cpu; use bf16, or --device auto to predict."
+            )
+        self._check_step()
+        self._settle_lora()
+
+    def _check_step(self) -> None:
+        """Refuse options of the training step that cannot be."""
+        if self.batch_size % self.accumulation_steps:
+            raise InvalidInput(
+                f"accumulation-steps must divide the batch of {self.batch_size} images, "
+                f"got {self.accumulation_steps}; choose another of the two."
+            )
+        if not 0 <= self.drop_path < 1:
+            raise InvalidInput(f"drop-path must be at least 0 and below 1, got {self.drop_path:g}.")
+        if self.alloc_conf is not None:
+            alloc_conf.check(self.alloc_conf)
+        if self.method in PASSES and (given := given_options(self)):
+            raise InvalidInput(
+                f"{', '.join(given)} must be left out with method {self.method}, which takes no training step."
+            )
+
+    def _settle_lora(self) -> None:
+        """LoRA's own rank and targets where none are given, the targets in one order; None for every other method."""
+        own = {name: STEP_OPTIONS[name] for name in LORA_OPTIONS}
+        asked = {name: own[name] if (value := getattr(self, name)) is None else value for name in LORA_OPTIONS}
+        if not 1 <= asked["lora_rank"] <= 2**16:
+            raise InvalidInput(f"lora-rank must be at least 1 and at most {2**16}, got {asked['lora_rank']}.")
+        asked["lora_targets"] = ",".join(ordered_targets(asked["lora_targets"]))
+        if not takes_lora_options(self.method):
+            if asked != own:
+                raise InvalidInput(f"lora-rank and lora-targets must be left out with method {self.method}; use lora.")
+            asked = dict.fromkeys(LORA_OPTIONS)
+        for name, value in asked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def cell_id(self) -> str:
+        """Name of the cell's record: a hash of its configuration.
+
+        What was added to the configuration later counts only where it is set, so that older records keep their names.
+        """
+        named = {one.name: getattr(self, one.name) for one in fields(self)}
+        counted = {k: v for k, v in named.items() if k not in _ADDED_LATER or v not in (None, _ADDED_LATER[k])}
+        text = json.dumps(counted, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def no_kernel(cell: CellConfig) -> InvalidInput:
+    """What refuses a cell whose attention kernel does not run on its card, found out by its step."""
+    return InvalidInput(
+        f"attention {cell.attention} has no kernel for {cell.precision} on {cell.gpu}; use sdpa or eager."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Methods, models and resolutions that are asked about, and the GPU that memory is predicted for."""
+
+    method: UseAppendAction[tuple[str, ...]] = ()
+    """Method to run; repeat for several. Default: the ten of the paper. Also: fpt_live, fptplus_live, fptplus_bf16 and
+    fptplus_int8 for smaller features, and fpt_preloading, fptplus_preloading for the frozen pass alone."""
+
+    model: UseAppendAction[tuple[str, ...]] = ()
+    """vit_s, vit_b, vit_l or any plain ViT of timm; repeat for several. Default: vit_b."""
+
+    res: UseAppendAction[tuple[int, ...]] = ()
+    """Image height and width in pixels; repeat for several. Default: 512."""
+
+    num_classes: int = 5
+    """Outputs of the task head."""
+
+    gpu: str | None = None
+    """GPU to predict for: v100-16gb, v100-32gb, t4, rtx2080ti, a100-40gb, a100-80gb, rtx3060, rtx3090, a6000, a10g,
+    rtx4060, l4, rtx4090, l40s, h100, h200, b200, rtx5090 or rtx-pro-6000. Default: the one present, else the paper's
+    a6000."""
+
+    gpu_memory: str | None = None
+    """Memory that must do, such as 11GiB. Default: all that the GPU has."""
+
+    engine: Literal["auto", "emulated", "traced"] = "auto"
+    """What predicts memory. emulated: PyTorch itself, on a CUDA device that is not there. traced: a model of it, for
+    where the emulated device does not run. auto: emulated where it runs."""
+
+    alloc_conf: str | None = None
+    """PyTorch's allocator settings, such as expandable_segments:True. Default: those of the environment, mostly none;
+    the records name them."""
+
+    @property
+    def gpu_to_predict(self) -> Gpu:
+        """The GPU to predict for, with the memory that it may use.
+
+        Raises:
+            InvalidInput: if there is no such GPU, or its memory is no amount.
+        """
+        gpu = default_gpu() if self.gpu is None else find_gpu(self.gpu)
+        smaller_bytes = self.smaller_memory_bytes
+        return gpu if smaller_bytes is None else replace(gpu, memory_bytes=smaller_bytes)
+
+    @property
+    def smaller_memory_bytes(self) -> int | None:
+        """Memory that must do, in bytes; None for all that the GPU has.
+
+        Raises:
+            InvalidInput: if it is no amount.
+        """
+        return None if self.gpu_memory is None else parse_bytes("gpu-memory", self.gpu_memory)
+
+    def _combined(self, axes: Iterable[dict], **shared) -> list[CellConfig]:
+        """Every combination, each once; models outermost, then resolutions, axes, and methods innermost.
+
+        Args:
+            axes: batch size and AXES of each; options that a method does not take are left out for it.
+            shared: further fields of all cells.
+
+        Raises:
+            InvalidInput: if any value is out of range.
+        """
+        shared = {"num_classes": self.num_classes, "gpu": self.gpu_to_predict.name, **shared}
+        shared["alloc_conf"] = self.alloc_conf
+        methods, axes = self.method or tuple(METHODS), list(axes)
+        asks_for_lora = any(name in one for one in axes for name in LORA_OPTIONS)
+        if asks_for_lora and not any(map(takes_lora_options, methods)):
+            raise InvalidInput("lora-rank and lora-targets must be given with method lora, which is not asked for.")
+        cells = [
+            CellConfig(method=name, model=model, res=res, **options_for(name, one), **shared)
+            for model, res, one, name in product(self.model or ("vit_b",), self.res or (512,), axes, methods)
+        ]
+        return list(dict.fromkeys(cells))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting(Selection):
+    """What is asked about: methods, models, resolutions, and the axes that they share.
+
+    The defaults are the paper's: all ten methods, ViT-B, 512 px, batch 16, fp32, explicit attention, AdamW, RTX A6000.
+    """
+
+    batch_size: int = 16
+    """Images a training step."""
+
+    profile: ProfileName = "paper"
+    """Sets the axes below where not given. paper: fp32, eager, none, adamw. fast: bf16, sdpa, none, adamw_fused."""
+
+    precision: CellPrecision | None = None
+    """fp32; autocast to bf16 or fp16 with fp32 weights; bf16_weights: all in bf16 without autocast."""
+
+    attention: AttentionMode | None = None
+    """eager: explicit score matrices. sdpa: the fused kernel PyTorch chooses. flash, efficient: that fused kernel."""
+
+    checkpointing: Checkpointing | None = None
+    """block: recompute each transformer block in the backward pass."""
+
+    optimizer: OptimizerName | None = None
+    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum. sgd_no_momentum: without."""
+
+    zero_grad: ZeroGrad = "before_forward"
+    """Where gradients are released; after_forward: they live through the forward pass."""
+
+    accumulation_steps: int = 1
+    """Micro-batches that a batch is split into."""
+
+    clipping: Clipping = "norm"
+    """norm: clip gradients to norm 1. none: do not."""
+
+    drop_path: float = 0.0
+    """Stochastic depth of the LPM, from 0 to below 1."""
+
+    averaging: Averaging = "none"
+    """ema: keep a moving average of the weights, a second copy of the model."""
+
+    lora_rank: int | None = None
+    """Rank of LoRA's updates. Default: 16."""
+
+    lora_targets: str | None = None
+    """Linear layers that LoRA adapts: some of query, key, value (or qkv, fused), proj, fc1, fc2, with commas.
+    Default: query,value."""
+
+    def cells(self) -> list[CellConfig]:
+        """A cell for each model, resolution and method.
+
+        Raises:
+            InvalidInput: if any value is out of range.
+        """
+        axes = {name: getattr(self, name) or default for name, default in PROFILES[self.profile].items()}
+        options = {name: value for name in STEP_OPTIONS if (value := getattr(self, name)) is not None}
+        shared = {"vram_bytes": self.smaller_memory_bytes}
+        return self._combined([{"batch_size": self.batch_size, **axes, **options}], **shared)

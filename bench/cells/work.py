@@ -1,0 +1,104 @@
+"""What a cell does over and over: one training step on one batch, or one frozen pass that makes features."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fptplus.network.precision import autocast
+from methods.backbone import AttentionMode
+from methods.method import ExampleInputs, FineTuning
+
+from .building import build_on, make_step
+from .config import CellConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A step on its device, with a batch."""
+
+    step: Callable[..., Tensor | tuple[Tensor, ...]]
+    """Takes inputs, targets and, if wanted, who is told of each phase."""
+
+    inputs: tuple[Tensor, ...]
+    targets: Tensor
+    example_inputs: ExampleInputs
+    is_frozen: bool
+
+    def __call__(self, *on_phase: Callable[[str], None]) -> Tensor | tuple[Tensor, ...]:
+        """Do it once."""
+        return self.step(self.inputs, self.targets, *on_phase)
+
+
+_PINNED_KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
+
+
+def pinned_attention(attention: AttentionMode) -> AbstractContextManager:
+    """The context in which fused attention is the kernel that a cell names, if it names one."""
+    kernel = _PINNED_KERNELS.get(attention)
+    return nullcontext() if kernel is None else sdpa_kernel(kernel)
+
+
+class FrozenPass:
+    """A forward pass without gradients, called like a TrainingStep."""
+
+    def __init__(self, model: nn.Module, autocast: Callable[[], AbstractContextManager]) -> None:
+        self.model, self.autocast = model, autocast
+
+    def __call__(
+        self, inputs: tuple[Tensor, ...], targets: Tensor, on_phase: Callable[[str], None] = lambda phase: None
+    ) -> tuple[Tensor, ...]:
+        """The features of a batch; targets are not looked at."""
+        on_phase("forward")
+        with torch.no_grad(), self.autocast():
+            return self.model(*inputs)
+
+
+def work_on_device(cell: CellConfig) -> Work:
+    """The cell's step on its device, with its batch.
+
+    Built on the CPU and moved, so that nothing but the model and the batch has ever been allocated on the device.
+    """
+    torch.manual_seed(cell.seed)
+    tuning, targets = build_on("cpu", cell)
+    model = tuning.model.to(cell.device)
+    inputs = tuple(tensor.to(cell.device) for tensor in tuning.example_inputs(cell.batch_size))
+    return make_work(cell, tuning, model, inputs, targets.to(cell.device))
+
+
+def work_without_values(cell: CellConfig, tuning: FineTuning) -> Work:
+    """The same allocations in the same order, of a model built on meta tensors: no number is drawn, none is moved.
+
+    Args:
+        cell: with a device.
+        tuning: of the cell, on the meta device; its model is moved, if it has not been.
+    """
+    is_built = not next(tuning.model.parameters()).is_meta
+    model = tuning.model if is_built else tuning.model.to_empty(device=cell.device)
+    with torch.device("meta"):
+        example = tuning.example_inputs(cell.batch_size)
+    inputs = tuple(torch.empty_like(tensor, device=cell.device) for tensor in example)
+    return make_work(cell, tuning, model, inputs, torch.empty(cell.batch_size, dtype=torch.long, device=cell.device))
+
+
+def make_work(
+    cell: CellConfig, tuning: FineTuning, model: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor
+) -> Work:
+    """The step of a model that is on its device, with its batch there."""
+    mixed = partial(autocast, cell.precision, cell.device)
+    if tuning.is_frozen:
+        step = FrozenPass(model, mixed)
+    else:
+        scaler = torch.amp.GradScaler(cell.device) if cell.precision == "fp16" else None
+        step = make_step(cell, tuning, autocast=mixed, scaler=scaler)
+    return Work(
+        step=step,
+        inputs=inputs,
+        targets=targets,
+        example_inputs=tuning.example_inputs,
+        is_frozen=tuning.is_frozen,
+    )

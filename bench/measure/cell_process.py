@@ -1,0 +1,60 @@
+"""The process of one cell: `python -m bench.measure.cell_process`, the job on its input, the journal on its output.
+
+CUDA is initialised here and nowhere else. The process ends when its input closes, so that none outlives its parent.
+"""
+
+import json
+import os
+import shutil
+import sys
+import threading
+import traceback
+
+from .journal import Journal
+
+_INPUT = 0
+"""File descriptor of the standard input."""
+
+
+def main() -> None:
+    """Measure the cell of the job that the first line of the input states."""
+    job = json.loads(sys.stdin.readline())
+    journal = Journal(os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no line of the journal
+    threading.Thread(target=_end_with_parent, args=(job["scratch"],), daemon=True).start()
+    journal.begin("importing")
+    try:
+        _measure(job, journal)
+    except Exception as error:
+        traceback.print_exc()
+        what = "import error" if isinstance(error, ImportError) else type(error).__name__
+        cure = "; install what is missing (pip install -e .)" if isinstance(error, ImportError) else ""
+        detail = f"{what} during {journal.phase}: {error}{cure}"
+        journal.found({"status": "failed", "status_detail": detail, "ended_in_phase": journal.phase})
+    journal.end()
+
+
+def _measure(job: dict, journal: Journal) -> None:
+    from pathlib import Path
+
+    from bench.cells.config import CellConfig
+
+    from .measure import Budget, measure
+
+    measure(CellConfig(**job["cell"]), Budget(**job["budget"]), Path(job["scratch"]), journal)
+
+
+def _end_with_parent(scratch: str) -> None:
+    """Wait until the parent has closed its end, which it does by dying as well.
+
+    Past sys.stdin, whose lock a thread that reads from it would hold: processes that are forked meanwhile, to load
+    data, close it first and would wait for that lock for ever.
+    """
+    while os.read(_INPUT, 1):
+        pass
+    shutil.rmtree(scratch, ignore_errors=True)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""One cell at a time on a device, whoever runs it: sweeps side by side must not measure each other."""
+
+import getpass
+import hashlib
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from bench.cards.probe import present_properties
+from bench.cells.config import MeasuredOn
+
+
+def device_lock(device: MeasuredOn) -> FileLock:
+    """The lock of this machine's CPU or CUDA device, among the processes of this user.
+
+    Other users' processes cannot be waited for; on a GPU they are found as foreign, and the cell fails.
+    """
+    properties = present_properties() if device == "cuda" else None
+    name = f"{getpass.getuser()} {properties.uuid if properties else device}"
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"fptplus-bench-{digest}.lock")

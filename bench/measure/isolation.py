@@ -1,0 +1,121 @@
+"""Run one cell in a fresh process; what the process dies of becomes the status of the record."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.cells import alloc_conf
+from bench.cells.config import CellConfig
+from bench.records.measured_columns import Reading
+
+from .journal import Story, read_journal
+from .measure import Budget
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-m", "bench.measure.cell_process")
+
+
+def run_isolated(
+    cell: CellConfig,
+    budget: Budget,
+    on_phase: Callable[[str], None] = lambda phase: None,
+    cut_s: float | None = None,
+) -> Reading | None:
+    """Measure a cell in a process of its own.
+
+    Args:
+        cell: with a device.
+        budget: of time; its timeout ends the process.
+        on_phase: told the name of each phase as it begins, from another thread.
+        cut_s: seconds after which the process is ended as if the cell had not begun; None for never.
+
+    Returns:
+        Columns of the record, with all that was found before a death; None if the cell was cut.
+    """
+    with tempfile.TemporaryDirectory(prefix="fptplus-bench-", ignore_cleanup_errors=True) as scratch:
+        errors_path = Path(scratch) / "stderr.txt"
+        with errors_path.open("w") as errors:
+            process = _start(cell, budget, scratch, errors)
+        stories = [Story()]
+        reader = threading.Thread(target=_follow, args=(process, stories, on_phase), daemon=True)
+        reader.start()
+        limit_s = min(budget.timeout_s, cut_s if cut_s is not None else budget.timeout_s)
+        try:
+            process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            if cut_s is not None and cut_s <= budget.timeout_s:
+                return None
+            _end(process)
+            reader.join()
+            return _ended(stories[-1], f"took longer than {budget.timeout_s:g} s (--timeout-s)")
+        finally:
+            _end(process)
+            reader.join()
+            process.stdin.close()
+            process.stdout.close()
+        return _outcome(stories[-1], process.returncode, errors_path)
+
+
+def _start(cell: CellConfig, budget: Budget, scratch: str, errors) -> subprocess.Popen:
+    """The process, with its job on its input, which stays open for as long as this process lives."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    process = subprocess.Popen(
+        COMMAND,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        env={**alloc_conf.process_environment(cell.alloc_conf), "PYTHONPATH": path},
+        start_new_session=True,  # Ctrl-C is for the sweep, which ends its cell itself
+    )
+    job = {"cell": asdict(cell), "budget": asdict(budget), "scratch": scratch}
+    try:
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        pass  # it has died already, of what its status says
+    return process
+
+
+def _follow(process: subprocess.Popen, stories: list[Story], on_phase: Callable[[str], None]) -> None:
+    phase = None
+    for story in read_journal(process.stdout):
+        stories.append(story)
+        if story.phase != phase:
+            on_phase(phase := story.phase)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End the process with all that it has started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _outcome(story: Story, returncode: int, errors_path: Path) -> Reading:
+    if story.has_ended and returncode == 0:
+        details = [*filter(None, [story.columns.get("status_detail")]), *story.notes]
+        return story.columns | ({"status_detail": "; ".join(details)} if details else {})
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        hint = ", as the system does when the computer's own memory runs out" if name == "SIGKILL" else ""
+        return _ended(story, f"killed by {name}{hint}")
+    last = (errors_path.read_text(errors="replace").strip().splitlines() or ["nothing on its error stream"])[-1]
+    return _ended(story, f"its process ended with status {returncode}: {last}")
+
+
+def _ended(story: Story, reason: str) -> Reading:
+    """What was found until the end, and the end."""
+    return story.columns | {
+        "status": "failed",
+        "status_detail": "; ".join([f"{reason}, {story.where}", *story.notes]),
+        "ended_in_phase": story.phase,
+        "last_peak_allocated_bytes": story.peak_allocated_bytes,
+    }

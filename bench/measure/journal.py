@@ -1,0 +1,92 @@
+"""What a cell's process tells its parent: one JSON object a line, so that a death loses only what came after.
+
+{"phase": "warm-up, backward", "peak_allocated_bytes": 123}     a phase begins
+{"found": {"step_time_s": 0.1}}                                 columns of the record
+{"note": "…"}                                                   what was left unmeasured, and why
+{"end": true}                                                   all was said
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from bench.records.measured_columns import Reading
+
+
+class Journal:
+    """The writing end.
+
+    Args:
+        file: where lines go; None keeps nothing.
+    """
+
+    def __init__(self, file: TextIO | None = None) -> None:
+        self._file = file
+        self.phase = "importing"
+        self.left_out: frozenset[str] = frozenset()
+        """Columns that are not written, whatever is found."""
+
+    def begin(self, phase: str, peak_allocated_bytes: int | None = None) -> None:
+        """A phase begins.
+
+        Args:
+            phase: its name.
+            peak_allocated_bytes: of CUDA memory until now; None where there is none.
+        """
+        self.phase = phase
+        self._write({"phase": phase, "peak_allocated_bytes": peak_allocated_bytes})
+
+    def found(self, columns: Reading) -> None:
+        """Columns of the record are known."""
+        self._write({"found": {name: value for name, value in columns.items() if name not in self.left_out}})
+
+    def note(self, text: str) -> None:
+        """Something was left unmeasured."""
+        self._write({"note": text})
+
+    def end(self) -> None:
+        """All was said."""
+        self._write({"end": True})
+
+    def _write(self, line: dict) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+
+@dataclass
+class Story:
+    """A journal as read, whole or cut off."""
+
+    phase: str = "starting"
+    """The last one that began."""
+
+    peak_allocated_bytes: int | None = None
+    """When it began."""
+
+    columns: Reading = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    has_ended: bool = False
+
+    @property
+    def where(self) -> str:
+        """The last phase and peak, in words."""
+        peak = self.peak_allocated_bytes
+        return f"during {self.phase}" + (f", last peak {peak / 2**20:,.0f} MiB allocated" if peak else "")
+
+
+def read_journal(lines: Iterable[str]) -> Iterator[Story]:
+    """The story so far after each line; a line that is not whole is the last, and is left out."""
+    story = Story()
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            return
+        if "phase" in entry:
+            story.phase, story.peak_allocated_bytes = entry["phase"], entry["peak_allocated_bytes"]
+        story.columns |= entry.get("found", {})
+        story.notes += [entry["note"]] if "note" in entry else []
+        story.has_ended |= entry.get("end", False)
+        yield story

@@ -1,0 +1,89 @@
+"""What FPT's and FPT+'s preloading pass costs: memory of the pass, MACs, and disk for the features."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+
+from bench.cells.building import build_on
+from bench.cells.config import CellConfig
+from bench.cells.grid import preloading_of
+from bench.predict.prediction import Prediction
+from bench.predict.predictor import predict_all
+
+from .settings import SETTINGS, paper_cell
+
+FEATURE_BYTES = 4
+"""Keys and values are stored in fp32 (official code)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preloading:
+    """The preloading pass of one method in one setting, one image at a time."""
+
+    method: str
+    model: str
+    res: int
+    precision: str
+    attention: str
+    process_bytes: int
+    """Predicted for the paper's card."""
+
+    disk_bytes_per_image: int
+    """Keys and values of the important tokens of the tapped layers, from their shapes."""
+
+
+def preloading_cells() -> list[CellConfig]:
+    """The passes that the findings speak of; checkpointing and the optimizer do not matter to them."""
+    settings = ("the paper's setting", "fused attention", "bf16", "fused attention, bf16")
+    sizes = (("vit_b", 512), ("vit_b", 2048), ("vit_l", 512), ("vit_l", 640))
+    return [
+        paper_cell(method, model, res, **SETTINGS[setting])
+        for model, res in sizes
+        for method in ("fpt", "fptplus")
+        for setting in settings
+    ]
+
+
+def predict_preloading(cells: list[CellConfig]) -> Iterator[Preloading]:
+    """Predict the passes of some cells."""
+    for cell, prediction in zip(
+        cells, predict_all(replace(preloading_of(cell), batch_size=1) for cell in cells), strict=True
+    ):
+        if isinstance(prediction, Exception):
+            raise prediction
+        yield _preloading(cell, prediction)
+
+
+def _preloading(cell: CellConfig, prediction: Prediction) -> Preloading:
+    tuning, _ = build_on("meta", cell)
+    with torch.device("meta"):
+        _, keys, values = tuning.example_inputs(1)
+    return Preloading(
+        method=cell.method,
+        model=cell.model,
+        res=cell.res,
+        precision=cell.precision,
+        attention=cell.attention,
+        process_bytes=prediction.process_bytes,
+        disk_bytes_per_image=FEATURE_BYTES * (keys.numel() + values.numel()),
+    )
+
+
+def write_preloading(path: Path, passes: list[Preloading]) -> None:
+    """Keep predictions as a CSV file."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Preloading)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(one) for one in passes)
+
+
+def read_preloading(path: Path) -> list[Preloading]:
+    """The predictions kept in a CSV file."""
+    with path.open(encoding="utf-8") as file:
+        return [
+            Preloading(**{field.name: field.type(row[field.name]) for field in fields(Preloading)})
+            for row in csv.DictReader(file)
+        ]

@@ -1,0 +1,210 @@
+"""One cell on an emulated card: its real training step, by PyTorch's allocator and operators.
+
+predict_cell() and what else forks runs in the processes of an EmulatedPool (emulate/pool.py), which have not started
+CUDA; the other functions in those that it forks, each on a card.
+"""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+
+import torch
+
+from bench.cards.gpus import Gpu
+from bench.cards.verdict import verdict
+from bench.cells.anatomy import Anatomy, Peak
+from bench.cells.building import build_on
+from bench.cells.config import CellConfig, no_kernel
+from bench.cells.work import Work, pinned_attention, work_without_values
+from bench.emulate.build import CannotEmulate
+from bench.emulate.device_state import kernel_launches, unanswered, unknown_workspaces
+from bench.emulate.fork import on_card
+from bench.emulate.step_anatomy import StepWatch
+from bench.emulate.step_profile import profiled
+from fptplus import InvalidInput
+from methods import FineTuning
+
+from .counts import _count, count
+from .prediction import Prediction
+
+
+class StepFails(RuntimeError):
+    """PyTorch's own operators refuse the step, as they would on the card itself; the message is theirs."""
+
+
+WARMUP_STEPS = 2
+"""The optimizer's state appears in the first step, and blocks find their places in the second."""
+
+_ENDLESS_BYTES = 2**42
+_SMALL_MODEL, _SMALL_RES = "vit_s", 64
+
+
+def prepare() -> None:
+    """Import what libraries load at first use, so that no process that is forked from this one has to."""
+    for method in ("adalora", "fptplus"):
+        _count(CellConfig(method=method, model=_SMALL_MODEL, res=_SMALL_RES))
+
+
+def predict_cell(cell: CellConfig, gpu: Gpu) -> tuple[Prediction, Anatomy]:
+    """A cell with as much memory as it takes, and on its card.
+
+    Args:
+        cell: to predict.
+        gpu: its card; looked up by the caller, since asking this machine for a card would start CUDA.
+
+    Raises:
+        InvalidInput: if the method cannot drive the model at this resolution.
+        CannotEmulate: if the step calls what the device has no answer to.
+    """
+    prediction, anatomy = on_card(endless(gpu), emulate_cell, cell, gpu.context_bytes)
+    return replace(prediction, **how_it_fits(cell, gpu, prediction.peak)), anatomy
+
+
+def endless(gpu: Gpu) -> Gpu:
+    """A card that holds whatever a step takes."""
+    return replace(gpu, memory_bytes=_ENDLESS_BYTES)
+
+
+def how_it_fits(cell: CellConfig, gpu: Gpu, peak: Peak) -> dict[str, str | None]:
+    """`fits` and `out_of_memory` of a Prediction: by a run on the card where its memory is not clearly enough.
+
+    Args:
+        cell: whose step it is.
+        gpu: its card.
+        peak: with as much memory as it takes.
+    """
+    if verdict(peak.reserved_bytes, gpu).word == "yes":
+        return {"fits": "yes", "out_of_memory": None}
+    message = on_card(gpu, run_out, cell, context_bytes=gpu.context.high_bytes)
+    if message is None:
+        return {"fits": "yes", "out_of_memory": None}
+    is_hopeless = peak.allocated_bytes + gpu.context.low_bytes > gpu.memory_bytes
+    is_out = is_hopeless or on_card(gpu, run_out, cell, context_bytes=gpu.context.low_bytes) is not None
+    return {"fits": "no" if is_out else "maybe", "out_of_memory": message}
+
+
+def emulate_cell(cell: CellConfig, context_bytes: int) -> tuple[Prediction, Anatomy]:
+    """Parameters, MACs, peaks and launches of a cell on the card of this process, and what its memory is for."""
+    counts, (tuning, _) = count(cell), build_on("meta", cell)
+    with _prepared(cell):
+        work = _work(cell, tuning)
+        for _ in range(WARMUP_STEPS):
+            work()
+        launched = kernel_launches()
+        with StepWatch(work) as watch, profiled(work.step.model) as read:
+            work(watch.enter)
+        launches = kernel_launches() - launched
+    seen = read()
+    anatomy = watch.anatomy(seen)
+    prediction = Prediction(
+        by="emulated",
+        **asdict(counts),
+        train_step_macs=seen.macs,
+        peak=anatomy.peak,
+        context_bytes=context_bytes,
+        kernel_launches=launches,
+        unknown_workspaces=unknown_workspaces(),
+    )
+    return prediction, anatomy
+
+
+def peaks_of(cell: CellConfig, batch_sizes: list[int], tuning: FineTuning | None = None) -> list[Peak]:
+    """The counters of a cell at several batch sizes on the card of this process; its model is built once.
+
+    Each batch begins with an empty cache and without the optimizer's state.
+
+    Args:
+        cell: of any batch size.
+        batch_sizes: to run.
+        tuning: of the cell, on the meta device, where it has been built.
+    """
+    tuning = tuning or build_on("meta", cell)[0]
+    peaks = []
+    with _prepared(cell):
+        for batch_size in batch_sizes:
+            work = _work(replace(cell, batch_size=batch_size), tuning)
+            for _ in range(WARMUP_STEPS + 1):
+                work()
+            peaks.append(read_peak())
+            del work
+            _clean(tuning)
+    return peaks
+
+
+def run_out(cell: CellConfig, tuning: FineTuning | None = None) -> str | None:
+    """PyTorch's message where the cell's step does not fit the card of this process, with its place; None if it fits.
+
+    Args:
+        cell: whose step is run.
+        tuning: of the cell, on the meta device, where it has been built.
+    """
+    tuning = tuning or build_on("meta", cell)[0]
+    place = "building the step"
+
+    def enter(step: int, phase: str) -> None:
+        nonlocal place
+        place = f"step {step}, {phase}"
+
+    with _prepared(cell):
+        try:
+            work = _work(cell, tuning)
+            for step in range(1, WARMUP_STEPS + 2):
+                work(partial(enter, step))
+        except torch.OutOfMemoryError as error:
+            return f"{place}: {str(error).partition(' Including non-PyTorch memory')[0]}"
+    return None
+
+
+def _clean(tuning: FineTuning) -> None:
+    """Leave nothing on the device but the model."""
+    for parameter in tuning.model.parameters():
+        parameter.grad = None
+    gc.collect()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+
+
+def read_peak() -> Peak:
+    """The device's counters, by kinds not known."""
+    counters = torch.cuda.memory_stats()
+    return Peak(
+        requested_bytes=counters["requested_bytes.all.peak"],
+        allocated_bytes=counters["allocated_bytes.all.peak"],
+        reserved_bytes=counters["reserved_bytes.all.peak"],
+        by_kind={},
+    )
+
+
+def _work(cell: CellConfig, tuning: FineTuning) -> Work:
+    return work_without_values(replace(cell, device="cuda"), tuning)
+
+
+@contextmanager
+def _prepared(cell: CellConfig) -> Iterator[None]:
+    """The allocator's settings and the attention kernel of a cell; errors of the device in words."""
+    if cell.alloc_conf is not None:
+        _set_up_allocator(cell.alloc_conf)
+    try:
+        with pinned_attention(cell.attention):
+            yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if "No available kernel" in str(error):
+            raise no_kernel(cell) from error
+        if names := unanswered():
+            raise CannotEmulate(
+                f"the emulated device has no answer to {names}, which {cell.method} calls; use --engine traced."
+            ) from error
+        raise StepFails(f"PyTorch {torch.__version__} fails in this step on {cell.gpu}: {error}") from error
+
+
+def _set_up_allocator(settings: str) -> None:
+    try:
+        torch.cuda.memory._set_allocator_settings(settings)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInput(f"alloc-conf must be settings that PyTorch knows, got {settings!r}: {reason}") from error

@@ -1,0 +1,113 @@
+"""A grid of predicted memory over models, resolutions, batch sizes and axes: what "which method fits my GPU" looks up.
+
+Each cell's step is run on the emulated card. Everything is for the paper's card; kernels and workspaces of another
+change it by up to 5 %, its capacity is what decides.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.cards.gpus import Gpu
+from bench.cells.anatomy import Peak
+from bench.cells.config import CellConfig
+from bench.emulate.fork import on_card
+from bench.trace.replay import replay
+from bench.units import MIB
+from methods import METHODS
+
+from .emulated import StepFails, endless, peaks_of
+from .traced import trace_cell
+
+MODELS = ("vit_b", "vit_l")
+"""The paper's two; `advise` answers for every other."""
+RES = (224, 384, 512, 768, 1024)
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+KERNELS = {
+    "fp32, explicit attention": {"precision": "fp32", "attention": "eager"},
+    "fp32, fused attention": {"precision": "fp32", "attention": "sdpa"},
+    "bf16, fused attention": {"precision": "bf16", "attention": "sdpa"},
+}
+"""Choices of precision and attention, as people name them."""
+
+NOTHING_TO_CHECKPOINT = ("linear", "fpt", "fptplus")
+"""No gradient runs through the blocks of these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridRow:
+    """Memory of one method over the batch sizes."""
+
+    method: str
+    model: str
+    res: int
+    precision: str
+    attention: str
+    checkpointing: str
+    reserved_mib: tuple[int | None, ...]
+    """Of PyTorch's segments, at each of BATCHES; a process holds the card's CUDA context besides. None where PyTorch
+    fails in the step."""
+
+
+def grid_families() -> list[CellConfig]:
+    """One cell for each family: method, model and axes."""
+    return [
+        CellConfig(method=method, model=model, res=RES[0], checkpointing=checkpointing, **kernel)
+        for model in MODELS
+        for kernel in KERNELS.values()
+        for method in METHODS
+        for checkpointing in (("none",) if method in NOTHING_TO_CHECKPOINT else ("none", "block"))
+    ]
+
+
+def grid_rows(family: CellConfig, gpu: Gpu) -> list[GridRow]:
+    """Memory of a family at every resolution and batch size, in a process that can fork others onto cards."""
+    return [_row(replace(family, res=res), gpu) for res in RES]
+
+
+def _row(cell: CellConfig, gpu: Gpu) -> GridRow:
+    try:
+        peaks = on_card(endless(gpu), peaks_of, cell, list(BATCHES))
+    except StepFails:
+        peaks = [_peak(replace(cell, batch_size=size), gpu) for size in BATCHES]
+    axes = {name: getattr(cell, name) for name in ("method", "model", "res", "precision", "attention", "checkpointing")}
+    return GridRow(**axes, reserved_mib=tuple(peak and round(peak.reserved_bytes / MIB) for peak in peaks))
+
+
+def _peak(cell: CellConfig, gpu: Gpu) -> Peak | None:
+    try:
+        return on_card(endless(gpu), peaks_of, cell, [cell.batch_size])[0]
+    except StepFails:
+        return None
+
+
+def completed(row: GridRow) -> GridRow:
+    """A row with traced memory where PyTorch fails in the step."""
+    axes = {name: getattr(row, name) for name in _LABELS}
+    reserved = (
+        round(replay(trace_cell(CellConfig(**axes, batch_size=batch))).reserved_bytes / MIB) if known is None else known
+        for batch, known in zip(BATCHES, row.reserved_mib, strict=True)
+    )
+    return replace(row, reserved_mib=tuple(reserved))
+
+
+_LABELS = ("method", "model", "res", "precision", "attention", "checkpointing")
+
+
+def write_grid(path: Path, rows: list[GridRow]) -> None:
+    """Keep the grid as a CSV file, one row a method, resolution and choice of axes."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*_LABELS, *(f"reserved_mib_batch_{batch}" for batch in BATCHES)])
+        writer.writerows([*(getattr(row, name) for name in _LABELS), *row.reserved_mib] for row in rows)
+
+
+def read_grid(path: Path) -> Iterator[GridRow]:
+    """The grid kept in a CSV file."""
+    with path.open(encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            labels = {name: line[name] for name in _LABELS} | {"res": int(line["res"])}
+            sizes = tuple(int(line[f"reserved_mib_batch_{batch}"]) for batch in BATCHES)
+            yield GridRow(**labels, reserved_mib=sizes)

@@ -1,0 +1,159 @@
+"""Run one cell: predict it, measure it in a process of its own where asked, and make its record."""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import psutil
+import torch
+
+from bench.cells.config import CellConfig
+from bench.measure.device_lock import device_lock
+from bench.measure.environment import provenance
+from bench.measure.isolation import run_isolated
+from bench.measure.measure import CPU_STEPS_WANTED, Budget
+from bench.predict.prediction import Prediction
+from bench.predict.predictor import Engine, predict
+from bench.records.measured_columns import Reading, recordable
+from bench.records.record import Record, new_record
+from fptplus import InvalidInput
+
+from .duration import derived_training_time_s
+
+
+def run_cell(
+    cell: CellConfig,
+    budget: Budget,
+    *,
+    on_phase: Callable[[str], None] = lambda phase: None,
+    prediction: Prediction | Exception | None = None,
+    end_by: float | None = None,
+    engine: Engine = "auto",
+) -> Record | None:
+    """Predict and, where the cell names a device, measure; whatever goes wrong with one cell is in its record.
+
+    Args:
+        cell: to run.
+        budget: of time.
+        on_phase: told what is being done.
+        prediction: of the cell, or what refuses it, where that is known already.
+        end_by: moment of time.monotonic() at which a measurement is cut; None for never.
+        engine: that predicts.
+
+    Returns:
+        The record; None if its measurement was cut.
+    """
+    record, began = new_record(cell), time.monotonic()
+    record.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    record = replace(record, **provenance())
+    try:
+        on_phase("predicting")
+        if isinstance(prediction, Exception):
+            raise prediction
+        prediction = prediction or predict(cell, engine)
+        record = replace(record, **columns_of(prediction))
+        if cell.device == "nothing":
+            said = prediction.remark or prediction.out_of_memory
+            record.status_detail = said or f"{prediction.by}, nothing measured: no device was asked"
+        elif (reading := _measure(cell, prediction, budget, on_phase, end_by)) is None:
+            return None
+        else:
+            record = replace(record, **recordable(reading))
+            record.wall_s = None if record.is_emulated else time.monotonic() - began
+    except InvalidInput as error:
+        record.status, record.status_detail = "unsupported", str(error)
+    except Exception as error:  # one broken cell must not end a sweep; the record says what broke
+        warnings.warn(f"{cell.method} at {cell.model} {cell.res}: {error!r}", stacklevel=2)
+        record.status, record.status_detail = "failed", f"{type(error).__name__}: {error}"
+    return record
+
+
+def cell_runner(
+    budget: Budget,
+    num_images: int,
+    on_phase: Callable[[str], None] = lambda phase: None,
+    predictions: Mapping[str, Prediction | Exception] | None = None,
+    end_by: float | None = None,
+    engine: Engine = "auto",
+) -> Callable[[CellConfig], Record | None]:
+    """What a sweep calls for each cell: run_cell(), and the training time derived from its steps.
+
+    Args:
+        budget, on_phase, end_by, engine: as of run_cell.
+        num_images: of the derived training.
+        predictions: by cell_id, or what refuses one, where that is known already.
+    """
+
+    def run(cell: CellConfig) -> Record | None:
+        prediction = (predictions or {}).get(cell.cell_id)
+        record = run_cell(cell, budget, on_phase=on_phase, prediction=prediction, end_by=end_by, engine=engine)
+        if record is not None and (derived_s := derived_training_time_s(record, num_images)) is not None:
+            record.derived_training_time_s, record.derived_num_images = derived_s, num_images
+        return record
+
+    return run
+
+
+def _measure(
+    cell: CellConfig,
+    prediction: Prediction,
+    budget: Budget,
+    on_phase: Callable[[str], None],
+    end_by: float | None,
+) -> Reading | None:
+    """Columns of a measurement; without a device where the cell was not run, None where it was cut."""
+    if cell.device == "cpu" and (reason := _why_not_on_cpu(prediction, budget.cpu_s)):
+        return {"status_detail": reason}
+    on_phase("waiting for the device")
+    with device_lock(cell.device):
+        cut_s = None if end_by is None else end_by - time.monotonic()
+        return None if cut_s is not None and cut_s <= 0 else run_isolated(cell, budget, on_phase, cut_s)
+
+
+def _why_not_on_cpu(prediction: Prediction, budget_s: float) -> str | None:
+    """The reason why timing this cell would take too long or too much memory, or None."""
+    needed, free = prediction.peak.allocated_bytes, psutil.virtual_memory().available
+    if needed > 0.8 * free:
+        return f"not timed: needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of memory are free"
+    expected_s = CPU_STEPS_WANTED * 2 * prediction.train_step_macs / cpu_flops_per_s()
+    if expected_s > budget_s:
+        steps = f"{CPU_STEPS_WANTED} steps would take about {expected_s:.0f} s"
+        return f"not timed: {steps}, the CPU budget is {budget_s:g} s"
+    return None
+
+
+def cpu_flops_per_s() -> float:
+    """Speed of a matrix product here; a training step never reaches more."""
+    size = 1024
+    matrix = torch.randn(size, size)
+    matrix @ matrix  # the first one starts the threads
+    start = time.perf_counter()
+    for _ in range(3):
+        matrix @ matrix
+    return 3 * 2 * size**3 / (time.perf_counter() - start)
+
+
+def columns_of(prediction: Prediction) -> dict[str, int | float | None]:
+    """A prediction as columns of a record."""
+    shared = (
+        "learnable_params",
+        "total_params",
+        "params_pct",
+        "forward_macs",
+        "train_step_macs",
+        "backbone_forward_macs",
+        "fvcore_forward_macs",
+    )
+    split = {f"predicted_{kind}_bytes": size for kind, size in prediction.peak.by_kind.items()}
+    return {
+        **{name: getattr(prediction, name) for name in shared},
+        "predicted_peak_allocated_bytes": prediction.peak.allocated_bytes,
+        "predicted_peak_reserved_bytes": prediction.peak.reserved_bytes,
+        "predicted_process_bytes": prediction.process_bytes,
+        "predicted_by": prediction.by,
+        "predicted_fits": {"yes": True, "no": False, "maybe": None}[prediction.fits],
+        "kernel_launches": prediction.kernel_launches,
+        **split,
+    }

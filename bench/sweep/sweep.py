@@ -1,0 +1,181 @@
+"""Run the cells of a sweep, each record on disk before the next cell begins.
+
+Nothing measured is lost: a sweep that was ended, by Ctrl-C, by a time limit or by kill -9, goes on where it was. Sweeps
+side by side share the cells of one folder out among themselves.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import torch
+
+from bench.cells import alloc_conf
+from bench.cells.config import CellConfig, Selection
+from bench.cells.step_options import AXES
+from bench.emulate.device_state import is_emulated
+from bench.records.record import Record, new_record
+from bench.records.results_store import ResultsStore
+from methods import create_backbone
+
+RunCell = Callable[[CellConfig], Record | None]
+"""Makes the record of a cell; None if it was cut off by a time limit."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a sweep tells as it goes."""
+
+    begin: Callable[[CellConfig], None]
+    end: Callable[[Record], None]
+    phase: Callable[[str], None] = lambda phase: None
+    """Of the cell that runs."""
+
+
+SILENT = Progress(begin=lambda cell: None, end=lambda record: None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redo:
+    """Which measured cells are measured again, each once."""
+
+    what: str = "nothing"
+    """nothing, failed, oom or all."""
+
+    before: datetime | None = None
+    """Only records from before this moment: the start of the sweep, so that those who share it redo no cell twice."""
+
+    def wants(self, record: Record) -> bool:
+        """Whether the record's cell is to be measured again."""
+        if self.what not in ("all", record.status):
+            return False
+        return self.before is None or datetime.fromisoformat(record.started_at) < self.before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How a sweep goes about its cells."""
+
+    redo: Redo = Redo()
+    skip_larger_after_oom: bool = False
+    end_by: float | None = None
+    """Moment of time.monotonic() after which no cell begins."""
+
+
+def run_sweep(
+    cells: list[CellConfig], store: ResultsStore, progress: Progress, run: RunCell, rules: Rules = Rules()
+) -> list[Record]:
+    """Run every cell, or take its record where it has been measured into this folder before.
+
+    Args:
+        cells: to run, in this order; with skip_larger_after_oom, smaller ones first.
+        store: where records are kept.
+        progress: told of each cell.
+        run: makes the record of a cell.
+        rules: how to go about it.
+
+    Returns:
+        The records in the order of the cells; without those that a time limit has left out.
+    """
+    found: dict[str, Record] = {}
+    order = sorted(cells, key=lambda c: (c.res, c.batch_size)) if rules.skip_larger_after_oom else cells
+    try:
+        waiting = [cell for cell in order if not _settle(cell, store, progress, run, rules, found, wait=False)]
+        for cell in waiting:  # another sweep was at them
+            _settle(cell, store, progress, run, rules, found, wait=True)
+    finally:
+        store.write_csv()
+    return [found[cell.cell_id] for cell in cells if cell.cell_id in found]
+
+
+def is_settled(record: Record | None, redo: Redo) -> bool:
+    """Whether a cell need not be run."""
+    return record is not None and _is_answered(record) and not redo.wants(record)
+
+
+def _is_answered(record: Record) -> bool:
+    """Whether the kind of device that is here has answered: an emulated one never stands in for a GPU."""
+    return record.is_measured or (record.is_emulated and is_emulated())
+
+
+def _settle(
+    cell: CellConfig,
+    store: ResultsStore,
+    progress: Progress,
+    run: RunCell,
+    rules: Rules,
+    found: dict[str, Record],
+    *,
+    wait: bool,
+) -> bool:
+    """Find or make the record of one cell; False if another sweep has it in hand."""
+    with store.claim(cell.cell_id, wait=wait) as is_ours:
+        if not is_ours:
+            return False
+        progress.begin(cell)
+        record = store.find(cell.cell_id)
+        if not is_settled(record, rules.redo):
+            had_one = record is not None and record.is_measured
+            record = _skipped(cell, store, rules) or _in_time(cell, run, rules)
+            if record is not None:
+                store.write(record, supersede=had_one)
+        if record is not None:
+            found[cell.cell_id] = record
+            progress.end(record)
+        return True
+
+
+def _in_time(cell: CellConfig, run: RunCell, rules: Rules) -> Record | None:
+    if rules.end_by is not None and time.monotonic() >= rules.end_by:
+        return None
+    return run(cell)
+
+
+def _skipped(cell: CellConfig, store: ResultsStore, rules: Rules) -> Record | None:
+    """The record of a cell that must run out of memory since a smaller one did; None if it has to be run."""
+    if not rules.skip_larger_after_oom or cell.device != "cuda":
+        return None
+    for other in store.records():
+        if other.status == "oom" and _is_answered(other) and _is_smaller(other, cell):
+            record = new_record(cell)
+            record.status = "oom"
+            record.status_detail = (
+                f"not run (--skip-larger-after-oom): {other.res} px at batch {other.batch_size} ran out of memory, "
+                "and this is larger"
+            )
+            return record
+    return None
+
+
+def _is_smaller(record: Record, cell: CellConfig) -> bool:
+    """Whether a record is of the same but fewer pixels or images."""
+    same = ("method", "model", *AXES, "gpu", "vram_bytes")
+    asked = replace(cell, alloc_conf=alloc_conf.in_force(cell.alloc_conf))
+    sizes = (record.res, record.batch_size), (cell.res, cell.batch_size)
+    return (
+        all(getattr(record, name) == getattr(asked, name) for name in same)
+        and sizes[0] != sizes[1]
+        and sizes[0][0] <= sizes[1][0]
+        and sizes[0][1] <= sizes[1][1]
+    )
+
+
+def checked_cells(config: Selection, **options) -> list[CellConfig]:
+    """The cells that are asked about, each model once built on meta tensors; warns of allocator settings found.
+
+    Args:
+        config: of the command.
+        options: of its cells().
+
+    Raises:
+        InvalidInput: if a value is out of range, or a model, its resolution or its checkpoint is not what it must be.
+    """
+    cells = config.cells(**options)
+    if (remark := alloc_conf.remark(config.alloc_conf)) is not None:
+        print(remark, file=sys.stderr)
+    for model, res, weights in dict.fromkeys((cell.model, cell.res, cell.weights) for cell in cells):
+        with torch.device("meta"):
+            create_backbone(model, res, config.num_classes, weights=weights)
+    return cells

@@ -1,0 +1,252 @@
+"""Memory that CUDA operators use beside their results: one small rule each, with its source, switched off one by one.
+
+A rule looks at an operator call on meta tensors and says what a CUDA device would allocate during it. RULES is the
+whole list; `nox -s bench` uses all, and `trace_cell(cell, rules=...)` any selection. Tests hold each of them to the
+emulated device.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.cards.gpus import Gpu
+from bench.units import MIB
+
+from .allocator import round_up
+from .reductions import reduction_scratch_bytes
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the step is predicted for."""
+
+    gpu: Gpu
+    torch_version: tuple[int, int]
+    """Major and minor version of PyTorch."""
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Memory that an operator takes beside its results."""
+
+    num_bytes: int
+    kept_as: str | None = None
+    """Name under which the calling thread keeps it for good; None if the operator gives it back."""
+
+    stage: int = 1
+    """What an operator takes in one stage it holds at once, and gives back before the next. Its results are allocated
+    after what is taken in stage 0 and before that is given back."""
+
+
+Rule = Callable[[object, tuple, object, Target], Iterator[Scratch]]
+"""Called with the operator, its positional arguments, its result and the target."""
+
+_GEMMS = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.bmm.out,
+    aten.bmm.dtype_out,
+    aten.baddbmm.default,
+}
+_REDUCTIONS = {aten.sum.dim_IntList, aten.mean.dim}
+
+
+def cublas_workspace(op, args, out, target: Target) -> Iterator[Scratch]:
+    """cuBLAS: 32 MiB from compute capability 9 on (Blackwell since PyTorch 2.12), else 8,519,680 B.
+
+    Up to PyTorch 2.14 a thread's first matrix product allocates it for good, and autograd's thread has one of its own;
+    from 2.15 on each product takes it and gives it back. Source: aten/src/ATen/cuda/CublasHandlePool.cpp.
+    """
+    if op in _GEMMS or (op is aten.convolution.default and _is_unrolled(args[0], target)):
+        major, has_more = target.gpu.compute_capability[0], target.torch_version >= (2, 12)
+        size = 32 * MIB if major == 9 or (major > 9 and has_more) else 8_519_680
+        yield Scratch(size, kept_as="cublas" if target.torch_version < (2, 15) else None)
+
+
+def cublaslt_workspace(op, args, out, target: Target) -> Iterator[Scratch]:
+    """cuBLASLt, in which linear layers add their bias: 1 MiB of its own before PyTorch 2.12, kept as cuBLAS's is."""
+    if op is aten.addmm.default and target.torch_version < (2, 12):
+        yield Scratch(1 * MIB, kept_as="cublaslt")
+
+
+def layer_norm_copies(op, args, out, target: Target) -> Iterator[Scratch]:
+    """LayerNorm takes contiguous tensors (aten/src/ATen/native/cuda/layer_norm_kernel.cu)."""
+    if op in (aten.native_layer_norm.default, aten.native_layer_norm_backward.default):
+        taken = args[: 1 if op is aten.native_layer_norm.default else 2]
+        yield from (Scratch(tensor.nbytes, stage=0) for tensor in taken if not tensor.is_contiguous())
+
+
+def softmax_backward(op, args, out, target: Target) -> Iterator[Scratch]:
+    """The gradient of softmax: the product of gradient and result (aten/src/ATen/native/cuda/SoftMax.cu)."""
+    if op is aten._softmax_backward_data.default:
+        yield Scratch(args[0].nbytes)
+
+
+def efficient_attention_backward(op, args, out, target: Target) -> Iterator[Scratch]:
+    """Memory-efficient attention's backward pass: row sums of out·grad, and fp32 accumulators of 64-row tiles.
+
+    The kernels for half precision make the products themselves, those for fp32 get them. Heads wider than 64 take up to
+    three times the accumulators in half precision on some cards.
+    Source: aten/src/ATen/native/transformers/cuda/attention_backward.cu and mem_eff_attention/kernel_backward.h.
+    """
+    if op is aten._scaled_dot_product_efficient_attention_backward.default:
+        query = args[1]
+        batch, heads, tokens, head_dim = query.shape
+        row_bytes = batch * heads * tokens * 4
+        if query.dtype == torch.float32:
+            yield Scratch(query.nbytes)
+            yield Scratch(row_bytes)
+        yield Scratch(row_bytes, stage=2)
+        tiles = -(-tokens // 64) * -(-head_dim // 64)
+        yield Scratch(batch * heads * tiles * 16_400, stage=2)
+
+
+def flash_attention(op, args, out, target: Target) -> Iterator[Scratch]:
+    """Flash attention on few images splits the keys, so that all multiprocessors have some; the parts are in fp32.
+
+    Source: set_params_splitkv in aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp.
+    """
+    if op is aten._scaled_dot_product_flash_attention.default and (len(args) < 4 or args[3] == 0):
+        (batch, heads, queries, head_dim), keys = args[0].shape, args[1].shape[2]
+        block = 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64
+        splits = _flash_splits(batch * heads * -(-queries // 64), 2 * target.gpu.num_sms, -(-keys // block))
+        if splits > 1:
+            rows = splits * batch * heads * queries
+            yield Scratch(rows * 4)
+            yield Scratch(rows * round_up(head_dim, 32) * 4)
+
+
+def _flash_splits(blocks: int, slots: int, key_blocks: int) -> int:
+    """Parts of the keys: the fewest that fill the slots nearly as evenly as the best (num_splits_heuristic)."""
+    if blocks >= 0.8 * slots:
+        return 1
+    evenness = {}
+    for splits in range(1, min(128, slots, key_blocks) + 1):
+        if splits == 1 or -(-key_blocks // splits) != -(-key_blocks // (splits - 1)):
+            waves = blocks * splits / slots
+            evenness[splits] = waves / -(-blocks * splits // slots)
+    return next(splits for splits, value in evenness.items() if value >= 0.85 * max(evenness.values()))
+
+
+def flash_attention_backward(op, args, out, target: Target) -> Iterator[Scratch]:
+    """Flash attention's backward pass: the softmax row sums and the fp32 query gradient, tokens rounded up to 128.
+
+    Source: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp.
+    """
+    if op is aten._scaled_dot_product_flash_attention_backward.default:
+        query = args[1]
+        batch, heads, tokens, head_dim = query.shape
+        rows = round_up(tokens, 128)
+        yield Scratch(batch * heads * rows * 4)
+        yield Scratch(batch * rows * heads * round_up(head_dim, 32) * 4)
+
+
+def cudnn_attention_backward(op, args, out, target: Target) -> Iterator[Scratch]:
+    """cuDNN's attention, backward: the fp32 query gradient and the softmax row sums, as its plans say of themselves."""
+    if op is aten._scaled_dot_product_cudnn_attention_backward.default:
+        query = args[1]
+        yield Scratch(4 * query.numel() + 4 * query[..., 0].numel())
+
+
+def reduction_scratch(op, args, out, target: Target) -> Iterator[Scratch]:
+    """A sum over many rows, as of a bias gradient, is split over thread blocks that meet in global memory."""
+    if op in _REDUCTIONS:
+        yield from _sum(args[0], args[1], target)
+
+
+def convolution_backward(op, args, out, target: Target) -> Iterator[Scratch]:
+    """cuDNN takes a contiguous gradient; the bias's is a sum over images and pixels of the gradient as it comes.
+
+    Source: aten/src/ATen/native/Convolution.cpp and aten/src/ATen/native/cudnn/ConvShared.cpp.
+    """
+    if op is aten.convolution_backward.default:
+        grad, image = args[:2]
+        if not grad.is_contiguous():
+            yield Scratch(grad.nbytes, stage=0)
+        if out[2] is not None and not _is_unrolled(image, target):
+            yield from _sum(grad, [0, *range(2, grad.ndim)], target)
+
+
+def convolution_layout(op, args, out, target: Target) -> Iterator[Scratch]:
+    """cuDNN makes a weight's gradient in half precision from copies with the channels last, a multiple of 8 of them.
+
+    That is what its plans say of themselves on most cards from compute capability 8.0 on. Which plan it takes for the
+    other directions, types and cards, and with how much memory, follows no rule known here.
+    """
+    if op is aten.convolution_backward.default and target.gpu.compute_capability >= (8, 0):
+        grad, image, weight = args[:3]
+        if image.dtype in (torch.bfloat16, torch.float16):
+            numbers = sum(round_up(t.shape[1], 8) * t[:, 0].numel() for t in (grad, image, weight))
+            yield Scratch(numbers * image.itemsize, stage=0)
+
+
+def unrolled_convolution(op, args, out, target: Target) -> Iterator[Scratch]:
+    """cuDNN has no bf16 below compute capability 8.0: an image's patches are the columns of a matrix instead.
+
+    Source: aten/src/ATen/native/Convolution.cpp and aten/src/ATen/native/cuda/ConvolutionMM2d.cu.
+    """
+    if op is aten.convolution.default and _is_unrolled(args[0], target):
+        yield Scratch(args[1][0].nbytes * out[0, 0].numel())
+    if op is aten.convolution_backward.default and _is_unrolled(args[1], target):
+        yield Scratch(args[2][0].nbytes * args[0][0, 0].numel())
+
+
+def _is_unrolled(image: Tensor, target: Target) -> bool:
+    return image.dtype == torch.bfloat16 and target.gpu.compute_capability < (8, 0)
+
+
+def safe_softmax(op, args, out, target: Target) -> Iterator[Scratch]:
+    """The softmax of the math kernel looks for rows that are masked whole (aten/src/ATen/native/SoftMax.cpp)."""
+    if op is aten._safe_softmax.default:
+        yield Scratch(out.numel())
+        yield Scratch(out.numel() // out.shape[args[1]])
+
+
+def log_sum_exp(op, args, out, target: Target) -> Iterator[Scratch]:
+    """The largest number of each row, and all numbers less that (aten/src/ATen/native/ReduceOps.cpp)."""
+    if op is aten.logsumexp.default:
+        yield Scratch(out.nbytes)
+        yield Scratch(args[0].nbytes)
+
+
+def foreach_norm(op, args, out, target: Target) -> Iterator[Scratch]:
+    """Norms of many tensors: one number for each 64 Ki numbers of the largest, times the number of tensors.
+
+    Source: aten/src/ATen/native/cuda/ForeachReduceOp.cu.
+    """
+    if op is aten._foreach_norm.Scalar:
+        chunks = -(-max(tensor.numel() for tensor in args[0]) // 2**16)
+        yield Scratch(4 * len(args[0]) * chunks, stage=0)
+
+
+RULES: dict[str, Rule] = {
+    rule.__name__: rule
+    for rule in (
+        cublas_workspace,
+        cublaslt_workspace,
+        layer_norm_copies,
+        softmax_backward,
+        efficient_attention_backward,
+        flash_attention,
+        flash_attention_backward,
+        cudnn_attention_backward,
+        reduction_scratch,
+        convolution_backward,
+        convolution_layout,
+        unrolled_convolution,
+        safe_softmax,
+        log_sum_exp,
+        foreach_norm,
+    )
+}
+
+
+def _sum(tensor: Tensor, dims: list[int] | None, target: Target) -> Iterator[Scratch]:
+    """Partial results and semaphores of a sum over some dimensions, all by default."""
+    sizes = reduction_scratch_bytes(tensor.shape, tensor.stride(), dims or range(tensor.ndim), target.gpu)
+    yield from map(Scratch, sizes or ())

@@ -1,0 +1,1 @@
+"""Preloaded features and images on disk."""

@@ -1,0 +1,64 @@
+"""Decode and resize images ahead of need, in order, in several threads."""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fptplus.data import Example, ImageDataset
+from fptplus.errors import InvalidInput
+
+IMAGES_AHEAD_PER_THREAD = 2
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One image as squares of uint8, or the reason why there is none."""
+
+    name: str
+    side_image: Tensor | None = None
+    """(3, image_res, image_res)."""
+
+    image: Tensor | None = None
+    """(3, res, res) for the LPM; None where none is wanted."""
+
+    error: str | None = None
+
+
+def to_square(image: Image.Image, res: int) -> Tensor:
+    """An RGB image resized to a square (3, res, res) of uint8, bilinear, antialiased, proportions not kept."""
+    pixels = np.array(image.resize((res, res), Image.Resampling.BILINEAR))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def decode_ahead(
+    dataset: ImageDataset, examples: Sequence[Example], image_res: int, res: int | None, look_ahead: int
+) -> Iterator[Decoded]:
+    """The examples' images in order; at most `look_ahead` and a few more are decoded before they are asked for."""
+
+    def decode(example: Example) -> Decoded:
+        try:
+            image = dataset.read(example)
+        except InvalidInput as error:
+            return Decoded(example.name, error=str(error))
+        return Decoded(example.name, to_square(image, image_res), to_square(image, res) if res else None)
+
+    threads = max(1, os.cpu_count() or 1)
+    limit = look_ahead + threads * IMAGES_AHEAD_PER_THREAD
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        pending = deque()
+        try:
+            for example in examples:
+                pending.append(pool.submit(decode, example))
+                if len(pending) >= limit:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,272 @@
+"""Write a feature store so that an interruption at any moment costs no finished row.
+
+    images-R-of-W.bin, features-R-of-W.bin   rows, appended by process R of W
+    progress-R-of-W.jsonl                    the settings, then one line an image: its rows' checksums, or why skipped
+    manifest.json                            takes the place of the progress files once every process has finished
+
+A line is appended after its rows. What is on disk is brought to rest every few seconds, not every row: after a crash of
+the machine the checksums tell which rows arrived.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from fptplus.data import Example, ImageDataset
+from fptplus.distributed import Processes
+from fptplus.errors import InvalidInput
+
+from .manifest import MANIFEST, DataFile, Shard, StoreManifest, row_digest
+
+SYNC_INTERVAL_S = 5.0
+
+
+def shard_of(examples: Sequence[Example], rank: int, world_size: int) -> Sequence[Example]:
+    """The examples that one of several processes preloads: a contiguous share, so that shards follow each other."""
+    return examples[Processes(rank, world_size).share(len(examples))]
+
+
+class ShardWriter:
+    """Appends one process's rows; opened on unfinished files it keeps the rows that are whole.
+
+    Args:
+        folder: of the store; made if it is not there.
+        settings: what the store is to be of.
+        examples: this process's share, in order.
+        rank, world_size: which process of how many.
+
+    Raises:
+        InvalidInput: if another process is writing the same files, or they were begun with other settings.
+    """
+
+    def __init__(
+        self, folder: Path, settings: StoreManifest, examples: Sequence[Example], rank: int, world_size: int
+    ) -> None:
+        with disk_errors_said(folder, "any of it"):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.settings, self.examples = folder, settings, examples
+        self.done = 0
+        """Images written or skipped."""
+
+        self.rows = 0
+        """Images written."""
+
+        self._kinds = row_sizes(settings)
+        self._paths = {kind: folder / f"{kind}-{rank}-of-{world_size}.bin" for kind in self._kinds}
+        self._progress_path = progress_path(folder, rank, world_size)
+        self._lock = FileLock(self._progress_path.with_suffix(".lock"))
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InvalidInput(
+                f"{self._progress_path} must be written by one process, another one is at it; wait for it or stop it."
+            ) from error
+        try:
+            _refuse_other_world_size(folder, world_size)
+            self._resume()
+        except InvalidInput:
+            self._lock.release()
+            raise
+        self._files = {kind: FileIO(path, "ab") for kind, path in self._paths.items()}
+        self._progress = FileIO(self._progress_path, "ab")
+        self._synced_at = time.monotonic()
+        if self._progress.tell() == 0:
+            self._append({self._progress: [_line({"settings": settings.settings()})]})
+
+    def write(self, content: dict[str, np.ndarray]) -> None:
+        """Append the rows of some images.
+
+        Args:
+            content: by kind, `images` and for a store with features `features`: (B, row_bytes) uint8, contiguous.
+
+        Raises:
+            InvalidInput: if the disk takes no more; the files are left as they were before these rows.
+        """
+        count = len(content["images"])
+        lines = [_line({kind: row_digest(rows[index]) for kind, rows in content.items()}) for index in range(count)]
+        self._append({**{self._files[kind]: [rows] for kind, rows in content.items()}, self._progress: lines})
+        self.done, self.rows = self.done + count, self.rows + count
+        if time.monotonic() - self._synced_at > SYNC_INTERVAL_S:
+            self.sync()
+
+    def skip(self, reason: str) -> None:
+        """Note that the next image could not be decoded."""
+        self._append({self._progress: [_line({"skipped": reason})]})
+        self.done += 1
+
+    def sync(self) -> None:
+        """Bring everything written to rest on the disk, the rows before the lines that tell of them."""
+        with self._disk_errors_said():
+            for file in (*self._files.values(), self._progress):
+                os.fsync(file.fileno())
+        self._synced_at = time.monotonic()
+
+    def close(self) -> None:
+        """Bring everything to rest and let others write."""
+        try:
+            self.sync()
+        finally:
+            for file in (*self._files.values(), self._progress):
+                file.close()
+            self._lock.release()
+
+    def _append(self, contents: dict[FileIO, list]) -> None:
+        """Append to each file, in order, or leave all of them as they were."""
+        sizes = {file: os.fstat(file.fileno()).st_size for file in contents}
+        with self._disk_errors_said():
+            try:
+                for file, pieces in contents.items():
+                    for piece in pieces:
+                        write_all(file, piece)
+            except OSError:
+                for file, size in sizes.items():
+                    os.ftruncate(file.fileno(), size)
+                raise
+
+    def _disk_errors_said(self) -> AbstractContextManager:
+        return disk_errors_said(self.folder, f"{self.done} of {len(self.examples)} images")
+
+    def _resume(self) -> None:
+        """Keep the lines whose rows are whole, and the rows that a kept line tells of; cut off what comes after."""
+        good_bytes = 0
+        for path in (self._progress_path, *self._paths.values()):
+            path.touch()
+        with ExitStack() as stack:
+            files = {kind: stack.enter_context(path.open("rb")) for kind, path in self._paths.items()}
+            for number, (line, entry) in enumerate(complete_lines(self._progress_path)):
+                if number == 0:
+                    self._refuse_other_settings(entry["settings"])
+                elif "skipped" in entry:
+                    self.done += 1
+                elif all(row_digest(file.read(self._kinds[kind])) == entry[kind] for kind, file in files.items()):
+                    self.done, self.rows = self.done + 1, self.rows + 1
+                else:
+                    break
+                good_bytes += len(line)
+        for kind, path in self._paths.items():
+            os.truncate(path, self.rows * self._kinds[kind])
+        os.truncate(self._progress_path, good_bytes)
+
+    def _refuse_other_settings(self, begun: dict) -> None:
+        for field, value in self.settings.settings().items():
+            if begun.get(field) != value:
+                raise InvalidInput(
+                    f"{self._progress_path} was begun with {field} {begun.get(field)}, it cannot go on with {value}; "
+                    "choose another folder, or delete this one."
+                )
+
+
+@contextmanager
+def disk_errors_said(folder: Path, taken: str) -> Iterator[None]:
+    """Turn a full disk and its like into a sentence: what the folder has taken, why no more, how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidInput(
+            f"{folder} took no more than {taken} ({error.strerror}); make room and repeat the command: "
+            "it goes on from there."
+        ) from error
+
+
+def row_sizes(settings: StoreManifest) -> dict[str, int]:
+    """Bytes of one row, by kind of file."""
+    sizes = {"images": settings.image_bytes}
+    return sizes | {"features": settings.layout.row_bytes} if settings.layout else sizes
+
+
+def progress_path(folder: Path, rank: int, world_size: int) -> Path:
+    """Where a process notes what it has written."""
+    return folder / f"progress-{rank}-of-{world_size}.jsonl"
+
+
+def merge_shards(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_size: int) -> bool:
+    """Write the manifest if every process has finished, and remove what only resuming needs; whether it was done.
+
+    Raises:
+        InvalidInput: if not one image could be decoded.
+    """
+    with FileLock(folder / "manifest.lock"):
+        if not (folder / MANIFEST).exists():
+            merged = _merged(folder, settings, dataset, world_size)
+            if merged is None:
+                return False
+            with disk_errors_said(folder, "the images without their manifest"):
+                merged.write(folder)
+        for path in (*folder.glob("progress-*.jsonl"), *folder.glob("*.lock")):
+            path.unlink(missing_ok=True)
+    return True
+
+
+def _merged(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_size: int) -> StoreManifest | None:
+    """What the progress of all processes adds up to; None if one of them is not done."""
+    examples, skipped, shards = [], [], []
+    for rank in range(world_size):
+        lines = complete_lines(progress_path(folder, rank, world_size))
+        planned = shard_of(dataset.examples, rank, world_size)
+        if len(lines) < 1 + len(planned):
+            return None
+        entries = [entry for _, entry in lines[1:]]
+        for example, entry in zip(planned, entries, strict=True):
+            if "skipped" in entry:
+                skipped.append((example.name, entry["skipped"]))
+            else:
+                examples.append(example)
+        shards.append(_shard(settings, entries, rank, world_size))
+    if not examples:
+        raise InvalidInput(f"at least one image must be readable, none of the {len(skipped)} is: {skipped[0][1]}")
+    return replace(settings, examples=tuple(examples), skipped=tuple(skipped), shards=tuple(shards))
+
+
+def _shard(settings: StoreManifest, entries: list[dict], rank: int, world_size: int) -> Shard:
+    """The files that a process's progress tells of."""
+    files = {
+        kind: DataFile(
+            name=f"{kind}-{rank}-of-{world_size}.bin",
+            row_bytes=row_bytes,
+            digests="".join(entry[kind] for entry in entries if "skipped" not in entry),
+        )
+        for kind, row_bytes in row_sizes(settings).items()
+    }
+    return Shard(images=files["images"], features=files.get("features"))
+
+
+def write_all(file: FileIO, content: bytes | np.ndarray) -> None:
+    """Write every byte; one call may take fewer."""
+    view = memoryview(content).cast("B")
+    while len(view):
+        view = view[file.write(view) :]
+
+
+def _line(entry: dict) -> bytes:
+    return (json.dumps(entry) + "\n").encode()
+
+
+def complete_lines(path: Path) -> list[tuple[bytes, dict]]:
+    """The lines of a progress file with what they say, up to one that an interruption cut."""
+    lines = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        if not line.endswith(b"\n"):
+            break
+        try:
+            lines.append((line, json.loads(line)))
+        except ValueError:
+            break
+    return lines
+
+
+def _refuse_other_world_size(folder: Path, world_size: int) -> None:
+    for path in folder.glob("progress-*-of-*.jsonl"):
+        begun = int(path.stem.rsplit("-", 1)[1])
+        if begun != world_size:
+            raise InvalidInput(
+                f"{path} was begun by {begun} processes, {world_size} cannot go on with it; start as many again, "
+                "or choose another folder."
+            )

@@ -1,0 +1,152 @@
+"""Batches for the training step from a feature store: rows drawn, images augmented on the device, features beside them.
+
+Every random choice is a function of the seed, the epoch and the step alone, and is drawn for the batch of all processes
+together. So training that was interrupted goes on as if it had not been, and several processes see what one would.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from fptplus import cpu_kernels
+from fptplus.data.augment import OFFICIAL, Augmentation, Views, draw_views, normalize, plain_views, render
+from fptplus.data.dataset import Split
+from fptplus.distributed import Processes
+from fptplus.errors import InvalidInput
+from fptplus.store.feature_store import FeatureStore
+from fptplus.store.rows import RowReader, fits_beside_the_step
+
+ALONE = Processes()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step takes."""
+
+    inputs: tuple[Tensor | None, ...]
+    """Normalised images (B, 3, res, res), and for FPT and FPT+ keys, values and int8's scales as stored; or those of
+    the whole store, and which of them are the batch's."""
+
+    targets: Tensor
+    """(B,) class indices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """The batches of one split, as the model of one method takes them."""
+
+    store: FeatureStore
+    split: Split
+    batch_size: int
+    """Of all processes together."""
+
+    res: int
+    """Height and width in pixels of the images the model takes."""
+
+    reads_features: bool
+    """Whether the model takes keys and values beside the images."""
+
+    device: str = "cpu"
+    processes: Processes = ALONE
+    seed: int = 0
+    augmentation: Augmentation = OFFICIAL
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.processes.world_size:
+            raise InvalidInput(
+                f"batch-size must be a multiple of the {self.processes.world_size} processes, got {self.batch_size}."
+            )
+        if self.reads_features and not self.store.has_features:
+            raise InvalidInput("store must hold features for FPT and FPT+, it holds images only; preload with them.")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches; what is left over waits for another epoch's order (official code: drop last).
+
+        Raises:
+            InvalidInput: if there is not one.
+        """
+        count = len(self.store.rows(self.split))
+        if count < self.batch_size:
+            raise InvalidInput(
+                f"batch-size must be at most the {count} images of {self.split}, got {self.batch_size}; "
+                "use a smaller one."
+            )
+        return count // self.batch_size
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch in random order, randomly augmented: this process's share of each."""
+        rows, share = self.store.rows(self.split), self.processes.share(self.batch_size)
+        order = torch.randperm(len(rows), generator=self._generator(epoch)).numpy()
+        whole = order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
+        views = (
+            draw_views(self.augmentation, self.batch_size, self._generator(epoch, step))[share]
+            for step in range(self.steps_per_epoch)
+        )
+        yield from self._batches([rows[chosen][share] for chosen in whole], views)
+
+    def in_order(self) -> Iterator[Batch]:
+        """All images once, as they are, in the store's order: this process's stretch of it."""
+        rows = self.store.rows(self.split)
+        rows = rows[self.processes.share(len(rows))]
+        chosen = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        yield from self._batches(chosen, (plain_views(len(some)) for some in chosen))
+
+    def _batches(self, chosen: list[np.ndarray], views: Iterable[Views]) -> Iterator[Batch]:
+        manifest = self.store.manifest
+        for numbers, rows, view in zip(chosen, self._reader.batches(chosen), views, strict=True):
+            images = render(rows.images, view, self.res)
+            inputs: tuple[Tensor | None, ...] = (normalize(images, manifest.mean, manifest.std),)
+            if self._in_place is not None:
+                inputs += (*self._in_place, torch.from_numpy(numbers))
+            elif rows.features is not None:
+                inputs += self.store.layout.unpack(rows.features).by_layer()
+            yield Batch(inputs, self.store.labels[torch.from_numpy(numbers)].to(self.device))
+
+    @cached_property
+    def _reader(self) -> RowReader:
+        """Reads the store, which stays on a CUDA device where there is room for this split of it."""
+        keep = None
+        if torch.device(self.device).type == "cuda":
+            rows = self.store.rows(self.split)
+            row_bytes = 3 * self.store.manifest.image_res**2
+            row_bytes += self.store.layout.row_bytes if self.reads_features else 0
+            free_bytes, _ = torch.cuda.mem_get_info(self.device)
+            keep = rows if fits_beside_the_step(len(rows) * row_bytes, free_bytes) else None
+        in_place = self._in_place is not None
+        return RowReader(
+            self.store,
+            with_features=self.reads_features and not in_place,
+            device=self.device,
+            keep=keep,
+            features_in_place=in_place,
+        )
+
+    @cached_property
+    def _in_place(self) -> tuple[Tensor | None, ...] | None:
+        """Keys, values and scales of the whole store where they lie, for a CPU whose memory has room for them.
+
+        A CPU's kernel reads them from there, and a copy of a batch's would take as long as reading them twice.
+        """
+        if self.device != "cpu" or not self.reads_features or not cpu_kernels.can_run_on(self.store.labels):
+            return None
+        features = self.store.features_in_place()
+        fits = len(self.store) * self.store.layout.row_bytes <= psutil.virtual_memory().available / 2
+        if features is None or not fits:
+            return None
+        keys, values, *scales = features.by_layer()
+        return keys, values, *(scales or (None, None))
+
+    def _generator(self, *position: int) -> torch.Generator:
+        """A generator for one place in the training."""
+        return torch.Generator().manual_seed(seed_at(self.seed, *position))
+
+
+def seed_at(seed: int, *position: int) -> int:
+    """A seed for one place in the training, unlike that of any other place."""
+    return int(np.random.SeedSequence([seed, len(position), *position]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,178 @@
+"""`python -m fptplus preload`: images, and for FPT and FPT+ their features, into a store that training reads."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from fptplus.data import ImageDataset, open_dataset
+from fptplus.data.presets import find_preset
+from fptplus.distributed import launched
+from fptplus.errors import InvalidInput
+from fptplus.network.precision import Precision
+from fptplus.store.feature_store import FeatureStore, StoreDtype
+from fptplus.store.preloading import preload, stored_image_res
+from fptplus.training.checkpoint import lpm_sha256
+from methods.backbone import published_normalization
+from methods.for_training import build_for_training, input_res, reads_features
+
+from .device import DeviceName, resolve_device
+from .progress_bar import progress_bar
+
+MIB = 2**20
+MAX_LISTED = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreloadConfig:
+    """Decode every image once, run the frozen LPM over it for FPT and FPT+, and keep what training reads in a store.
+
+    Calling it again goes on where it stopped. Under torchrun each process makes one part of the store.
+    Example: --data messidor2 --out stores/messidor2 --weights vit_b.safetensors --preset messidor2
+    """
+
+    data: Path
+    """Class folders, a CSV of path, label and split, or a MedMNIST .npz file."""
+
+    out: Path
+    """Folder of the store."""
+
+    method: str = "fptplus"
+    """fptplus or fpt; any other method trains on images, and gets a store of images only."""
+
+    model: str = "vit_b"
+    """LPM: vit_s, vit_b, vit_l or a timm ViT."""
+
+    weights: str | None = None
+    """LPM checkpoint file or timm pretrained name. Default: random weights."""
+
+    res: int = 512
+    """Height and width in pixels of the LPM's images, or of those that other methods train on."""
+
+    store_dtype: StoreDtype = "bf16"
+    """Of keys and values: bf16 is half and int8 about a quarter of fp32."""
+
+    batch_size: int = 1
+    """Images in one pass through the LPM; 1 needs the least memory."""
+
+    precision: Precision = "fp32"
+    """That the LPM runs in: fp32, bf16 or fp16 (autocast)."""
+
+    device: DeviceName = "auto"
+    """Where the LPM runs. auto: on the CUDA device if there is one."""
+
+    preset: str | None = None
+    """Dataset of the paper whose normalisation to use. Default: the one that the model was published with."""
+
+    skip_bad_images: bool = False
+    """Leave out images that cannot be decoded, and list them; otherwise the first one stops."""
+
+    seed: int = 0
+    """Of the split where the data has none, and of random weights."""
+
+
+def main(config: PreloadConfig) -> int:
+    """Make a store, or go on with one."""
+    if config.batch_size < 1:
+        raise InvalidInput(f"batch_size must be at least 1, got {config.batch_size}.")
+    device, console, processes = resolve_device(config.device), Console(), launched()
+    if device == "cuda":
+        torch.cuda.set_device(processes.rank % torch.cuda.device_count())
+    dataset = open_dataset(config.data, seed=config.seed)
+    if processes.is_first:
+        _announce(console, config, dataset)
+    made_with = _lpm(config, len(dataset.classes)) | _normalization(config)
+    begun_at = time.monotonic()
+    try:
+        with progress_bar("preload", visible=processes.is_first) as on_progress:
+            store = preload(
+                dataset,
+                config.out,
+                **made_with,
+                image_res=stored_image_res(input_res(config.method, config.res)),
+                store_dtype=config.store_dtype,
+                batch_size=config.batch_size,
+                device=device,
+                precision=config.precision,
+                skip_bad_images=config.skip_bad_images,
+                rank=processes.rank,
+                world_size=processes.world_size,
+                on_progress=on_progress,
+            )
+    except torch.OutOfMemoryError as error:
+        raise InvalidInput(
+            f"batch_size must be such that the LPM fits the GPU's memory, {config.batch_size} at {config.res} px is "
+            "too large; use a smaller one, or --precision bf16."
+        ) from error
+    if store is not None:  # the last process to finish has the whole of it
+        print_summary(console, store, time.monotonic() - begun_at)
+    return 0
+
+
+def _lpm(config: PreloadConfig, num_classes: int) -> dict[str, object]:
+    """The frozen LPM and what it is, for methods that read its features."""
+    if not reads_features(config.method):
+        return {}
+    tuning = build_for_training(
+        config.method,
+        config.model,
+        config.res,
+        num_classes,
+        weights=config.weights,
+        seed=config.seed,
+        total_steps=1,
+        with_lpm=True,
+    )
+    weights_sha256 = lpm_sha256(tuning.preloader.vit)
+    return {
+        "backbone": tuning.preloader,
+        "model": config.model,
+        "weights_sha256": weights_sha256,
+        "res": config.res,
+    }
+
+
+def _normalization(config: PreloadConfig) -> dict[str, tuple[float, float, float]]:
+    """Mean and standard deviation of the channels: the preset's, or those that the LPM was published with."""
+    if config.preset is not None:
+        preset = find_preset(config.preset)
+        return {"mean": preset.mean, "std": preset.std}
+    mean, std = published_normalization(config.model)
+    return {"mean": mean, "std": std}
+
+
+def _announce(console: Console, config: PreloadConfig, dataset: ImageDataset) -> None:
+    """What is about to be read, and what differs from the preset's paper."""
+    counts = ", ".join(f"{len(dataset.indices(split))} {split}" for split in ("train", "val", "test"))
+    console.print(
+        f"{dataset.name}: {len(dataset.examples):,} images ({counts}), {len(dataset.classes)} classes", highlight=False
+    )
+    if config.preset is not None and (expected := find_preset(config.preset).expected_images) != len(dataset.examples):
+        console.print(f"note: {config.preset} is expected to have {expected:,} images", highlight=False, soft_wrap=True)
+    if config.weights is None and reads_features(config.method):
+        console.print(f"note: {config.model} has random weights (seed {config.seed}); pass --weights for others")
+
+
+def print_summary(console: Console, store: FeatureStore, seconds: float) -> None:
+    """Images, size and time of a finished store, and what was left out."""
+    manifest = store.manifest
+    row_bytes = manifest.image_bytes + (store.layout.row_bytes if store.has_features else 0)
+    kind = f"{manifest.dtype} features of {manifest.model} at {manifest.res} px and " if store.has_features else ""
+    console.print(
+        f"{store.folder}: {len(store):,} images, {kind}side images of {manifest.image_res} px; "
+        f"{row_bytes / MIB:.2f} MiB an image, {row_bytes * len(store) / MIB:,.1f} MiB in all, {seconds:.1f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if manifest.skipped:
+        console.print(
+            f"{len(manifest.skipped)} of the images could not be decoded and were left out:",
+            highlight=False,
+            soft_wrap=True,
+        )
+        for name, reason in manifest.skipped[:MAX_LISTED]:
+            console.print(f"  {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
+        if len(manifest.skipped) > MAX_LISTED:
+            console.print(f"  and {len(manifest.skipped) - MAX_LISTED} more, listed in {store.folder}/manifest.json")

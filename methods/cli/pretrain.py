@@ -1,0 +1,57 @@
+"""`python -m fptplus pretrain`: an LPM for the synthetic task, where published weights cannot be had."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+from fptplus.errors import InvalidInput
+from fptplus.synthetic.pretext import PretextConfig, train_pretext
+from fptplus.whole_file import whole_file
+from methods import create_backbone
+from methods.backbone import published_normalization
+
+from .progress_bar import progress_bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(PretextConfig):
+    """Train a small ViT from random weights to say what each patch of a generated image holds.
+
+    It learns from the generator's structure maps (vessels, disc, drusen, microaneurysms), which is supervision, though
+    no image's class is among it. Example: --out weights/fundus.safetensors
+    """
+
+    out: Path
+    """Checkpoint to write, a .safetensors file with timm's names; there must be none yet."""
+
+    model: str = "test_vit3"
+    """A timm ViT; the default has 0.9 million parameters."""
+
+
+def main(config: PretrainConfig) -> int:
+    """Train, write, and print how well each structure is recognised."""
+    if config.out.suffix != ".safetensors":
+        raise InvalidInput(f"out must be a .safetensors file, got {config.out}.")
+    if config.out.exists():
+        raise InvalidInput(f"out must name a new file, {config.out} is there already; name another.")
+    torch.manual_seed(config.seed)
+    vit = create_backbone(config.model, config.crop_res, 1, attention="sdpa")
+    with progress_bar("pretrain") as on_progress:
+        auc = train_pretext(vit, published_normalization(config.model), config, on_progress)
+    _save(vit, config.out)
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in auc.items())
+    Console().print(
+        f"{config.model} in {config.out}; AUC of patches by structure: {scores}", highlight=False, soft_wrap=True
+    )
+    return 0
+
+
+def _save(vit: torch.nn.Module, out: Path) -> None:
+    """Write the weights but for the unused head, whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor for name, tensor in vit.state_dict().items() if not name.startswith("head.")}
+    with whole_file(out) as beside:
+        save_file(weights, beside)

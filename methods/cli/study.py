@@ -1,0 +1,132 @@
+"""`python -m fptplus study`: what FPT+ gains on the synthetic task, and what a smaller store costs it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fptplus.synthetic.fundus import CLASSES, generate
+from fptplus.whole_file import whole_file
+
+from . import preload, pretrain, train, visualize
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to train on the synthetic task."""
+
+    title: str
+    method: str
+    store_dtype: str
+    own_lpm: bool
+    """Features of the LPM trained on the pretext; otherwise of random weights."""
+
+    precision: str = "fp32"
+    optimizer: str = "adamw"
+
+
+SETTINGS = {
+    "fp32": Setting("FPT+, fp32 store", "fptplus", "fp32", True),
+    "bf16": Setting("FPT+, bf16 store", "fptplus", "bf16", True),
+    "int8": Setting("FPT+, int8 store", "fptplus", "int8", True),
+    "fast": Setting("FPT+ in bf16, int8 store", "fptplus", "int8", True, "bf16", "adamw_fused"),
+    "random_lpm": Setting("FPT+, LPM of random weights", "fptplus", "bf16", False),
+    "side_only": Setting("side network alone", "side_only", "fp32", True),
+}
+REFERENCE = "fp32"
+SIDE_RES = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """Train FPT+ on synthetic images: on stores of each type and on an LPM of random weights, and its side network
+    alone.
+
+    The LPM is a small ViT trained here on the images' structure maps. All settings train with the same seeds, whose
+    number decides order, augmentation and initial weights. Calling it again goes on where it stopped.
+    Example: --out studies/fundus
+    """
+
+    out: Path
+    """Folder for images, weights, stores, runs, figures and the table, study.csv."""
+
+    images_per_class: int = 400
+    """Of which 70, 10 and 20 % are for training, validation and testing."""
+
+    model: str = "test_vit3"
+    """LPM, a timm ViT."""
+
+    pretext_steps: int = 1000
+    """Batches that the LPM is trained on."""
+
+    epochs: int = 20
+    """Of each training."""
+
+    repeats: int = 5
+    """Seeds of each setting, from 0."""
+
+    lr: float = 1e-3
+    """Learning rate at the start."""
+
+
+def main(config: StudyConfig) -> int:
+    """Make what is missing, train, compare."""
+    images, weights = config.out / "fundus", config.out / "lpm.safetensors"
+    if not images.exists():
+        generate(images, images_per_class=config.images_per_class)
+    if not weights.exists():
+        pretrain.main(pretrain.PretrainConfig(out=weights, model=config.model, steps=config.pretext_steps))
+    for setting in SETTINGS.values():
+        if setting.method == "fptplus":
+            options = _preloading(config, setting, weights)
+            preload.main(preload.PreloadConfig(data=images, out=_store(config, setting), **options))
+    for name, setting in SETTINGS.items():
+        settings = {"lr": (config.lr,), "epochs": config.epochs, "repeats": config.repeats}
+        settings |= {"method": setting.method, "precision": setting.precision, "optimizer": setting.optimizer}
+        if setting.method == "side_only":
+            settings |= {"model": config.model, "res": SIDE_RES}
+        train.main(train.TrainConfig(store=_store(config, setting), out=config.out / "runs" / name, **settings))
+    runs = pd.concat(
+        [pd.read_csv(config.out / "runs" / name / "runs.csv").assign(setting=name) for name in SETTINGS]
+    ).query("seed < @config.repeats and lr == @config.lr and epochs == @config.epochs")
+    with whole_file(config.out / "study.csv") as beside:
+        runs.drop(columns="checkpoint").to_csv(beside, index=False)
+    _draw(config, images, runs.checkpoint.iloc[0])
+    _report(Console(), runs)
+    return 0
+
+
+def _draw(config: StudyConfig, images: Path, checkpoint: str) -> None:
+    """Figures 6 and 9 of the last test image with microaneurysms."""
+    image = max((images / "test" / CLASSES[1]).iterdir())
+    weights = str(config.out / "lpm.safetensors")
+    visualize.main(
+        visualize.VisualizeConfig(
+            checkpoint=Path(checkpoint), image=(image,), weights=weights, out=config.out / "figures"
+        )
+    )
+
+
+def _store(config: StudyConfig, setting: Setting) -> Path:
+    return config.out / "stores" / (setting.store_dtype if setting.own_lpm else "random_lpm")
+
+
+def _preloading(config: StudyConfig, setting: Setting, weights: Path) -> dict[str, object]:
+    options = {"model": config.model, "store_dtype": setting.store_dtype}
+    return options | {"weights": str(weights)} if setting.own_lpm else options
+
+
+def _report(console: Console, runs: pd.DataFrame) -> None:
+    """Test AUC of each setting, and its change from the reference seed by seed."""
+    auc = runs.pivot(index="seed", columns="setting", values="auc")
+    table = Table(box=box.SIMPLE_HEAD, title=f"Test AUC, %, over {len(auc)} seeds", title_justify="left")
+    for heading in ("", "mean", "deviation", "change", "std. error"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for name, setting in SETTINGS.items():
+        change = auc[name] - auc[REFERENCE]
+        compared = (f"{change.mean():+.2f}", f"{change.sem():.2f}") if name != REFERENCE else ("", "")
+        table.add_row(setting.title, f"{auc[name].mean():.2f}", f"{auc[name].std():.2f}", *compared)
+    console.print(table)

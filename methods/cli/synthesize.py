@@ -1,0 +1,46 @@
+"""`python -m fptplus synthesize`: a dataset whose label a small image does not show."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from fptplus.synthetic.fundus import REFERENCE_RES, generate
+
+from .progress_bar import progress_bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesizeConfig:
+    """Write synthetic fundus images in two classes that differ by lesions of a few pixels, as train/ val/ test/.
+
+    Example: --out data/fundus --images-per-class 150
+    """
+
+    out: Path
+    """A new or empty folder."""
+
+    images_per_class: int = 150
+    """Of which 70, 10 and 20 % are for training, validation and testing."""
+
+    res: int = REFERENCE_RES
+    """Height and width in pixels."""
+
+    seed: int = 0
+    """The same seed gives the same images."""
+
+
+def main(config: SynthesizeConfig) -> int:
+    """Draw and write the images."""
+    with progress_bar("synthesize") as on_progress:
+        generate(
+            config.out,
+            images_per_class=config.images_per_class,
+            res=config.res,
+            seed=config.seed,
+            on_progress=on_progress,
+        )
+    Console().print(
+        f"{2 * config.images_per_class} images of {config.res} px in {config.out}", highlight=False, soft_wrap=True
+    )
+    return 0

@@ -1,0 +1,77 @@
+"""`python -m fptplus verify`: whether a store is whole, and its features those of its images."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from fptplus.data import open_dataset
+from fptplus.errors import InvalidInput
+from fptplus.network.frozen_backbone import FrozenBackbone
+from fptplus.store.feature_store import FeatureStore
+from fptplus.store.preloading import FeatureMaker
+from fptplus.store.verification import check_row
+from fptplus.training.checkpoint import lpm_sha256
+from methods import create_backbone
+
+from .device import DeviceName, resolve_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Check a store's manifest, the size of its files and the checksum of every row; exit status 1 if one is wrong.
+
+    With --data (and --weights) the features of a few images are also made again and compared.
+    Example: --store stores/messidor2
+    """
+
+    store: Path
+    """Folder that `preload` has written."""
+
+    data: Path | None = None
+    """The images that the store was made from."""
+
+    weights: str | None = None
+    """The LPM that it was made with: checkpoint file or timm pretrained name. Default: random weights."""
+
+    rows: int = 4
+    """Images whose features are made again, spread evenly."""
+
+    device: DeviceName = "auto"
+    """Where the LPM runs."""
+
+    seed: int = 0
+    """That `preload` was given."""
+
+
+def main(config: VerifyConfig) -> int:
+    """Check a store; 1 if something is wrong with it."""
+    console = Console()
+    try:
+        store = FeatureStore.open(config.store)
+        store.verify()
+        console.print(f"{config.store}: {len(store):,} rows as they were written", highlight=False, soft_wrap=True)
+        if config.data is not None and store.has_features:
+            _make_again(store, config, console)
+    except InvalidInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _make_again(store: FeatureStore, config: VerifyConfig, console: Console) -> None:
+    """Compare the features of a few images with what the LPM gives for the originals."""
+    manifest, dataset = store.manifest, open_dataset(config.data, seed=config.seed)
+    torch.manual_seed(config.seed)
+    vit = create_backbone(manifest.model, manifest.res, len(manifest.classes), weights=config.weights)
+    store.check_matches(weights_sha256=lpm_sha256(vit))
+    backbone = FrozenBackbone(vit, manifest.layers, manifest.token_ratio)
+    make_features = FeatureMaker(backbone, manifest, torch.device(resolve_device(config.device)))
+    for row in np.linspace(0, len(store) - 1, min(config.rows, len(store)), dtype=int):
+        check = check_row(store, row, dataset, make_features)
+        console.print(
+            f"{check.name}: {check.share_found:.1%} of its tokens made again", highlight=False, soft_wrap=True
+        )

@@ -1,0 +1,73 @@
+"""`python -m fptplus visualize`: what FPT and FPT+ look at, from a trained checkpoint (Fig. 6 and 9)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from tyro.conf import UseAppendAction
+
+from fptplus.data.images import read_image
+from fptplus.errors import InvalidInput
+from fptplus.token_figures import attention_on_prompts, draw_attention_on_prompts, draw_tokens, view_tokens
+from fptplus.training.checkpoint import read_checkpoint_facts
+from methods.classifier import load_classifier
+from methods.for_training import reads_features
+
+from .device import DeviceName, resolve_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualizeConfig:
+    """Draw the selected tokens and the prompts' attention on images, and the attention each layer gives the prompts.
+
+    Example: --checkpoint runs/x/lr0.001-wd0.1-seed0/best.safetensors --image eye.png --head 3 --out figures
+    """
+
+    checkpoint: Path
+    """best.safetensors of a run of FPT or FPT+."""
+
+    image: UseAppendAction[tuple[Path, ...]] = ()
+    """Image to look at; repeat for several. At least one."""
+
+    layer: int | None = None
+    """Layer of the LPM, from 1. Default: the top one."""
+
+    head: UseAppendAction[tuple[int, ...]] = ()
+    """Head of the LPM, from 0; repeat for several. Default: 0."""
+
+    weights: str | None = None
+    """The LPM's checkpoint or timm pretrained name. Default: the one the checkpoint names."""
+
+    out: Path = Path("figures")
+    """Folder for the figures, PNG and SVG."""
+
+    device: DeviceName = "auto"
+    """Where to run."""
+
+
+def main(config: VisualizeConfig) -> int:
+    """Draw Fig. 9 for each image and head, and Fig. 6 over all images."""
+    if not config.image:
+        raise InvalidInput("image must be given at least once, got none; name a file with --image.")
+    facts = read_checkpoint_facts(config.checkpoint)
+    if not reads_features(facts["method"]):
+        raise InvalidInput(
+            f"checkpoint must be of a method with fine-grained prompts, fpt or fptplus, got {facts['method']}."
+        )
+    device, console = resolve_device(config.device), Console()
+    classifier = load_classifier(config.checkpoint, weights=config.weights, device=device)
+    backbone, trained = classifier.preloader, classifier.model
+    layer = backbone.tapped_layers[-1] if config.layer is None else config.layer - 1
+    images = [read_image(path) for path in config.image]
+    for path, image in zip(config.image, images, strict=True):
+        for head in config.head or (0,):
+            view = view_tokens(backbone, trained, classifier.lpm_images([image]), layer=layer, head=head)
+            name = f"tokens_{path.stem}_layer{layer + 1}_head{head}"
+            draw_tokens(config.out / name, image, view, f"{path.name}: layer {layer + 1}, head {head}")
+    shares = torch.stack([attention_on_prompts(trained, *classifier.inputs([image])) for image in images]).mean(dim=0)
+    title = f"Attention on the prompts, mean over {len(images)} image{'s' if len(images) > 1 else ''}"
+    first_layer = backbone.tapped_layers[0] + 1
+    draw_attention_on_prompts(config.out / "attention_on_prompts", shares.tolist(), first_layer, title)
+    console.print(f"figures in {config.out}", highlight=False)
+    return 0

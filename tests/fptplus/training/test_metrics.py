@@ -1,0 +1,51 @@
+"""Scores against their definitions, and the paper's own efficiency figures."""
+
+import itertools
+
+import pytest
+import torch
+
+from fptplus import InvalidInput
+from fptplus.training.efficiency import performance_efficiency
+from fptplus.training.metrics import check_auc_is_defined, score
+
+
+def area_by_counting_pairs(scores, positive):
+    """The area under the ROC curve is the chance that a positive outranks a negative, ties counting half."""
+    pairs = itertools.product(scores[positive].tolist(), scores[~positive].tolist())
+    wins = [1.0 if high > low else 0.5 if high == low else 0.0 for high, low in pairs]
+    return sum(wins) / len(wins)
+
+
+def test_auc_is_the_mean_over_classes_of_the_chance_that_a_positive_outranks_a_negative():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 4
+    logits = torch.randn(60, 4, generator=generator) + torch.nn.functional.one_hot(labels, 4)
+    expected = [area_by_counting_pairs(logits.double().softmax(1)[:, c], labels == c) for c in range(4)]
+    scores = score(logits, labels)
+    assert scores.auc_by_class == pytest.approx(expected, abs=1e-6)
+    assert scores.auc == pytest.approx(sum(expected) / 4, abs=1e-6)
+
+
+def test_confusion_counts_each_image_once_by_truth_and_prediction():
+    scores = score(torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 3, 1], [0, 0, 1]]), torch.tensor([0, 1, 2, 2]))
+    assert scores.confusion == ((1, 0, 0), (0, 1, 0), (0, 1, 1))
+    assert scores.accuracy == 0.75
+
+
+def test_a_split_of_one_class_has_no_auc():
+    with pytest.raises(InvalidInput, match="val must hold images of at least two classes, all are of 'healthy'"):
+        check_auc_is_defined(torch.zeros(3, dtype=torch.long), ("healthy", "ill"), "val")
+
+
+def test_a_missing_class_is_named():
+    with pytest.raises(InvalidInput, match="test must hold images of every class, none is of 'severe'"):
+        check_auc_is_defined(torch.tensor([0, 1]), ("healthy", "ill", "severe"), "test")
+
+
+@pytest.mark.parametrize(
+    ("auc", "ratio", "printed"),
+    [(88.82, 1.0, 65.73), (87.12, 0.0103, 86.73), (87.12, 736 / 23128, 85.94), (85.94, 20970 / 23128, 64.93)],
+)
+def test_efficiency_figures_are_the_papers(auc, ratio, printed):
+    assert performance_efficiency(auc, ratio) == pytest.approx(printed, abs=0.006)

@@ -1,0 +1,105 @@
+"""`python -m fptplus preload` and `verify` on class folders, as a user calls them."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fptplus.__main__ import main
+from fptplus.store.feature_store import FeatureStore
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Class folders of small noise pictures, two classes in each split."""
+    root, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for split, count in (("train", 3), ("val", 2), ("test", 2)):
+        for label in ("healthy", "ill"):
+            (root / split / label).mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / label / f"{index}.png")
+    return root
+
+
+def preload(folder, out, *options):
+    return main(["preload", "--data", str(folder), "--out", str(out), "--model", "test_vit", "--res", "64", *options])
+
+
+def test_a_store_is_made_described_and_found_whole(folder, tmp_path, capsys):
+    assert preload(folder, tmp_path / "store", "--store-dtype", "int8", "--batch-size", "4") == 0
+    printed = capsys.readouterr().out
+    assert "14 images (6 train, 4 val, 4 test), 2 classes" in printed
+    assert "note: test_vit has random weights (seed 0)" in printed
+    assert "14 images, int8 features of test_vit at 64 px and side images of 144 px; 0.06 MiB an image" in printed
+    store = FeatureStore.open(tmp_path / "store")
+    assert store.manifest.classes == ("healthy", "ill") and store.manifest.layers == (3, 4, 5)
+
+    assert main(["verify", "--store", str(tmp_path / "store"), "--data", str(folder), "--rows", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "14 rows as they were written" in printed and printed.count("100.0% of its tokens made again") == 2
+
+
+def test_other_methods_get_images_at_the_resolution_they_train_on(folder, tmp_path):
+    assert preload(folder, tmp_path / "store", "--method", "lora") == 0
+    store = FeatureStore.open(tmp_path / "store")
+    assert not store.has_features and store.manifest.image_res == 80
+
+
+def test_verify_names_the_file_that_is_wrong_and_fails(folder, tmp_path, capsys):
+    preload(folder, tmp_path / "store")
+    os.truncate(tmp_path / "store" / "features-0-of-1.bin", 1000)
+    assert main(["verify", "--store", str(tmp_path / "store")]) == 1
+    assert "features-0-of-1.bin must be" in capsys.readouterr().err
+
+
+def test_verify_refuses_the_originals_with_another_lpm(folder, tmp_path, capsys):
+    preload(folder, tmp_path / "store")
+    assert main(["verify", "--store", str(tmp_path / "store"), "--data", str(folder), "--seed", "1"]) == 1
+    assert "must have weights_sha256" in capsys.readouterr().err
+
+
+def test_an_unreadable_image_stops_or_is_skipped_and_listed(folder, tmp_path, capsys):
+    bad = folder / "train" / "ill" / "bad.png"
+    bad.write_bytes(b"no picture")
+    try:
+        assert preload(folder, tmp_path / "store") == 2
+        error = capsys.readouterr().err
+        assert "bad.png" in error and "Traceback" not in error
+        assert preload(folder, tmp_path / "skipping", "--skip-bad-images") == 0
+        printed = capsys.readouterr().out
+        assert "1 of the images could not be decoded and were left out:" in printed and "bad.png" in printed
+    finally:
+        bad.unlink()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["--method", "nope"], "method must be one of"),
+        (["--model", "nope", "--method", "lora"], "model must be one of"),
+        (["--preset", "nope"], "preset"),
+        (["--res", "65"], "res must be a positive multiple of test_vit's patch size 16"),
+    ],
+)
+def test_wrong_options_are_one_sentence_and_status_2(folder, tmp_path, capsys, options, sentence):
+    assert preload(folder, tmp_path / "store", *options) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.strip().count("\n") == 0
+
+
+def test_processes_started_by_torchrun_make_one_store(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        assert "14 images, bf16" not in capsys.readouterr().out, "the last to finish says so"
+        monkeypatch.setenv("RANK", rank)
+        assert preload(folder, tmp_path / "store") == 0
+    assert "14 images, bf16 features" in capsys.readouterr().out
+    monkeypatch.delenv("WORLD_SIZE"), monkeypatch.delenv("RANK")
+    assert preload(folder, tmp_path / "alone") == 0
+    store, alone = FeatureStore.open(tmp_path / "store"), FeatureStore.open(tmp_path / "alone")
+    store.verify()
+    assert store.manifest.examples == alone.manifest.examples
+    assert (store.feature_rows(range(14)) == alone.feature_rows(range(14))).all()
