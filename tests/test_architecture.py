@@ -15,24 +15,99 @@ def sources(package):
     return sorted((ROOT / package).rglob("*.py"))
 
 
-COMMAND_LINE = ROOT / "fptplus" / "cli"
-"""Where `python -m fptplus` puts the layers together: it alone may import a layer above its own."""
+ROOMS = {
+    "fptplus": [
+        "errors",
+        "whole_file",
+        "build_cache",
+        "cpu_kernels",
+        "network",
+        "data",
+        "distributed",
+        "store",
+        "training",
+        "synthetic",
+    ],
+    "bench": [
+        "units",
+        "cards",
+        "cells",
+        "trace",
+        "emulate",
+        "predict",
+        "records",
+        "measure",
+        "sweep",
+        "paper",
+        "report",
+        "published",
+        "commands",
+    ],
+}
+"""Folders and modules of a package; each may import those before it."""
+
+MOST_MODULES = 15
 
 
 def imported(path):
-    """Top-level names of everything a module imports absolutely."""
+    """Full names of everything a module imports."""
+    package = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module.split(".")[0]
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join((*base, *filter(None, [node.module])))
+            yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 @pytest.mark.parametrize("package", LAYERS)
-def test_imports_run_one_way(package):
+def test_imports_run_one_way_between_packages(package):
     above = set(LAYERS[LAYERS.index(package) + 1 :])
-    library = [path for path in sources(package) if not path.is_relative_to(COMMAND_LINE)]
-    assert not {path.name: above & set(imported(path)) for path in library if above & set(imported(path))}
+    packages = {path: {name.split(".")[0] for name in imported(path)} for path in sources(package)}
+    assert not {str(path): names & above for path, names in packages.items() if names & above}
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_imports_run_one_way_between_the_folders_of_a_package(package):
+    rooms, back = ROOMS[package], []
+    for path in sources(package):
+        room = path.relative_to(ROOT / package).with_suffix("").parts[0]
+        if room not in rooms:
+            continue  # what uses the package as a whole: __main__, benchmarks, the reference
+        names = [name.split(".") for name in imported(path)]
+        others = {name[1] for name in names if name[0] == package and len(name) > 1 and name[1] in rooms}
+        back += [(str(path), other) for other in others if rooms.index(other) > rooms.index(room)]
+    assert not back
+    folders = {path.name for path in (ROOT / package).iterdir() if (path / "__init__.py").exists()}
+    assert folders - set(rooms) <= {"speed"}
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_folder_is_too_large_to_hold_in_the_head(package):
+    folders = {path.parent for path in sources(package)}
+    sizes = {str(folder): len([p for p in folder.glob("*.py") if p.stem != "__init__"]) for folder in folders}
+    assert not {folder: size for folder, size in sizes.items() if size > MOST_MODULES}
+
+
+def test_no_two_modules_have_one_name():
+    modules = [path for package in LAYERS for path in sources(package) if not path.stem.startswith("__")]
+    named = {stem: [str(p) for p in modules if p.stem == stem] for stem in {path.stem for path in modules}}
+    assert not {stem: paths for stem, paths in named.items() if len(paths) > 1}
+
+
+def test_no_two_classes_have_one_name():
+    classes = {}
+    for path in (path for package in LAYERS for path in sources(package)):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                classes.setdefault(node.name, []).append(str(path))
+    assert not {name: paths for name, paths in classes.items() if len(paths) > 1}
+
+
+def test_tests_mirror_the_folders():
+    for folder in {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}:
+        assert (ROOT / folder).is_dir(), f"tests/{folder} has no folder {folder} that it tests"
 
 
 @pytest.mark.parametrize("package", LAYERS)

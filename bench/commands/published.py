@@ -6,7 +6,7 @@ from itertools import groupby
 from rich import box
 from rich.table import Table
 
-from bench.published.comparison import Comparison, Summary, summarize, write_comparisons
+from bench.published.comparison import HeldMeasurement, Summary, summarize, write_comparisons
 from bench.published.figure import draw_comparisons
 from bench.published.measurements import read_measurements
 from bench.records.results_store import writable_folder
@@ -37,7 +37,7 @@ def main(config: PublishedConfig) -> int:
 
     folder, rows = writable_folder(config.out), read_measurements()
     emulated = emulate(rows)
-    comparisons = [Comparison(measurement=row, emulated=emulated.get(row)) for row in rows]
+    comparisons = [HeldMeasurement(measurement=row, emulated=emulated.get(row)) for row in rows]
     write_comparisons(comparisons, folder / "memory.csv")
     draw_comparisons(comparisons, folder / "memory")
     console = make_console()
@@ -47,7 +47,7 @@ def main(config: PublishedConfig) -> int:
     return int(any(one.is_met is False for one in comparisons))
 
 
-def _table(source: str, comparisons: list[Comparison]) -> Table:
+def _table(source: str, comparisons: list[HeldMeasurement]) -> Table:
     """The rows of one source, 80 columns wide at most."""
     table = Table(title=source, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("Model", width=28)
@@ -70,7 +70,7 @@ def _table(source: str, comparisons: list[Comparison]) -> Table:
     return table
 
 
-def _marked(one: Comparison, text: str) -> str:
+def _marked(one: HeldMeasurement, text: str) -> str:
     """Red where it is not met, dim where it is not judged."""
     style = {True: "", False: "red", None: "dim"}[one.is_met]
     return f"[{style}]{text}[/]" if style and text else text

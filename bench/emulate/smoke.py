@@ -16,7 +16,7 @@ BLOCK_BYTES = 512
 """The allocator's granularity."""
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """A plain pre-norm transformer block."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class SmallViT(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Conv2d(3, DIM, PATCH, PATCH)
-        self.blocks = nn.Sequential(Block(), Block())
+        self.blocks = nn.Sequential(TransformerBlock(), TransformerBlock())
         self.head = nn.Linear(DIM, 5)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ FEATURE_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preloading:
+class PreloadingCost:
     """The preloading pass of one method in one setting, one image at a time."""
 
     method: str
@@ -47,7 +47,7 @@ def preloading_cells() -> list[CellConfig]:
     ]
 
 
-def predict_preloading(cells: list[CellConfig]) -> Iterator[Preloading]:
+def predict_preloading(cells: list[CellConfig]) -> Iterator[PreloadingCost]:
     """Predict the passes of some cells."""
     for cell, prediction in zip(
         cells, predict_all(replace(preloading_of(cell), batch_size=1) for cell in cells), strict=True
@@ -57,11 +57,11 @@ def predict_preloading(cells: list[CellConfig]) -> Iterator[Preloading]:
         yield _preloading(cell, prediction)
 
 
-def _preloading(cell: CellConfig, prediction: Prediction) -> Preloading:
+def _preloading(cell: CellConfig, prediction: Prediction) -> PreloadingCost:
     tuning, _ = build_on("meta", cell)
     with torch.device("meta"):
         _, keys, values = tuning.example_inputs(1)
-    return Preloading(
+    return PreloadingCost(
         method=cell.method,
         model=cell.model,
         res=cell.res,
@@ -72,18 +72,18 @@ def _preloading(cell: CellConfig, prediction: Prediction) -> Preloading:
     )
 
 
-def write_preloading(path: Path, passes: list[Preloading]) -> None:
+def write_preloading(path: Path, passes: list[PreloadingCost]) -> None:
     """Keep predictions as a CSV file."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Preloading)], lineterminator="\n")
+        writer = csv.DictWriter(file, [field.name for field in fields(PreloadingCost)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(one) for one in passes)
 
 
-def read_preloading(path: Path) -> list[Preloading]:
+def read_preloading(path: Path) -> list[PreloadingCost]:
     """The predictions kept in a CSV file."""
     with path.open(encoding="utf-8") as file:
         return [
-            Preloading(**{field.name: field.type(row[field.name]) for field in fields(Preloading)})
+            PreloadingCost(**{field.name: field.type(row[field.name]) for field in fields(PreloadingCost)})
             for row in csv.DictReader(file)
         ]

@@ -11,7 +11,7 @@ import torch
 from bench.cards.gpus import GPUS
 from bench.units import MIB
 
-from .emulated import Emulated
+from .emulations import Emulated
 from .measurements import Measurement
 
 BARS_PCT = {"max_memory_allocated": 0.2, "max_memory_reserved": 1.0}
@@ -19,7 +19,7 @@ BARS_PCT = {"max_memory_allocated": 0.2, "max_memory_reserved": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class HeldMeasurement:
     """One row of `memory.csv` and what was emulated of it."""
 
     measurement: Measurement
@@ -90,7 +90,7 @@ class Comparison:
         return ""
 
 
-def write_comparisons(comparisons: list[Comparison], path: Path) -> None:
+def write_comparisons(comparisons: list[HeldMeasurement], path: Path) -> None:
     """A row a measurement: its columns, then what was emulated; empty where there is nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [_columns(one) for one in comparisons]
@@ -100,7 +100,7 @@ def write_comparisons(comparisons: list[Comparison], path: Path) -> None:
         writer.writerows(rows)
 
 
-def _columns(one: Comparison) -> dict[str, object]:
+def _columns(one: HeldMeasurement) -> dict[str, object]:
     row, emulated, span = one.measurement, one.emulated, one.range_mib
     names = [field.name for field in fields(Measurement) if field.name not in ("card", "not_stated", "note")]
     return {
@@ -144,7 +144,7 @@ class Summary:
     """Rows whose source leaves something open."""
 
 
-def summarize(comparisons: list[Comparison]) -> Summary:
+def summarize(comparisons: list[HeldMeasurement]) -> Summary:
     """Count what is met."""
     held = [one for one in comparisons if one.bar_pct is not None]
     bounds = [one for one in comparisons if one.measurement.is_bound]

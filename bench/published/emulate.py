@@ -12,7 +12,7 @@ from bench.emulate.pool import EmulatedPool, Job
 from bench.units import GIB, MIB
 
 from . import scripts
-from .emulated import Emulated, Peaks
+from .emulations import Emulated, Peaks
 from .measurements import Measurement
 
 NO_WORKSPACES = {"CUBLAS_WORKSPACE_CONFIG": ":0:0"}

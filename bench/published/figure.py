@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from bench.report.figures import figure
 from bench.units import GIB, MIB
 
-from .comparison import Comparison
+from .comparison import HeldMeasurement
 
 _STYLES = {
     "max_memory_allocated": ("o", "#0072B2"),
@@ -24,7 +24,7 @@ _OPEN_COLOR = "#777777"
 """Where the source leaves something of its script open."""
 
 
-def draw_comparisons(comparisons: list[Comparison], path: Path) -> None:
+def draw_comparisons(comparisons: list[HeldMeasurement], path: Path) -> None:
     """Emulated over measured memory, both logarithmic, as path.png and path.svg.
 
     A batch that ran has to lie below the line at the card's capacity, the next larger one above it.
@@ -46,7 +46,7 @@ def draw_comparisons(comparisons: list[Comparison], path: Path) -> None:
         axes.legend(frameon=False, fontsize=9, loc="upper left")
 
 
-def _draw(axes: Axes, group: list[Comparison], label: str, marker: str, color: str) -> None:
+def _draw(axes: Axes, group: list[HeldMeasurement], label: str, marker: str, color: str) -> None:
     if not group:
         return
     measured = [one.measurement.measured_mib * MIB / GIB for one in group]

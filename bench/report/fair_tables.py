@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from bench.paper.evidence import Evidence, Number
-from bench.paper.preloading_cost import Preloading
+from bench.paper.preloading_cost import PreloadingCost
 from bench.paper.printed import paper_table
 from bench.paper.settings import LARGE_RES, LARGE_SETTINGS, SETTINGS, on_vit_l, paper_cell, table3_cell
 from bench.units import MIB
@@ -23,7 +23,7 @@ CHARGED_NOTE = (
 )
 
 
-def fair_tables(evidence: Evidence, passes: list[Preloading]) -> Iterator[Exhibit]:
+def fair_tables(evidence: Evidence, passes: list[PreloadingCost]) -> Iterator[Exhibit]:
     """All of them."""
     yield fair_table1(evidence, passes)
     yield fair_efficiency(evidence, passes)
@@ -32,7 +32,7 @@ def fair_tables(evidence: Evidence, passes: list[Preloading]) -> Iterator[Exhibi
 
 
 def charged_mib(
-    evidence: Evidence, passes: list[Preloading], method: str, model: str, res: int, setting: str
+    evidence: Evidence, passes: list[PreloadingCost], method: str, model: str, res: int, setting: str
 ) -> Number:
     """Memory of a method, the preloading pass included."""
     axes = SETTINGS[setting]
@@ -45,14 +45,14 @@ def charged_mib(
     return Number(value=needed_mib, source=training.source, record=f"{training.record}, preloading.csv")
 
 
-def pass_of(passes: list[Preloading], method: str, model: str, res: int, setting: str) -> Preloading:
+def pass_of(passes: list[PreloadingCost], method: str, model: str, res: int, setting: str) -> PreloadingCost:
     """The preloading pass under a setting of SETTINGS."""
     cell = paper_cell(method, model, res, **SETTINGS[setting])
     wanted = (method, model, res, cell.precision, cell.attention)
     return next(one for one in passes if (one.method, one.model, one.res, one.precision, one.attention) == wanted)
 
 
-def fair_table1(evidence: Evidence, passes: list[Preloading]) -> Exhibit:
+def fair_table1(evidence: Evidence, passes: list[PreloadingCost]) -> Exhibit:
     """Memory of ViT-B at 512 px in every setting."""
     rows: list[Row] = []
     for method in METHODS:
@@ -70,7 +70,7 @@ def fair_table1(evidence: Evidence, passes: list[Preloading]) -> Exhibit:
     )
 
 
-def fair_efficiency(evidence: Evidence, passes: list[Preloading]) -> Exhibit:
+def fair_efficiency(evidence: Evidence, passes: list[PreloadingCost]) -> Exhibit:
     """Table I's PME with the same full fine-tuning as its unit, with every method in its best setting."""
     rows: list[Row] = []
     full_mib = evidence.needed_mib(paper_cell("full")).value
@@ -97,7 +97,7 @@ def fair_efficiency(evidence: Evidence, passes: list[Preloading]) -> Exhibit:
     )
 
 
-def fair_table3(evidence: Evidence, passes: list[Preloading]) -> Exhibit:
+def fair_table3(evidence: Evidence, passes: list[PreloadingCost]) -> Exhibit:
     """ViT-L where the paper ran out of memory."""
     rows: list[Row] = []
     columns = [(res, setting) for res in LARGE_RES for setting in LARGE_SETTINGS]
@@ -116,7 +116,7 @@ def fair_table3(evidence: Evidence, passes: list[Preloading]) -> Exhibit:
     )
 
 
-def preloading_table(passes: list[Preloading]) -> Exhibit:
+def preloading_table(passes: list[PreloadingCost]) -> Exhibit:
     """The preloading passes."""
     rows: list[Row] = []
     for one in passes:

@@ -3,7 +3,7 @@
 from bench.cards.gpus import GPUS
 from bench.paper.evidence import Evidence
 from bench.paper.inconsistencies import EPOCHS, MESSIDOR2_IMAGES
-from bench.paper.preloading_cost import Preloading
+from bench.paper.preloading_cost import PreloadingCost
 from bench.paper.printed import paper_table
 from bench.paper.settings import SETTINGS, paper_cell
 from bench.units import GIB, MIB
@@ -20,7 +20,7 @@ THROUGH_LPM = tuple(method for method in METHODS if method not in ("linear", "fp
 PAPER, FUSED, BEST = "the paper's setting", "fused attention", "all four"
 
 
-def findings_page(evidence: Evidence, passes: list[Preloading], tables: list[Exhibit]) -> str:
+def findings_page(evidence: Evidence, passes: list[PreloadingCost], tables: list[Exhibit]) -> str:
     """The page as Markdown."""
     numbers = {**_memory(evidence, passes), **_large(evidence), **_preloading(evidence, passes), **_energy()}
     return render("findings.md.j2", tables=[markdown(table) for table in tables], **numbers)
@@ -30,7 +30,7 @@ def _mib(evidence: Evidence, method: str, setting: str, model: str = "vit_b", re
     return evidence.needed_mib(paper_cell(method, model, res, **SETTINGS[setting])).value
 
 
-def _memory(evidence: Evidence, passes: list[Preloading]) -> dict:
+def _memory(evidence: Evidence, passes: list[PreloadingCost]) -> dict:
     by_setting = {
         setting: {method: _mib(evidence, method, setting) for method in METHODS}
         for setting in (PAPER, FUSED, "bf16", BEST)
@@ -72,7 +72,7 @@ def _large(evidence: Evidence) -> dict:
     }
 
 
-def _preloading(evidence: Evidence, passes: list[Preloading]) -> dict:
+def _preloading(evidence: Evidence, passes: list[PreloadingCost]) -> dict:
     full, own = (evidence.record(paper_cell(method)) for method in ("full", "fptplus"))
     images = EPOCHS * EPOCH_IMAGES
     passes_of = {(res, s): pass_of(passes, "fptplus", "vit_b", res, s) for res in (512, 2048) for s in (PAPER, FUSED)}

@@ -22,7 +22,7 @@ def side_attention(queries_keys_values: Tensor, kept: int) -> Tensor:
         (B, T, heads·head_dim).
     """
     if cpu_kernels.can_run_on(queries_keys_values):
-        return _OnCPU.apply(cpu_kernels.side_by_side(queries_keys_values), kept)
+        return _SideAttentionOnCPU.apply(cpu_kernels.side_by_side(queries_keys_values), kept)
     queries, keys, values = (part.transpose(1, 2) for part in _parts(queries_keys_values, kept))
     return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
 
@@ -33,7 +33,7 @@ def _parts(queries_keys_values: Tensor, kept: int) -> tuple[Tensor, Tensor, Tens
     return queries[:, :kept], keys, values
 
 
-class _OnCPU(torch.autograd.Function):
+class _SideAttentionOnCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, queries_keys_values: Tensor, kept: int) -> Tensor:
         queries, keys, values = _parts(queries_keys_values, kept)

@@ -15,7 +15,7 @@ from . import preload, pretrain, train, visualize
 
 
 @dataclass(frozen=True)
-class Setting:
+class StudySetting:
     """One way to train on the synthetic task."""
 
     title: str
@@ -29,12 +29,12 @@ class Setting:
 
 
 SETTINGS = {
-    "fp32": Setting("FPT+, fp32 store", "fptplus", "fp32", True),
-    "bf16": Setting("FPT+, bf16 store", "fptplus", "bf16", True),
-    "int8": Setting("FPT+, int8 store", "fptplus", "int8", True),
-    "fast": Setting("FPT+ in bf16, int8 store", "fptplus", "int8", True, "bf16", "adamw_fused"),
-    "random_lpm": Setting("FPT+, LPM of random weights", "fptplus", "bf16", False),
-    "side_only": Setting("side network alone", "side_only", "fp32", True),
+    "fp32": StudySetting("FPT+, fp32 store", "fptplus", "fp32", True),
+    "bf16": StudySetting("FPT+, bf16 store", "fptplus", "bf16", True),
+    "int8": StudySetting("FPT+, int8 store", "fptplus", "int8", True),
+    "fast": StudySetting("FPT+ in bf16, int8 store", "fptplus", "int8", True, "bf16", "adamw_fused"),
+    "random_lpm": StudySetting("FPT+, LPM of random weights", "fptplus", "bf16", False),
+    "side_only": StudySetting("side network alone", "side_only", "fp32", True),
 }
 REFERENCE = "fp32"
 SIDE_RES = 128
@@ -110,11 +110,11 @@ def _draw(config: StudyConfig, images: Path, checkpoint: str) -> None:
     )
 
 
-def _store(config: StudyConfig, setting: Setting) -> Path:
+def _store(config: StudyConfig, setting: StudySetting) -> Path:
     return config.out / "stores" / (setting.store_dtype if setting.own_lpm else "random_lpm")
 
 
-def _preloading(config: StudyConfig, setting: Setting, weights: Path) -> dict[str, object]:
+def _preloading(config: StudyConfig, setting: StudySetting, weights: Path) -> dict[str, object]:
     options = {"model": config.model, "store_dtype": setting.store_dtype}
     return options | {"weights": str(weights)} if setting.own_lpm else options
 

@@ -135,7 +135,7 @@ def main(config: TrainConfig) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     device = resolve_device(config.device)
     with process_group(device) as processes:
-        job = Job(config, FeatureStore.open(config.store), device, processes)
+        job = Trainings(config, FeatureStore.open(config.store), device, processes)
         grid = [
             job.hyperparameters(lr, weight_decay, config.seed)
             for lr, weight_decay in product(config.lr or (1e-3,), config.weight_decay or (0.1,))
@@ -151,7 +151,7 @@ def main(config: TrainConfig) -> int:
 
 
 @dataclass(frozen=True)
-class Job:
+class Trainings:
     """What all trainings of one call share."""
 
     config: TrainConfig

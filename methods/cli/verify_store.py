@@ -21,7 +21,7 @@ from .device import DeviceName, resolve_device
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyConfig:
+class VerifyStoreConfig:
     """Check a store's manifest, the size of its files and the checksum of every row; exit status 1 if one is wrong.
 
     With --data (and --weights) the features of a few images are also made again and compared.
@@ -47,7 +47,7 @@ class VerifyConfig:
     """That `preload` was given."""
 
 
-def main(config: VerifyConfig) -> int:
+def main(config: VerifyStoreConfig) -> int:
     """Check a store; 1 if something is wrong with it."""
     console = Console()
     try:
@@ -62,7 +62,7 @@ def main(config: VerifyConfig) -> int:
     return 0
 
 
-def _make_again(store: FeatureStore, config: VerifyConfig, console: Console) -> None:
+def _make_again(store: FeatureStore, config: VerifyStoreConfig, console: Console) -> None:
     """Compare the features of a few images with what the LPM gives for the originals."""
     manifest, dataset = store.manifest, open_dataset(config.data, seed=config.seed)
     torch.manual_seed(config.seed)

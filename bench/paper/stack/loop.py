@@ -43,7 +43,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Job:
+class StackJob:
     """How every cell is trained."""
 
     batch_size: int
@@ -70,14 +70,14 @@ class Memory:
 def main() -> None:
     """Train the cells of standard input, each in a fresh process; write the versions and what each took."""
     asked = json.load(sys.stdin)
-    job, cells = Job(**asked["job"]), [Cell(**cell) for cell in asked["cells"]]
+    job, cells = StackJob(**asked["job"]), [Cell(**cell) for cell in asked["cells"]]
     with get_context("fork").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
         memory = pool.starmap(train, [(job, cell) for cell in cells], chunksize=1)
     versions = {"torch_version": torch.__version__, "cuda_version": torch.version.cuda}
     json.dump({**versions, "memory": [asdict(one) for one in memory]}, sys.stdout)
 
 
-def train(job: Job, cell: Cell) -> Memory:
+def train(job: StackJob, cell: Cell) -> Memory:
     """Train one cell; its memory."""
     model = PlainFPT(**cell.model, fuses_at_once=True).to(DEVICE).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)

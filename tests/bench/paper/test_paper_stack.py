@@ -12,7 +12,7 @@ from bench.emulate.build import CannotEmulate, device_libraries
 from bench.paper.settings import SIX_SIDE_LAYERS
 from bench.paper.stack import loop
 from bench.paper.stack.__main__ import main
-from bench.paper.stack.loop import Cell, Job
+from bench.paper.stack.loop import Cell, StackJob
 from bench.paper.stack.run_stack import emulate_stack
 from bench.paper.stack.stack_cells import stack_cells, training_of
 from bench.paper.stack.stack_rows import FILE, Stack, read_stack, write_stack
@@ -147,7 +147,7 @@ def test_the_loop_drops_the_last_images_of_an_epoch_and_evaluates_all(monkeypatc
     monkeypatch.setattr(loop, "DEVICE", "cpu")
     monkeypatch.setattr(loop, "plain_step", lambda *of: steps.append(len(of[2])) or plain_step(*of))
     monkeypatch.setattr(loop, "evaluate", lambda *of, evaluate=loop.evaluate: evaluated.append(evaluate(*of)))
-    job = Job(batch_size=4, train_images=11, validation_images=6, epochs=2)
+    job = StackJob(batch_size=4, train_images=11, validation_images=6, epochs=2)
     memory = loop.train(job, Cell(TINY, num_tokens=7))
     assert steps == [4] * 4
     assert [[len(logits) for logits in batches] for batches in evaluated] == [[4, 2]] * 2

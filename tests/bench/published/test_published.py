@@ -17,9 +17,9 @@ from bench.emulate.build import why_not
 from bench.emulate.pool import EmulatedPool, Job
 from bench.published import lora_layers as lora
 from bench.published import older
-from bench.published.comparison import Comparison, summarize, write_comparisons
+from bench.published.comparison import HeldMeasurement, summarize, write_comparisons
 from bench.published.emulate import SCRIPTS, run_script, script_of
-from bench.published.emulated import Emulated, Peaks
+from bench.published.emulations import Emulated, Peaks
 from bench.published.figure import draw_comparisons
 from bench.published.measurements import MEMORY_CSV, Measurement, read_measurements
 from bench.units import MIB
@@ -51,7 +51,7 @@ def emulated(allocated_mib=1000, reserved_mib=1100, context=None, ran_with=None,
 
 
 def compared(measurement, result):
-    return Comparison(measurement=measurement, emulated=result)
+    return HeldMeasurement(measurement=measurement, emulated=result)
 
 
 def test_the_file_has_66_rows_of_eleven_sources_and_none_twice():
