@@ -1,6 +1,7 @@
 """What is advised is held against running it, and against trying every size."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -28,12 +29,13 @@ def gpu_with(mebibytes):
     return replace(GPU, memory_bytes=GPU.context_bytes + mebibytes * MIB)
 
 
+@cache
 def traced_advice(cell, gpu):
+    """Takes seconds: what several tests look at is searched once."""
     return advise(cell, gpu, PATCH, TracedProber(gpu))
 
 
-@pytest.mark.parametrize("method", ["lora", "full", "fptplus"])
-@pytest.mark.parametrize("mebibytes", [44, 60])
+@pytest.mark.parametrize(("method", "mebibytes"), [("lora", 44), ("lora", 60), ("full", 44), ("fptplus", 44)])
 def test_the_largest_batch_fits_and_the_next_does_not(method, mebibytes):
     cell = replace(CELL, method=method)
     found = traced_advice(cell, gpu_with(mebibytes)).largest_batch

@@ -87,3 +87,10 @@ def test_a_method_from_elsewhere_is_counted_each_time(counted, monkeypatch, tmp_
     cell = CellConfig(method="linear", model="test_vit", res=64)
     assert counts.count(cell) == counts.count(cell)
     assert len(counted) == 2 and not kept(tmp_path)
+
+
+def test_important_tokens_are_counted_at_once_as_block_by_block(monkeypatch):
+    cell = replace(CELL, method="fptplus", res=128)
+    at_once = counts.count(cell)
+    monkeypatch.setattr(counts, "_ENDLESS_BYTES", 4 * 65 * 10)  # ten rows of scores a block
+    assert counts._count(cell) == at_once
