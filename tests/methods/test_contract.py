@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 
+from fptplus.network.features import tensors_of
 from fptplus.network.precision import autocast
 from fptplus.training.step import make_optimizer, moving_average
 from methods import METHODS, VARIANTS, create_backbone, find_method
@@ -111,7 +112,7 @@ def test_checkpointing_changes_no_loss(name):
 def test_trains_with_all_weights_in_bf16(name, attention):
     tuning = build(name, attention=attention).with_bf16_weights()
     assert {parameter.dtype for parameter in tuning.model.parameters()} == {torch.bfloat16}
-    assert not any(tensor.dtype == torch.float32 for tensor in tuning.example_inputs(BATCH))
+    assert not any(tensor.dtype == torch.float32 for tensor in tensors_of(tuning.example_inputs(BATCH)))
     assert all(torch.isfinite(loss) for loss in train(tuning))
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from fptplus.network.features import tensors_of
 from fptplus.training.step import make_optimizer
 from methods import create_backbone, find_method
 from methods.adalora import AdaLoRA, orthogonality
-from methods.lora import TARGETS, LoRA
-from methods.separate_qkv import separate_qkv
+from methods.lora import TARGETS, LoRA, separate_qkv
 
 MODEL, RES, CLASSES = "test_vit", 64, 5
 
@@ -128,9 +128,9 @@ def test_linear_probing_keeps_nothing_of_the_backbone_for_the_backward_pass(vit,
 @pytest.mark.parametrize("name", ["fpt", "fptplus"])
 def test_preloaded_inputs_have_the_shapes_that_the_preloader_makes(vit, images, name):
     tuning = find_method(name).build(vit, RES)
-    _, keys, values = tuning.example_inputs(2)
+    _, features = tuning.example_inputs(2)
     made = tuning.preloader(images)
-    assert [keys.shape, values.shape] == [tensor.shape for tensor in made]
+    assert [tensor.shape for tensor in tensors_of(features)] == [tensor.shape for tensor in tensors_of(made)]
 
 
 @pytest.mark.parametrize(
