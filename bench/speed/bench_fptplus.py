@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader
 
 import fptplus
 from fptplus.network.precision import autocast
-from fptplus.reference import PlainFPT, plain_step
+from fptplus.reference import PlainFPT, plain_features, plain_step
 from fptplus.training.feed import Feed
 from fptplus.training.step import TrainingStep, make_optimizer
 from methods import create_backbone
 
-from .plain_feeding import PlainFiles, plain_features
+from .plain_feeding import PlainFiles
 from .random_data import (
     CLASSES,
     LPM_DEPTH,

@@ -259,3 +259,31 @@ def _model_of_shapes(state: StateDict, num_heads: int | None, **kind: LayerKind 
     fusion = fusion_type(num_layers, num_prompts, lpm_dim, num_heads, side_dim, **kind)
     side = SideNetwork(side_dim, num_heads, num_layers, grid * patch_size, patch_size, num_classes, **kind)
     return FineGrainedPromptTuning(side, fusion)
+
+
+_REFERENCE_NAMES = {
+    "side.patch_embed.": "projection.",
+    "side.pos_embed": "position_embeddings",
+    "side.cls_token": "cls_token",
+    "side.blocks.": "layers.",
+    ".attn.proj.": ".attention.out.",
+    ".mlp.fc1.": ".intermediate.",
+    ".mlp.fc2.": ".output.",
+    "side.norm.": "layernorm.",
+    "side.head.": "classifier.",
+    "fusion.norm.": "fusion.layer_norm.",
+}
+
+
+def side_to_reference(state: Mapping[str, Tensor]) -> StateDict:
+    """Tensors of a FineGrainedPromptTuning, weights or gradients, under the names and shapes of reference.PlainFPT."""
+    plain: StateDict = {}
+    for name, tensor in state.items():
+        for ours, theirs in _REFERENCE_NAMES.items():
+            name = name.replace(ours, theirs)
+        if ".attn.qkv." in name:
+            for part, rows in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                plain[name.replace(".attn.qkv.", f".attention.{part}.")] = rows
+        else:
+            plain[name] = tensor.unsqueeze(1) if name == "fusion.prompts" else tensor
+    return plain

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 import fptplus
-from bench.speed.plain_feeding import plain_features
 from fptplus.network.features import Features
 from fptplus.network.precision import autocast
-from fptplus.reference import PlainFPT, plain_names, plain_step
+from fptplus.network.weights import side_to_reference
+from fptplus.reference import PlainFPT, plain_features, plain_step
 from fptplus.store.layout import RowLayout
 from fptplus.training.step import TrainingStep, make_optimizer
 from methods import create_backbone
@@ -36,7 +36,7 @@ def plain_like(model, variant, **options):
         num_classes=model.side.head.out_features,
         **options,
     )
-    plain.load_state_dict(plain_names(model.state_dict()))
+    plain.load_state_dict(side_to_reference(model.state_dict()))
     return plain
 
 
@@ -60,7 +60,7 @@ def test_logits_loss_and_every_gradient_are_the_baselines(variant, layer_kind, f
         loss.backward()
     assert_close(*logits, "logits")
     assert_close(*losses, "loss")
-    gradients = plain_names({name: parameter.grad for name, parameter in model.named_parameters()})
+    gradients = side_to_reference({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, parameter in plain.named_parameters():
         if name.endswith("attention.key.bias"):  # it changes no softmax: its gradient is 0 but for rounding
             assert max(gradients[name].abs().max(), parameter.grad.abs().max()) < 1e-8
