@@ -102,6 +102,12 @@ def test_adalora_shrinks_the_ranks_to_its_budget(vit, images):
     assert active == sorted(active, reverse=True)
 
 
+def test_adalora_keeps_the_proportion_of_its_phases_in_a_training_of_another_length():
+    longer = find_method("adalora").for_training(15_200)
+    assert (longer.warmup_steps, longer.final_steps, longer.total_steps) == (2000, 5000, 15_200)
+    assert longer.for_training(1520) == find_method("adalora")
+
+
 def test_adalora_adds_the_orthogonality_of_the_singular_bases_to_its_loss(vit):
     tuning = find_method("adalora").build(vit, RES)
     bases = [p for name, p in tuning.model.named_parameters() if ".lora_A." in name or ".lora_B." in name]
