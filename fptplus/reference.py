@@ -1,9 +1,26 @@
-"""FPT and FPT+ written down plainly (FPT+, Sec. III), with PyTorch alone, any release since 2.0.
+"""FPT and FPT+ in plain lines, to be read next to the paper (FPT+, Sec. III; FPT, arXiv 2403.07576).
 
-It follows the paper and what is known of the official code: fp32, every operation by itself, queries, keys and values
-by a layer each, score matrices in full. It shares no code with `fptplus`; the tests hold both to the same logits,
-losses and gradients. Our training step is timed against it, and the paper's memory is emulated with it (paper_stack/),
-which is why it matters what is given a name: a named result lives until its function returns.
+PyTorch alone, any release since 2.0; fp32, every operation by itself, score matrices in full, backward passes left to
+autograd. It follows the paper and what is known of the official code, and shares no code with the rest of `fptplus`:
+tests hold both to the same features, logits, losses and gradients. From top to bottom:
+
+    PlainSelfAttention, PlainBlock    Sec. III-A, Eq. 1-3    a transformer layer
+    plain_features                    Sec. III-B, E and F    the frozen large pre-trained model (LPM), once an image
+    PlainFusion                       Sec. III-D, Eq. 7-8    prompts that summarise the LPM's important tokens
+    PlainFPT                          Sec. III-C, Eq. 5-6    the side network, which reads them
+    plain_step                        Sec. IV-B1             one training step
+
+    paper                 here
+    D, D/k                lpm_dim, dim             widths of the LPM and of the side network
+    L_S                   num_layers               side layers; they read the L_S top layers of the LPM
+    I_h, I_l              lpm_images, images       one image, in the high and in the low resolution
+    z_M, z_S              tokens                   (B, N, D) of the LPM, (B, T, D/k) of the side network
+    K_M, V_M              keys, values             (layers, B, heads, n, head_dim), of the important tokens
+    p, f_out              prompts, out_proj        (layers, 1, P, width), and the projection that all layers share
+    m%                    token_ratio              share of the tokens that count as important
+
+Our training step is timed against these lines, and the paper's memory is emulated with them. That is why it matters
+here what is given a name: a named result lives until its function returns.
 """
 
 import math
@@ -14,28 +31,30 @@ from torch import Tensor, nn
 
 
 class PlainSelfAttention(nn.Module):
-    """Multi-head self-attention with its score matrix."""
+    """MSA(z) = Attn(f_Q(z), f_K(z), f_V(z)) = softmax(Q Kᵀ / √head_dim) V of each head (Eq. 3), and its projection."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.num_heads, -1).permute(0, 2, 1, 3)
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, dim) to (B, T, dim)."""
+        return self.out(self._attend(tokens))
 
-    def _attend(self, x: Tensor) -> Tensor:
-        queries, keys, values = self._heads(self.query(x)), self._heads(self.key(x)), self._heads(self.value(x))
+    def _attend(self, tokens: Tensor) -> Tensor:
+        queries, keys, values = (self._heads(project(tokens)) for project in (self.query, self.key, self.value))
         scores = torch.matmul(queries, keys.transpose(-1, -2)) / math.sqrt(queries.shape[-1])
         context = torch.matmul(scores.softmax(dim=-1), values)
-        return context.permute(0, 2, 1, 3).reshape(x.shape)
+        return context.permute(0, 2, 1, 3).reshape(tokens.shape)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self._attend(x))
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, T, dim) to (B, heads, T, head_dim)."""
+        return x.view(*x.shape[:2], self.num_heads, -1).permute(0, 2, 1, 3)
 
 
 class PlainBlock(nn.Module):
-    """A transformer layer of the side network."""
+    """θ: a transformer layer. z' = MSA(z) + z (Eq. 1), then MLP(z') + z' (Eq. 2), each behind a LayerNorm."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -43,14 +62,58 @@ class PlainBlock(nn.Module):
         self.attention = PlainSelfAttention(dim, num_heads)
         self.intermediate, self.output = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        attended = self.attention(self.norm1(x))
-        x = attended + x
-        return self.output(F.gelu(self.intermediate(self.norm2(x)))) + x
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, dim) to (B, T, dim)."""
+        attended = self.attention(self.norm1(tokens))
+        tokens = attended + tokens  # Eq. 1
+        return self.output(F.gelu(self.intermediate(self.norm2(tokens)))) + tokens  # Eq. 2
+
+
+@torch.no_grad()
+def plain_features(lpm: nn.Module, lpm_images: Tensor, tapped_layers: tuple[int, ...], token_ratio: float) -> Tensor:
+    """Keys and values of the important tokens, made once for each image and stored (Sec. III-F, preloading).
+
+    Args:
+        lpm: a frozen timm VisionTransformer.
+        lpm_images: (B, 3, H, W) in the high resolution.
+        tapped_layers: of the LPM, from 0: l' = L_M - L_S + l for each side layer l.
+        token_ratio: share of the tokens that are kept in each layer and head.
+
+    Returns:
+        (2, layers, B, heads, n, head_dim): keys, then values.
+    """
+    tokens, taken = lpm._pos_embed(lpm.patch_embed(lpm_images)), []
+    for index, block in enumerate(lpm.blocks):  # Eq. 4: z_M of a layer from that of the layer below
+        normed, attention = block.norm1(tokens), block.attn
+        qkv = attention.qkv(normed).view(*normed.shape[:2], 3, attention.num_heads, -1)
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4)
+        probabilities = (torch.matmul(queries, keys.transpose(-1, -2)) * queries.shape[-1] ** -0.5).softmax(dim=-1)
+        if index in tapped_layers:
+            taken.append(important_tokens(probabilities, keys, values, token_ratio))
+        context = torch.matmul(probabilities, values).transpose(1, 2).reshape(tokens.shape)
+        tokens = tokens + attention.proj(context)
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    return torch.stack(taken, dim=1)
+
+
+def important_tokens(probabilities: Tensor, keys: Tensor, values: Tensor, token_ratio: float) -> Tensor:
+    """Keys and values (2, B, heads, n, head_dim) of the tokens that the others attend to most (Sec. III-E).
+
+    A token's importance is its mean attention score, that is the mean of its column of `probabilities` (B, heads, N, N)
+    over all N queries. Each head chooses for itself; n = int(N · token_ratio).
+    """
+    important = probabilities.mean(dim=-2).topk(int(keys.shape[2] * token_ratio), dim=-1).indices
+    important = important.unsqueeze(-1).expand(-1, -1, -1, keys.shape[-1])
+    return torch.stack([keys.gather(2, important), values.gather(2, important)])
 
 
 class PlainFusion(nn.Module):
-    """Cross-attention of prompts over their layer's stored keys and values, and the projection down."""
+    """Fine-grained prompts and the fusion modules of all layers: f_out(CA(p, z_M)) + p (Eq. 7).
+
+    Two deviations from the letter of Eq. 7, both as in the official code: p is as wide as the LPM and the sum as wide
+    as the side network, so FPT+ adds p before f_out; and the fused prompts pass a dropout. FPT's prompts are as narrow
+    as the side network, are projected up into queries instead of being normalised, and are added after f_out.
+    """
 
     def __init__(self, variant: str, num_layers: int, num_prompts: int, lpm_dim: int, num_heads: int, dim: int) -> None:
         super().__init__()
@@ -73,27 +136,28 @@ class PlainFusion(nn.Module):
         return self._fuse(self.prompts.expand(-1, keys.shape[1], -1, -1), keys, values)
 
     def _fuse(self, prompts: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        # CA(p, z_M) = Attn(LN(p), K_M, V_M), Eq. 8
         queries = self.prompt_proj(prompts) if self.projects_up else self.layer_norm(prompts)
         queries = queries.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
         scores = torch.matmul(queries, keys.transpose(-1, -2)) / math.sqrt(queries.shape[-1])
         context = torch.matmul(scores.softmax(dim=-1), values).transpose(-2, -3).flatten(-2)
         if self.projects_up:
-            return self.dropout(self.out_proj(context) + prompts)
+            return self.dropout(self.out_proj(context) + prompts)  # Eq. 7, FPT
         context = context + prompts
-        return self.dropout(self.out_proj(context))
+        return self.dropout(self.out_proj(context))  # Eq. 7, FPT+
 
 
 class PlainFPT(nn.Module):
-    """The trainable part of FPT or FPT+.
+    """All that FPT or FPT+ trains: the side network and the fusion modules that feed it.
 
     Args:
         variant: `fpt` or `fptplus`.
-        num_layers: tapped layers.
-        num_prompts: a layer.
-        lpm_dim, num_heads: width and heads of the LPM.
-        dim: width of the side network.
+        num_layers: L_S, layers of the side network, each of which reads one layer of the LPM.
+        num_prompts: P, fine-grained prompts of each layer.
+        lpm_dim, num_heads: width and heads of the LPM; the side network has as many heads.
+        dim: width of the side network, lpm_dim / k.
         res, patch_size: of the side network's images, in pixels.
-        num_classes: of the head.
+        num_classes: outputs of the head.
         fuses_at_once: fuse the prompts of all layers in one product before the side network, as the official code does,
             instead of each before its layer: the same numbers, other memory.
     """
@@ -126,54 +190,28 @@ class PlainFPT(nn.Module):
         """Logits (B, classes).
 
         Args:
-            images: (B, 3, res, res).
-            features: keys and values, each (layers, B, heads, n, head_dim).
+            images: (B, 3, res, res), in the low resolution (Sec. III-C, asymmetric input).
+            features: keys and values, each (layers, B, heads, n, head_dim), of the same images in the high resolution.
         """
         keys, values = features
         fused = self.fusion.all_layers(keys, values) if self.fuses_at_once else None
         embedded = self._embed(images)
-        x, tokens = embedded, embedded.shape[1]
+        tokens, num_tokens = embedded, embedded.shape[1]
         for index, layer in enumerate(self.layers):
             prompts = fused[index] if self.fuses_at_once else self.fusion.one_layer(index, keys[index], values[index])
-            x = layer(torch.cat([x, prompts], dim=1))[:, :tokens]
-        return self.classifier(self.layernorm(x)[:, 0])
+            # F(z_S, z_M) = [z_S, fused prompts] (Eq. 7), and θ of it (Eq. 6); then the prompts are removed again
+            tokens = layer(torch.cat([tokens, prompts], dim=1))[:, :num_tokens]
+        return self.classifier(self.layernorm(tokens)[:, 0])
 
     def _embed(self, images: Tensor) -> Tensor:
-        x = self.projection(images).flatten(2).transpose(1, 2)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        return x + self.position_embeddings
-
-
-_NAMES = {
-    "side.patch_embed.": "projection.",
-    "side.pos_embed": "position_embeddings",
-    "side.cls_token": "cls_token",
-    "side.blocks.": "layers.",
-    ".attn.proj.": ".attention.out.",
-    ".mlp.fc1.": ".intermediate.",
-    ".mlp.fc2.": ".output.",
-    "side.norm.": "layernorm.",
-    "side.head.": "classifier.",
-    "fusion.norm.": "fusion.layer_norm.",
-}
-
-
-def plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a FineGrainedPromptTuning, weights or gradients, under the names and shapes of a PlainFPT."""
-    plain = {}
-    for name, tensor in state.items():
-        for ours, theirs in _NAMES.items():
-            name = name.replace(ours, theirs)
-        if ".attn.qkv." in name:
-            for part, rows in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                plain[name.replace(".attn.qkv.", f".attention.{part}.")] = rows
-        else:
-            plain[name] = tensor.unsqueeze(1) if name == "fusion.prompts" else tensor
-    return plain
+        """z_0 (B, T, dim): class token and patches, with their positions (Sec. III-A)."""
+        patches = self.projection(images).flatten(2).transpose(1, 2)
+        patches = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        return patches + self.position_embeddings
 
 
 def plain_step(model: PlainFPT, optimizer: torch.optim.Optimizer, images: Tensor, features: Tensor, targets: Tensor):
-    """One training step; the loss, a detached scalar."""
+    """One training step (Sec. IV-B1; official training loop); the loss, a detached scalar."""
     loss = F.cross_entropy(model(images, features), targets)
     optimizer.zero_grad()
     loss.backward()

@@ -13,6 +13,7 @@ from PIL import Image
 from timm.layers import Attention
 from torch import Tensor
 
+from fptplus.network.features import Features
 from fptplus.network.frozen_backbone import FrozenBackbone, split_qkv
 from fptplus.network.model import FineGrainedPromptTuning
 from fptplus.network.selection import num_important_tokens, token_importance
@@ -99,12 +100,12 @@ def _queries_and_keys(backbone: FrozenBackbone, image: Tensor, layer: int) -> tu
 
 
 @torch.no_grad()
-def attention_on_prompts(trained: FineGrainedPromptTuning, side_images: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def attention_on_prompts(trained: FineGrainedPromptTuning, side_images: Tensor, features: Features) -> Tensor:
     """How much of their attention the side network's own tokens give to the prompts, at each of its layers (Fig. 6).
 
     Args:
         trained: in evaluation mode.
-        side_images, keys, values: as FineGrainedPromptTuning.forward takes them.
+        side_images, features: as FineGrainedPromptTuning.forward takes them.
 
     Returns:
         (layers,) sum over the prompts, mean over tokens, heads and images; 0 to 1.
@@ -124,11 +125,11 @@ def attention_on_prompts(trained: FineGrainedPromptTuning, side_images: Tensor, 
         )
         for block in trained.side.blocks
     ]
-    fused, trained.side.fused_attention = trained.side.fused_attention, False  # else the norms are not called
+    layer_kind, trained.side.layer_kind = trained.side.layer_kind, "plain"  # lean layers do not call their norms
     try:
-        trained(side_images, keys, values)
+        trained(side_images, features)
     finally:
-        trained.side.fused_attention = fused
+        trained.side.layer_kind = layer_kind
         for hook in hooks:
             hook.remove()
     return torch.stack(shares)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from fptplus import FPT, FPTPLUS, InvalidInput
+from fptplus.training.fine_tuning import FineTuning as FineTuning
 
 from .ablations import fptplus_ablations
 from .adalora import AdaLoRA
@@ -18,7 +19,6 @@ from .fpt import FineGrainedPrompts, Preloading
 from .full import Full
 from .linear import Linear
 from .lora import LoRA
-from .method import FineTuning as FineTuning
 from .method import Method as Method
 from .vpt import VPT
 

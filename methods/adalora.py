@@ -1,21 +1,24 @@
 """AdaLoRA: SVD-shaped updates of query and value whose rank budget shrinks (Zhang et al., AdaLoRA, 2023), by peft."""
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from peft import AdaLoraConfig, AdaLoraModel
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from fptplus.training.fine_tuning import FineTuning
+
 from .freezing import train_only
-from .method import FineTuning, image_fine_tuning
-from .separate_qkv import separate_qkv
+from .lora import separate_qkv
+from .method import ImageMethod, image_fine_tuning
 
 _ADAPTER = "default"
 
 
 @dataclass(frozen=True)
-class AdaLoRA:
+class AdaLoRA(ImageMethod):
     init_rank: int = 12
     """Rank that every matrix starts with (peft's and the authors' default; 0.51 % of ViT-B)."""
 
@@ -43,8 +46,8 @@ class AdaLoRA:
     title = "AdaLoRA"
     source = "Zhang et al., ICLR 2023, arXiv 2303.10512"
 
-    def scheduled_for(self, total_steps: int) -> "AdaLoRA":
-        """The same for a training of another length, its phases in the same proportion."""
+    def for_training(self, total_steps: int) -> Self:
+        """The same with its phases in the same proportion of so many steps."""
         warmup, final = (steps * total_steps // self.total_steps for steps in (self.warmup_steps, self.final_steps))
         return replace(self, total_steps=total_steps, warmup_steps=warmup, final_steps=final)
 

@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from fptplus.training.fine_tuning import FineTuning
+
 from .freezing import train_only
-from .method import FineTuning, image_fine_tuning
+from .method import ImageMethod, image_fine_tuning
 
 
 class Adapter(nn.Module):
@@ -36,7 +38,7 @@ class Adapted(nn.Module):
 
 
 @dataclass(frozen=True)
-class AdapterTuning:
+class AdapterTuning(ImageMethod):
     bottleneck: int = 48
     """Width of each adapter. The paper states none; 48, twice a block, gives its 2.03 % of ViT-B."""
 

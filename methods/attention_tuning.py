@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 from timm.models.vision_transformer import VisionTransformer
 
+from fptplus.training.fine_tuning import FineTuning
+
 from .freezing import train_only
-from .method import FineTuning, image_fine_tuning
+from .method import ImageMethod, image_fine_tuning
 
 
 @dataclass(frozen=True)
-class AttentionTuning:
+class AttentionTuning(ImageMethod):
     title = "Attention-tuning"
     source = "Touvron et al., ECCV 2022, arXiv 2203.09795"
 

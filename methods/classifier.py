@@ -4,7 +4,6 @@ classifier = load_classifier("runs/messidor2/lr0.001-wd0.1-seed0/best.safetensor
 classifier.predict(Image.open("eye.png"))      # {"healthy": 0.93, ...}
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,13 @@ from torch import Tensor, nn
 
 from fptplus.data.augment import normalize, plain_views, render
 from fptplus.errors import InvalidInput
+from fptplus.network.features import Inputs
 from fptplus.store.preloading import to_square
-from fptplus.training.checkpoint import load_learnable, lpm_sha256, read_checkpoint_facts
+from fptplus.training.checkpoint import CheckpointInfo, load_learnable, lpm_sha256
+from fptplus.training.fine_tuning import FineTuning
 
-from .for_training import build_as_trained, input_res, reads_features
+from . import find_method
+from .method import build_for_training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class Classifier:
     """Height and width in pixels that images are kept at in training."""
 
     input_res: int
-    """Height and width in pixels of the images that the model takes beside the features."""
+    """Height and width in pixels of the images that the model takes, features or none alongside."""
 
     device: str
 
@@ -49,12 +51,10 @@ class Classifier:
         return self.model(*self.inputs(images)).float().softmax(dim=1).cpu()
 
     @torch.no_grad()
-    def inputs(self, images: Sequence[Image.Image]) -> tuple[Tensor, ...]:
+    def inputs(self, images: Sequence[Image.Image]) -> Inputs:
         """What the model is called with: images, and the LPM's features of them where it reads any."""
-        inputs = (self._seen(images, self.image_res, self.input_res),)
-        if self.preloader is not None:
-            inputs += self.preloader(self.lpm_images(images))
-        return inputs
+        seen = self._seen(images, self.image_res, self.input_res)
+        return (seen,) if self.preloader is None else (seen, self.preloader(self.lpm_images(images)))
 
     def lpm_images(self, images: Sequence[Image.Image]) -> Tensor:
         """(N, 3, res, res) images as the LPM sees them."""
@@ -81,29 +81,51 @@ def load_classifier(path: str | Path, *, weights: str | None = None, device: str
     Raises:
         InvalidInput: if the checkpoint or the weights are unreadable, or the LPM is another than in training.
     """
-    facts = read_checkpoint_facts(Path(path))
-    res, classes = int(facts["res"]), tuple(json.loads(facts["classes"]))
-    tuning = build_as_trained(facts, len(classes), weights=weights, with_lpm=True)
-    if reads_features(facts["method"]):
-        _check_lpm(tuning.preloader.vit, facts)
+    info = CheckpointInfo.read(Path(path))
+    tuning = build_as_trained(info, weights=weights, with_lpm=True)
+    if tuning.preloader is not None:
+        _check_lpm(tuning.preloader.vit, info)
     load_learnable(tuning.model, Path(path))
     return Classifier(
         model=tuning.model.to(device).eval(),
         preloader=tuning.preloader.to(device) if tuning.preloader is not None else None,
-        classes=classes,
-        mean=tuple(json.loads(facts["mean"])),
-        std=tuple(json.loads(facts["std"])),
-        res=res,
-        image_res=int(facts["image_res"]),
-        input_res=input_res(facts["method"], res),
+        classes=info.classes,
+        mean=info.mean,
+        std=info.std,
+        res=info.res,
+        image_res=info.image_res,
+        input_res=find_method(info.method).input_res(info.res),
         device=device,
     )
 
 
-def _check_lpm(vit: nn.Module, facts: dict[str, str]) -> None:
+def build_as_trained(info: CheckpointInfo, *, weights: str | None = None, with_lpm: bool = False) -> FineTuning:
+    """What a checkpoint was trained as, before its weights are loaded.
+
+    Args:
+        info: the checkpoint's.
+        weights: the LPM's checkpoint file or timm pretrained name; default the one named in the checkpoint.
+        with_lpm: as build_for_training takes it.
+
+    Raises:
+        InvalidInput: if the weights are not what they must be.
+    """
+    return build_for_training(
+        find_method(info.method),
+        info.model,
+        info.res,
+        len(info.classes),
+        weights=weights or info.weights,
+        seed=info.training.seed,
+        attention=info.attention,
+        with_lpm=with_lpm,
+    )
+
+
+def _check_lpm(vit: nn.Module, info: CheckpointInfo) -> None:
     """See that features of new images come from the LPM that made the training's."""
-    if facts["weights_sha256"] and lpm_sha256(vit) != facts["weights_sha256"]:
+    if info.weights_sha256 and lpm_sha256(vit) != info.weights_sha256:
         raise InvalidInput(
-            f"weights must be those of the {facts['model']} that the checkpoint was trained on "
-            f"(SHA-256 {facts['weights_sha256'][:12]}…), these are others; name its file."
+            f"weights must be those of the {info.model} that the checkpoint was trained on "
+            f"(SHA-256 {info.weights_sha256[:12]}…), these are others; name its file."
         )

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 import fptplus
 from fptplus.network.side_network import SideNetwork
+from fptplus.training.fine_tuning import FineTuning
 
 from .backbone import published_params, uses_fused_attention
-from .method import FineTuning, image_fine_tuning
+from .fpt import layer_kind_of
+from .method import ImageMethod, image_fine_tuning
 
 SOURCE = "Huang et al., FPT+, Sec. IV-G1"
 
@@ -73,7 +75,7 @@ class MlpFusion(nn.Module):
 
 
 @dataclass(frozen=True)
-class SideComponents:
+class SideComponents(ImageMethod):
     config: fptplus.FPTConfig
     """FPT+'s hyperparameters; the side network's resolution is the LPM's instead."""
 
@@ -93,6 +95,7 @@ class SideComponents:
             res,
             self.config.side_patch_size,
             vit.num_classes,
+            layer_kind=layer_kind_of(vit) if self.with_lpm else "plain",
             fused_attention=uses_fused_attention(vit),
         )
         if not self.with_lpm:

@@ -1,16 +1,20 @@
 """FPT and FPT+: a side network reads a frozen LPM through fine-grained prompts (Huang et al., FPT 2024, FPT+ 2025)."""
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import fptplus
+from fptplus.network.features import Features, Inputs
+from fptplus.network.layer_kind import LayerKind
 from fptplus.network.selection import num_important_tokens
 from fptplus.store.layout import TORCH_DTYPE, StoreDtype
+from fptplus.training.fine_tuning import FineTuning
 
 from .backbone import published_params, token_count, uses_checkpointing, uses_fused_attention
-from .method import FineTuning
+from .method import ImageMethod
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,19 @@ class FineGrainedPrompts:
     features: StoreDtype = "fp32"
     """What preloaded keys and values are stored in."""
 
+    @property
+    def reads_features(self) -> bool:
+        """It does, unless the LPM runs in every step."""
+        return not self.live
+
+    def input_res(self, res: int) -> int:
+        """The side network's, where features are preloaded; a live LPM takes the images itself."""
+        return self.config.side_res if self.reads_features else res
+
+    def for_training(self, total_steps: int) -> Self:
+        """Itself: no part of it depends on the length of a training."""
+        return self
+
     def build(self, vit: VisionTransformer, res: int) -> FineTuning:
         config = replace(self.config, side_res=res) if self.symmetric else self.config
         attention, depth = vit.blocks[0].attn, len(vit.blocks)
@@ -42,6 +59,7 @@ class FineGrainedPrompts:
             lpm_heads=attention.num_heads,
             lpm_depth=depth,
             num_classes=vit.num_classes,
+            layer_kind=layer_kind_of(vit),
             fused_attention=fused_attention,
             checkpointing=uses_checkpointing(vit),
         )
@@ -58,15 +76,20 @@ class FineGrainedPrompts:
         shape = (len(tapped), heads, num_tokens, vit.embed_dim // heads)
         side_res = config.side_res
 
-        def example_inputs(batch_size: int) -> tuple[torch.Tensor, ...]:
+        def example_inputs(batch_size: int) -> Inputs:
             images = torch.randn(batch_size, 3, side_res, side_res)
-            return images, *_example_features(self.features, batch_size, shape, by_image=fused_attention)
+            return images, _example_features(self.features, batch_size, shape, by_image=fused_attention)
 
         return FineTuning(model=trained, example_inputs=example_inputs, total_params=total_params, preloader=backbone)
 
 
+def layer_kind_of(vit: VisionTransformer) -> LayerKind:
+    """What a side network beside a ViT is made of: lean layers, which need fused attention, or else plain ones."""
+    return "lean" if uses_fused_attention(vit) else "plain"
+
+
 @dataclass(frozen=True)
-class Preloading:
+class Preloading(ImageMethod):
     """The frozen pass that makes a method's features once, as a cost of its own (FPT+, Sec. III-F, Table II)."""
 
     of: FineGrainedPrompts
@@ -82,17 +105,15 @@ class Preloading:
         )
 
 
-def _example_features(
-    dtype: StoreDtype, batch_size: int, shape: tuple[int, ...], *, by_image: bool
-) -> tuple[torch.Tensor, ...]:
+def _example_features(dtype: StoreDtype, batch_size: int, shape: tuple[int, ...], *, by_image: bool) -> Features:
     """Random keys and values, with their scales if they are int8.
 
     Args:
         dtype: of the store.
         batch_size: images.
         shape: layers, heads, n and head_dim.
-        by_image: whether the numbers of an image lie together, as in a store, which is what fused attention reads;
-            otherwise those of a layer do, as explicit attention takes them.
+        by_image: whether the numbers of an image are contiguous, as in a store, which is what fused attention reads;
+            otherwise those of a layer are, as explicit attention takes them.
     """
     layers, heads, tokens, head_dim = shape
     numbers = torch.randn(2, layers, batch_size, heads, tokens, head_dim)
@@ -101,4 +122,4 @@ def _example_features(
         parts.append(torch.full((2, layers, batch_size, heads, head_dim), 1 / 32, dtype=torch.float16))
     if by_image:
         parts = [part.movedim(2, 0).contiguous().movedim(0, 2) for part in parts]
-    return tuple(half for part in parts for half in part)
+    return Features(*(half for part in parts for half in part))

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 from timm.models.vision_transformer import VisionTransformer
 
-from .method import FineTuning, image_fine_tuning
+from fptplus.training.fine_tuning import FineTuning
+
+from .method import ImageMethod, image_fine_tuning
 
 
 @dataclass(frozen=True)
-class Full:
+class Full(ImageMethod):
     title = "Full fine-tuning"
     source = "the usual way to transfer a pre-trained model (FPT+, Sec. IV-C)"
 

@@ -1,85 +1,14 @@
 """What a fine-tuning method is: it turns a ViT into something to train."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
-from fptplus.training.step import TrainingStep
+from fptplus.training.fine_tuning import FineTuning
 
-ExampleInputs = Callable[[int], tuple[Tensor, ...]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FineTuning:
-    """A model that one method made ready to train, with all that a training step needs to know of it."""
-
-    model: nn.Module
-    """Gives logits (B, classes). Parameters that move have `requires_grad`, and no others."""
-
-    example_inputs: ExampleInputs
-    """Random inputs of the right shapes for a batch size, on the current default device."""
-
-    total_params: int
-    """Learnable and frozen parameters, those of an LPM that only makes features included."""
-
-    regularizer: Callable[[], Tensor] | None = None
-    """A further loss term, or None."""
-
-    after_step: Callable[[int], None] | None = None
-    """Called with the number of steps done after each, or None."""
-
-    method_state: Callable[[], dict] | None = None
-    load_method_state: Callable[[dict], None] | None = None
-    """What the method remembers between steps beside the parameters: to keep, and to give back. None if nothing."""
-
-    preloader: nn.Module | None = None
-    """The frozen pass that makes the inputs once, from images (B, 3, H, W), where inputs are preloaded features."""
-
-    @property
-    def is_frozen(self) -> bool:
-        """Whether nothing moves: a pass that makes features, not a training."""
-        return not any(parameter.requires_grad for parameter in self.model.parameters())
-
-    @property
-    def learnable_params(self) -> int:
-        """Parameters that move."""
-        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
-
-    def training_step(self, optimizer: torch.optim.Optimizer, **options) -> TrainingStep:
-        """The training step of this model; options as of TrainingStep."""
-        return TrainingStep(
-            self.model,
-            optimizer,
-            regularizer=self.regularizer,
-            after_step=self.after_step,
-            batch_axes=batch_axes(self.example_inputs),
-            **options,
-        )
-
-    def with_bf16_weights(self) -> "FineTuning":
-        """The same in bf16 throughout: the model, changed in place, and fp32 inputs; what is stored smaller stays."""
-        for module in (self.model, self.preloader):
-            if module is not None:
-                module.to(torch.bfloat16)
-        return replace(self, example_inputs=lambda batch_size: tuple(map(_in_bf16, self.example_inputs(batch_size))))
-
-
-def _in_bf16(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.bfloat16) if tensor.dtype == torch.float32 else tensor
-
-
-def batch_axes(example_inputs: ExampleInputs) -> tuple[int, ...]:
-    """The axis of each input that grows with the batch."""
-    with torch.device("meta"):
-        smaller, larger = example_inputs(2), example_inputs(3)
-    return tuple(
-        next(axis for axis in range(one.ndim) if one.shape[axis] != other.shape[axis])
-        for one, other in zip(smaller, larger, strict=True)
-    )
+from .backbone import AttentionMode, Checkpointing, create_backbone
 
 
 class Method(Protocol):
@@ -91,6 +20,19 @@ class Method(Protocol):
     source: str
     """The publication that introduced it."""
 
+    @property
+    def reads_features(self) -> bool:
+        """Whether it trains on preloaded features alongside the images."""
+        ...
+
+    def input_res(self, res: int) -> int:
+        """Height and width in pixels of the images that its model takes, where those of the ViT are `res`."""
+        ...
+
+    def for_training(self, total_steps: int) -> Self:
+        """The same method for a training of so many steps."""
+        ...
+
     def build(self, vit: VisionTransformer, res: int) -> FineTuning:
         """Make a ViT ready to train.
 
@@ -101,6 +43,23 @@ class Method(Protocol):
         ...
 
 
+class ImageMethod:
+    """What a method answers that trains on the ViT's own images, the same however long."""
+
+    @property
+    def reads_features(self) -> bool:
+        """It does not."""
+        return False
+
+    def input_res(self, res: int) -> int:
+        """The ViT's."""
+        return res
+
+    def for_training(self, total_steps: int) -> Self:
+        """Itself."""
+        return self
+
+
 def image_fine_tuning(model: nn.Module, res: int, **fields) -> FineTuning:
     """A FineTuning whose input is one batch of images, and whose parameters are all in the model."""
     return FineTuning(
@@ -109,3 +68,37 @@ def image_fine_tuning(model: nn.Module, res: int, **fields) -> FineTuning:
         total_params=sum(parameter.numel() for parameter in model.parameters()),
         **fields,
     )
+
+
+def build_for_training(
+    method: Method,
+    model: str,
+    res: int,
+    num_classes: int,
+    *,
+    weights: str | None,
+    seed: int,
+    attention: AttentionMode = "sdpa",
+    checkpointing: Checkpointing = "none",
+    with_lpm: bool = False,
+) -> FineTuning:
+    """Build a method over a model with real weights, on the CPU; benchmarks build theirs from a cell instead.
+
+    Args:
+        method: for the length of its training (`Method.for_training`).
+        model, res, num_classes, attention, checkpointing, weights: as create_backbone takes them.
+        seed: of all random weights.
+        with_lpm: whether a method that trains on preloaded features gets the weights of its large pre-trained model
+            (LPM) all the same, to make features of new images.
+
+    Raises:
+        InvalidInput: if the model, resolution or weights are not what they must be.
+    """
+    needs_lpm = with_lpm or not method.reads_features
+    torch.manual_seed(seed)
+    with torch.device("cpu" if needs_lpm else "meta"):
+        vit = create_backbone(
+            model, res, num_classes, attention=attention, checkpointing=checkpointing, weights=weights
+        )
+    torch.manual_seed(seed)  # the trained part is the same whether or not the LPM has drawn its weights
+    return method.build(vit, res)

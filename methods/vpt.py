@@ -6,8 +6,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from fptplus.training.fine_tuning import FineTuning
+
 from .freezing import train_only
-from .method import FineTuning, image_fine_tuning
+from .method import ImageMethod, image_fine_tuning
 
 
 class PromptedBlock(nn.Module):
@@ -32,7 +34,7 @@ class PromptedBlock(nn.Module):
 
 
 @dataclass(frozen=True)
-class VPT:
+class VPT(ImageMethod):
     num_prompts: int = 16
     """Prompt tokens per block (FPT+, Sec. IV-B1)."""
 

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, flop_registry
 
-from fptplus.network.side_layer import AfterAttention, NormedQKV
+from fptplus.network.features import Inputs
+from fptplus.network.lean.side_layer import AfterAttention, NormedQKV
 
 
-def forward_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+def forward_macs(model: nn.Module, inputs: Inputs) -> int:
     """MACs of model(*inputs): matrix products, convolutions and attention kernels, nothing element-wise.
 
     Args:
@@ -72,7 +73,7 @@ def convolution_backward_macs(shapes: Sequence[Sequence[int]], values: Sequence[
     return sum(values[10][:2]) * conv_flop_count(image, weight, out) // 2
 
 
-def fvcore_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int | None:
+def fvcore_macs(model: nn.Module, inputs: Inputs) -> int | None:
     """What fvcore reports as flops of model(*inputs) on meta tensors, or None where it is not installed.
 
     It counts 1 MAC as 1 flop, adds normalisations, and has no rule for fused attention, which it leaves out: compare it

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fptplus.network.features import Features, Inputs, map_tensors
 from fptplus.network.precision import autocast
+from fptplus.training.fine_tuning import ExampleInputs, FineTuning
 from methods.backbone import AttentionMode
-from methods.method import ExampleInputs, FineTuning
 
 from .building import build_on, make_step
 from .config import CellConfig
@@ -21,15 +22,15 @@ from .config import CellConfig
 class Work:
     """A step on its device, with a batch."""
 
-    step: Callable[..., Tensor | tuple[Tensor, ...]]
+    step: Callable[..., Tensor | Features]
     """Takes inputs, targets and, if wanted, who is told of each phase."""
 
-    inputs: tuple[Tensor, ...]
+    inputs: Inputs
     targets: Tensor
     example_inputs: ExampleInputs
     is_frozen: bool
 
-    def __call__(self, *on_phase: Callable[[str], None]) -> Tensor | tuple[Tensor, ...]:
+    def __call__(self, *on_phase: Callable[[str], None]) -> Tensor | Features:
         """Do it once."""
         return self.step(self.inputs, self.targets, *on_phase)
 
@@ -50,8 +51,8 @@ class FrozenPass:
         self.model, self.autocast = model, autocast
 
     def __call__(
-        self, inputs: tuple[Tensor, ...], targets: Tensor, on_phase: Callable[[str], None] = lambda phase: None
-    ) -> tuple[Tensor, ...]:
+        self, inputs: Inputs, targets: Tensor, on_phase: Callable[[str], None] = lambda phase: None
+    ) -> Features:
         """The features of a batch; targets are not looked at."""
         on_phase("forward")
         with torch.no_grad(), self.autocast():
@@ -66,7 +67,7 @@ def work_on_device(cell: CellConfig) -> Work:
     torch.manual_seed(cell.seed)
     tuning, targets = build_on("cpu", cell)
     model = tuning.model.to(cell.device)
-    inputs = tuple(tensor.to(cell.device) for tensor in tuning.example_inputs(cell.batch_size))
+    inputs = map_tensors(lambda tensor: tensor.to(cell.device), tuning.example_inputs(cell.batch_size))
     return make_work(cell, tuning, model, inputs, targets.to(cell.device))
 
 
@@ -81,13 +82,11 @@ def work_without_values(cell: CellConfig, tuning: FineTuning) -> Work:
     model = tuning.model if is_built else tuning.model.to_empty(device=cell.device)
     with torch.device("meta"):
         example = tuning.example_inputs(cell.batch_size)
-    inputs = tuple(torch.empty_like(tensor, device=cell.device) for tensor in example)
+    inputs = map_tensors(partial(torch.empty_like, device=cell.device), example)
     return make_work(cell, tuning, model, inputs, torch.empty(cell.batch_size, dtype=torch.long, device=cell.device))
 
 
-def make_work(
-    cell: CellConfig, tuning: FineTuning, model: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor
-) -> Work:
+def make_work(cell: CellConfig, tuning: FineTuning, model: nn.Module, inputs: Inputs, targets: Tensor) -> Work:
     """The step of a model that is on its device, with its batch there."""
     mixed = partial(autocast, cell.precision, cell.device)
     if tuning.is_frozen:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bench.cells.anatomy import KINDS, Allocation, Anatomy, Kind, Peak
 from bench.cells.work import Work
+from fptplus.network.features import tensors_of
 
 from .step_profile import Change, Profile, mark_phase
 
@@ -138,7 +139,7 @@ def _blocks_in_use() -> Iterator[_Held]:
 
 def _known_addresses(work: Work) -> Iterator[tuple[int, tuple[Kind, str]]]:
     """Addresses of what a step holds between two calls, with kind and name."""
-    for index, tensor in enumerate((*work.inputs, work.targets)):
+    for index, tensor in enumerate([*tensors_of(work.inputs), work.targets]):
         yield _address(tensor), ("inputs", f"input {index}")
     for name, tensor in _named_tensors(work.step.model):
         yield _address(tensor), ("weights", name)

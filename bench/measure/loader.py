@@ -6,16 +6,19 @@ the device are measured, decoding and a cold disk are not.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader, Dataset
 
-from methods.method import ExampleInputs, batch_axes
+from fptplus.network.features import Inputs, map_tensors
+from fptplus.training.fine_tuning import ExampleInputs, batch_axes
 
-Batch = tuple[tuple[Tensor, ...], Tensor]
+Batch = tuple[Inputs, Tensor]
 """Inputs of the model, and (B,) class indices."""
 
 
@@ -41,29 +44,46 @@ class MappedExamples(Dataset):
     ) -> None:
         self.batch_axes = batch_axes(example_inputs)
         self._num_images, self._num_classes = num_images, num_classes
-        self._shapes, self._paths, self._dtypes = [], [], []
-        for number, (tensor, axis) in enumerate(zip(example_inputs(num_stored), self.batch_axes, strict=True)):
-            images = tensor.movedim(axis, 0).contiguous()
-            self._shapes.append(images.shape)
-            self._dtypes.append(images.dtype)
-            self._paths.append(folder / f"inputs_{number}.bin")
-            images.view(torch.uint8).numpy().tofile(self._paths[-1])
+        tensors, self._structure = tree_flatten(example_inputs(num_stored))
+        self._files = [
+            None if tensor is None else _StoredTensor.write(folder / f"inputs_{number}.bin", tensor.movedim(axis, 0))
+            for number, (tensor, axis) in enumerate(zip(tensors, self.batch_axes, strict=True))
+        ]
 
     def __len__(self) -> int:
         return self._num_images
 
-    def __getitem__(self, index: int) -> tuple[tuple[Tensor, ...], int]:
-        stored = [
-            torch.from_file(str(path), size=shape.numel(), dtype=dtype).view(shape)
-            for path, shape, dtype in zip(self._paths, self._shapes, self._dtypes, strict=True)
-        ]
-        return tuple(images[index % len(images)] for images in stored), index % self._num_classes
+    def __getitem__(self, index: int) -> tuple[list[Tensor | None], int]:
+        return [file and file.image(index) for file in self._files], index % self._num_classes
 
-    def collate(self, samples: list[tuple[tuple[Tensor, ...], int]]) -> Batch:
+    def collate(self, samples: list[tuple[list[Tensor | None], int]]) -> Batch:
         """Images into a batch, each tensor along the axis where its model wants it."""
         columns = zip(*(tensors for tensors, _ in samples), strict=True)
-        inputs = tuple(torch.stack(column, axis) for column, axis in zip(columns, self.batch_axes, strict=True))
-        return inputs, torch.tensor([target for _, target in samples])
+        stacked = [
+            None if axis is None else torch.stack(column, axis)
+            for column, axis in zip(columns, self.batch_axes, strict=True)
+        ]
+        return tree_unflatten(stacked, self._structure), torch.tensor([target for _, target in samples])
+
+
+@dataclass(frozen=True)
+class _StoredTensor:
+    """A tensor (images, ...) in a file."""
+
+    path: Path
+    shape: torch.Size
+    dtype: torch.dtype
+
+    @classmethod
+    def write(cls, path: Path, images: Tensor) -> Self:
+        images = images.contiguous()
+        images.view(torch.uint8).numpy().tofile(path)
+        return cls(path, images.shape, images.dtype)
+
+    def image(self, index: int) -> Tensor:
+        """One image's part, mapped into memory."""
+        stored = torch.from_file(str(self.path), size=self.shape.numel(), dtype=self.dtype).view(self.shape)
+        return stored[index % len(stored)]
 
 
 def mapped_batches(examples: MappedExamples, batch_size: int, device: str, num_workers: int) -> Batches:
@@ -83,5 +103,5 @@ def on_device(batches: Batches, device: str) -> Iterator[Batch]:
     """Batches on a device without end, epoch after epoch; copies from pinned memory do not wait."""
     while True:
         for inputs, targets in batches:
-            moved = tuple(tensor.to(device, non_blocking=True) for tensor in inputs)
+            moved = map_tensors(lambda tensor: tensor.to(device, non_blocking=True), inputs)
             yield moved, targets.to(device, non_blocking=True)

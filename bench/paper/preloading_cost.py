@@ -60,7 +60,7 @@ def predict_preloading(cells: list[CellConfig]) -> Iterator[PreloadingCost]:
 def _preloading(cell: CellConfig, prediction: Prediction) -> PreloadingCost:
     tuning, _ = build_on("meta", cell)
     with torch.device("meta"):
-        _, keys, values = tuning.example_inputs(1)
+        _, features = tuning.example_inputs(1)
     return PreloadingCost(
         method=cell.method,
         model=cell.model,
@@ -68,7 +68,7 @@ def _preloading(cell: CellConfig, prediction: Prediction) -> PreloadingCost:
         precision=cell.precision,
         attention=cell.attention,
         process_bytes=prediction.process_bytes,
-        disk_bytes_per_image=FEATURE_BYTES * (keys.numel() + values.numel()),
+        disk_bytes_per_image=FEATURE_BYTES * (features.keys.numel() + features.values.numel()),
     )
 
 

@@ -21,6 +21,7 @@ from bench.trace.replay import fits, replay_anatomy
 from bench.trace.rules import RULES, Rule, Target
 from bench.trace.trace import Trace, trace_inference, trace_training
 from fptplus import InvalidInput
+from fptplus.network.features import Inputs, map_tensors
 from fptplus.network.precision import AUTOCAST_DTYPE
 from methods import FineTuning
 
@@ -67,7 +68,7 @@ def _trace(
         return MetaAutocast(dtype) if dtype else nullcontext()
 
     with torch.device("meta"):
-        inputs = tuple(map(torch.empty_like, tuning.example_inputs(cell.batch_size)))  # each with memory of its own
+        inputs = map_tensors(torch.empty_like, tuning.example_inputs(cell.batch_size))  # each with memory of its own
     gpu = find_gpu(cell.gpu)
     if tuning.is_frozen:
         return _trace_pass(cell, tuning.model, inputs)
@@ -103,7 +104,7 @@ def trace_preloading(cell: CellConfig) -> Trace | None:
     return _trace_pass(cell, tuning.preloader, (_one_image(cell),))
 
 
-def _trace_pass(cell: CellConfig, model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
+def _trace_pass(cell: CellConfig, model: nn.Module, inputs: Inputs) -> Trace:
     """Every allocation of a frozen pass, its attention fused, as the cell's GPU would make them."""
     gpu, dtype = find_gpu(cell.gpu), AUTOCAST_DTYPE.get(cell.precision)
     with CudaKernels("sdpa", gpu.compute_capability), MetaAutocast(dtype) if dtype else nullcontext():

@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader
 
 import fptplus
 from fptplus.network.precision import autocast
-from fptplus.reference import PlainFPT, plain_step
+from fptplus.reference import PlainFPT, plain_features, plain_step
 from fptplus.training.feed import Feed
 from fptplus.training.step import TrainingStep, make_optimizer
 from methods import create_backbone
 
-from .plain_feeding import PlainFiles, plain_features
+from .plain_feeding import PlainFiles
 from .random_data import (
     CLASSES,
     LPM_DEPTH,
@@ -124,7 +124,7 @@ def test_step_with_features_in_memory(benchmark, variant, dtype):
     stored = layout.unpack(layout.pack(*features).to(DEVICE)).by_layer()
     compare(
         benchmark,
-        partial(our_step(variant), (images, *stored), targets),
+        partial(our_step(variant), (images, stored), targets),
         partial(baseline_step(variant), images, features.to(DEVICE), targets),
         rounds=50 if ON_CUDA else 15,
         images=BATCH,
@@ -189,7 +189,7 @@ def backbone():
 def preload_step(backbone: fptplus.FrozenBackbone, images: torch.Tensor) -> torch.Tensor:
     """Rows of a bf16 store, on the CPU."""
     with torch.no_grad(), autocast("bf16", DEVICE):
-        keys, values = backbone(images)
+        keys, values, *_ = backbone(images)
     return feature_layout(fptplus.FPTPLUS, RES, "bf16").pack(keys, values).cpu()
 
 

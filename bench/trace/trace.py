@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from bench.cells.anatomy import Allocation, Kind
+from fptplus.network.features import Inputs, tensors_of
 from fptplus.training.step import Phase, TrainingStep
 
 from .accumulation import holders_of_a_sole_gradient, sum_in_place
@@ -196,7 +197,7 @@ def _gradients_marked(tracer: StorageTracer, parameters: list[nn.Parameter]) -> 
 
 def trace_training(
     step: TrainingStep,
-    inputs: tuple[Tensor, ...],
+    inputs: Inputs,
     targets: Tensor,
     *,
     target: Target | None = None,
@@ -215,7 +216,7 @@ def trace_training(
     Returns:
         The events from the weights' allocation to the end of the last step.
     """
-    tracer = _tracer_after_moving(step.model, (*inputs, targets), target, rules)
+    tracer = _tracer_after_moving(step.model, [*tensors_of(inputs), targets], target, rules)
     if step.averaged is not None:
         for name, tensor in _in_order_of_moving(step.averaged.module):
             tracer.note(tensor, op=f"moving average of {name}", kind="weights")
@@ -248,9 +249,9 @@ def repeat_last_step(trace: Trace) -> None:
     trace.events.extend(Event(now[event.allocation], event.is_free) for event in step)
 
 
-def trace_inference(model: nn.Module, inputs: tuple[Tensor, ...], target: Target, rules: Iterable[Rule]) -> Trace:
+def trace_inference(model: nn.Module, inputs: Inputs, target: Target, rules: Iterable[Rule]) -> Trace:
     """Trace one forward pass without gradients on meta tensors; arguments as of trace_training."""
-    tracer = _tracer_after_moving(model, inputs, target, rules)
+    tracer = _tracer_after_moving(model, tensors_of(inputs), target, rules)
     with tracer.naming_modules(model), tracer, torch.no_grad():
         tracer.begin_step()
         tracer.begin_phase("forward")
@@ -261,7 +262,7 @@ def trace_inference(model: nn.Module, inputs: tuple[Tensor, ...], target: Target
 
 
 def _tracer_after_moving(
-    model: nn.Module, inputs: tuple[Tensor, ...], target: Target | None, rules: Iterable[Rule]
+    model: nn.Module, inputs: Iterable[Tensor], target: Target | None, rules: Iterable[Rule]
 ) -> StorageTracer:
     """A tracer that has seen a model and then its inputs being moved to the device."""
     tracer = StorageTracer(target, rules)

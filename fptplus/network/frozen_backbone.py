@@ -5,13 +5,12 @@ methods around it use, the residual stream updated in place, MLPs a few tokens a
 """
 
 import torch
-import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from .attention import attention_with_log_sum_exp
+from .features import Features
 from .selection import num_important_tokens, select_important_tokens
 
 TOKENS_PER_MLP_PASS = 2048
@@ -45,8 +44,8 @@ class FrozenBackbone(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the LPM up to the attention of its last tapped block.
+    def forward(self, images: Tensor) -> Features:
+        """Run the LPM up to the attention of its last tapped block (Eq. 4).
 
         Args:
             images: (B, 3, H, W) at the LPM's resolution.
@@ -54,12 +53,13 @@ class FrozenBackbone(nn.Module):
         Returns:
             keys and values, each (layers, B, heads, n, head_dim).
         """
-        vit, tap = self.vit, _Tap(self.token_ratio)
+        vit, keys, values = self.vit, [], []
         x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
         for index, block in enumerate(vit.blocks):
             if index in self.tapped_layers:
-                with tap:
-                    attended = block.attn(block.norm1(x))
+                attended, important = self._attend_and_select(block.attn, block.norm1(x))
+                keys.append(important[0])
+                values.append(important[1])
                 if index == self.tapped_layers[-1]:
                     break
             else:
@@ -67,36 +67,28 @@ class FrozenBackbone(nn.Module):
             x += block.ls1(attended)
             del attended
             _add_mlp(block, x)
-        return torch.stack(tap.keys), torch.stack(tap.values)
+        return Features(torch.stack(keys), torch.stack(values))
+
+    def _attend_and_select(self, attention: Attention, tokens: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """What timm's attention layer makes of tokens (B, N, D), and their important keys and values."""
+        queries, keys, values = split_qkv(attention, attention.qkv(tokens))
+        attended, important = self._attend(queries, keys, values)
+        attended = attention.norm(attended.transpose(1, 2).flatten(2))
+        if (gate := getattr(attention, "gate", None)) is not None:  # which older releases of timm lack
+            attended = attended * gate(tokens).sigmoid()
+        return attention.proj_drop(attention.proj(attended)), important
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Attention as (B, heads, N, head_dim), and the important keys and values."""
+        queries, keys = queries.to(values.dtype), keys.to(values.dtype)  # as autocast does for normalised ones
+        attended, log_sum_exp = attention_with_log_sum_exp(queries, keys, values)
+        return attended, select_important_tokens(queries, keys, values, self.token_ratio, log_sum_exp)
 
 
 def _add_mlp(block: Block, x: Tensor) -> None:
     """The second half of a block, in place, on tokens (B, N, D): x + MLP(LayerNorm(x))."""
     for tokens in x.flatten(0, 1).split(TOKENS_PER_MLP_PASS):
         tokens += block.ls2(block.mlp(block.norm2(tokens)))
-
-
-class _Tap(TorchFunctionMode):
-    """While entered, takes the important tokens from the queries, keys and values that attention is called with."""
-
-    def __init__(self, token_ratio: float) -> None:
-        super().__init__()
-        self.token_ratio = token_ratio
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.scaled_dot_product_attention:
-            return self._attention(*args)
-        return func(*args, **(kwargs or {}))
-
-    def _attention(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        queries, keys = queries.to(values.dtype), keys.to(values.dtype)  # as autocast does for normalised ones
-        out, log_sum_exp = attention_with_log_sum_exp(queries, keys, values)
-        kept = select_important_tokens(queries, keys, values, self.token_ratio, log_sum_exp)
-        self.keys.append(kept[0])
-        self.values.append(kept[1])
-        return out
 
 
 def split_qkv(attention: Attention, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:

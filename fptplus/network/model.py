@@ -5,9 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .features import Features
 from .fpt_config import FPTConfig
 from .frozen_backbone import FrozenBackbone
 from .fusion import FineGrainedFusion, ProjectedFusion
+from .layer_kind import LayerKind
 from .side_network import SideNetwork
 
 
@@ -23,28 +25,18 @@ class FineGrainedPromptTuning(nn.Module):
         super().__init__()
         self.side, self.fusion, self.checkpointing = side, fusion, checkpointing
 
-    def forward(
-        self,
-        side_images: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        key_scales: Tensor | None = None,
-        value_scales: Tensor | None = None,
-        chosen: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, side_images: Tensor, features: Features | tuple[Tensor | None, ...]) -> Tensor:
         """Classify.
 
         Args:
             side_images: (B, 3, side_res, side_res).
-            keys, values: (layers, B, heads, n, head_dim), the important tokens of the tapped LPM layers, of any type.
-            key_scales, value_scales: (layers, B, heads, head_dim), where keys and values are int8.
-            chosen: (B,) indices of the batch's images among those of keys, values and scales, if they hold more.
+            features: Features of the images, or a tuple of the same tensors: keys and values suffice.
 
         Returns:
             Logits (B, classes).
         """
         tokens = self.side.embed(side_images)
-        fused = self.fusion.of_each_layer(keys, values, key_scales, value_scales, chosen=chosen)
+        fused = self.fusion.of_each_layer(Features(*features))  # a tracer makes a plain tuple of it
         for layer, prompts in enumerate(fused):
             if self.checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(self.side.layer, layer, tokens, prompts, use_reentrant=False)
@@ -62,11 +54,11 @@ class LiveFineGrainedPromptTuning(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) from images (B, 3, H, W) at the LPM's resolution."""
-        keys, values = self.backbone(images)
+        features = self.backbone(images)
         res = self.trained.side.res
         in_fp32 = images.float()  # the only type that a CPU interpolates smoothly
         side_images = F.interpolate(in_fp32, size=(res, res), mode="bilinear", antialias=True).to(images.dtype)
-        return self.trained(side_images, keys, values)
+        return self.trained(side_images, features)
 
 
 def build_fpt(
@@ -76,25 +68,27 @@ def build_fpt(
     lpm_heads: int,
     lpm_depth: int,
     num_classes: int,
+    layer_kind: LayerKind = "lean",
     fused_attention: bool = True,
     checkpointing: bool = False,
 ) -> FineGrainedPromptTuning:
-    """The trainable part of FPT or FPT+ for an LPM of the given width, heads and depth, with random weights.
+    """The trainable part of FPT or FPT+, with random weights.
+
+    Args:
+        config: which of the two, and its hyperparameters.
+        lpm_dim, lpm_heads, lpm_depth: width, heads and blocks of the LPM.
+        num_classes: outputs of the head.
+        layer_kind: plain layers, or lean ones, which train the same in less memory and time.
+        fused_attention: whether attention is without score matrices; explicit attention needs plain layers.
+        checkpointing: whether the backward pass runs each layer of the side network again.
 
     Raises:
-        InvalidInput: if the reduction factor does not suit the LPM.
+        InvalidInput: if the reduction factor does not suit the LPM, or lean layers are asked for explicit attention.
     """
     side_dim = config.side_dim(lpm_dim, lpm_heads)
     num_layers = len(config.tapped_layers(lpm_depth))
     fusion_type = {"fpt": ProjectedFusion, "fptplus": FineGrainedFusion}[config.variant]
-    fusion = fusion_type(num_layers, config.num_prompts, lpm_dim, lpm_heads, side_dim, fused_attention=fused_attention)
-    side = SideNetwork(
-        side_dim,
-        lpm_heads,
-        num_layers,
-        config.side_res,
-        config.side_patch_size,
-        num_classes,
-        fused_attention=fused_attention,
-    )
+    kind = {"layer_kind": layer_kind, "fused_attention": fused_attention}
+    fusion = fusion_type(num_layers, config.num_prompts, lpm_dim, lpm_heads, side_dim, **kind)
+    side = SideNetwork(side_dim, lpm_heads, num_layers, config.side_res, config.side_patch_size, num_classes, **kind)
     return FineGrainedPromptTuning(side, fusion, checkpointing=checkpointing)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fptplus.errors import InvalidInput
 
-from .side_layer import side_layer
+from .layer_kind import LayerKind, check_layer_kind
+from .lean.side_layer import side_layer
 
 
 class SideNetwork(nn.Module):
@@ -20,8 +21,12 @@ class SideNetwork(nn.Module):
         num_layers: L_S.
         res, patch_size: input and patch height and width in pixels.
         num_classes: outputs of the linear head on the class token.
-        fused_attention: whether self-attention is one kernel.
+        layer_kind: plain for timm's blocks, lean for a layer that keeps less for its backward pass.
+        fused_attention: whether self-attention is without score matrices, as lean layers' always is.
         layer_norm_eps: of every LayerNorm (official code: 1e-12).
+
+    Raises:
+        InvalidInput: if lean layers are asked for explicit attention.
     """
 
     def __init__(
@@ -33,12 +38,14 @@ class SideNetwork(nn.Module):
         patch_size: int,
         num_classes: int,
         *,
-        fused_attention: bool,
+        layer_kind: LayerKind = "lean",
+        fused_attention: bool = True,
         layer_norm_eps: float = 1e-12,
     ) -> None:
         super().__init__()
+        check_layer_kind(layer_kind, fused_attention=fused_attention)
         norm_layer = partial(nn.LayerNorm, eps=layer_norm_eps)
-        self.res, self.fused_attention = res, fused_attention
+        self.res, self.layer_kind = res, layer_kind
         self.patch_embed = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size)
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
         self.pos_embed = nn.Parameter(torch.randn(1, (res // patch_size) ** 2 + 1, dim) * 0.02)
@@ -67,13 +74,14 @@ class SideNetwork(nn.Module):
     def layer(self, index: int, tokens: Tensor, prompts: Tensor) -> Tensor:
         """One layer on tokens (B, T, dim) with fused prompts (B, P, dim) appended, and dropped afterwards.
 
-        With fused attention, what would be dropped is not made, and of the last layer only the class token (B, 1, dim).
+        Lean layers do not make what would be dropped, and of the last layer only the class token (B, 1, dim).
         """
-        if not self.fused_attention:
-            return self.blocks[index](torch.cat([tokens, prompts], dim=1))[:, : tokens.shape[1]]
+        block = self.blocks[index]
+        if self.layer_kind == "plain":
+            return block(torch.cat([tokens, prompts], dim=1))[:, : tokens.shape[1]]
         is_last = index == len(self.blocks) - 1
         kept = 1 if is_last else int(tokens.shape[1])  # a tracer gives sizes that are no integers
-        return side_layer(self.blocks[index], tokens, prompts, kept)
+        return side_layer(block, tokens, prompts, kept)
 
     def classify(self, tokens: Tensor) -> Tensor:
         """Logits (B, classes) from the class token."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from fptplus.errors import InvalidInput
 
 from .fusion import FineGrainedFusion, ProjectedFusion
+from .layer_kind import LayerKind
 from .model import FineGrainedPromptTuning
 from .side_network import SideNetwork
 
@@ -208,7 +209,7 @@ def official_to_side(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def load_official_checkpoint(
-    path: str | Path, *, num_heads: int | None = None, fused_attention: bool = True
+    path: str | Path, *, num_heads: int | None = None, layer_kind: LayerKind = "lean", fused_attention: bool = True
 ) -> FineGrainedPromptTuning:
     """The side model of an official FPT or FPT+ checkpoint; every size is read off its tensors.
 
@@ -216,17 +217,18 @@ def load_official_checkpoint(
         path: .safetensors or torch file of tensors named `side_encoder.*` and `fusion_module.*`, alone or with a
             `side.` prefix.
         num_heads: heads of the LPM, the one size no tensor shows; default LPM width / 64, as every standard ViT has.
-        fused_attention: whether the model uses fused attention kernels.
+        layer_kind, fused_attention: as build_fpt takes them.
 
     Raises:
-        InvalidInput: if the file is unreadable, no such checkpoint, or its tensors do not fit together.
+        InvalidInput: if the file is unreadable, no such checkpoint, or its tensors do not fit together, or lean layers
+            are asked for explicit attention.
     """
     state = read_checkpoint(path)
     if any(name.startswith("side.") for name in state):
         state = {name.removeprefix("side."): tensor for name, tensor in state.items() if name.startswith("side.")}
         num_heads = num_heads or _heads_in_metadata(Path(path))
     renamed = official_to_side(state)
-    model = _model_of_shapes(renamed, num_heads, fused_attention)
+    model = _model_of_shapes(renamed, num_heads, layer_kind=layer_kind, fused_attention=fused_attention)
     load_exactly(model, renamed)
     return model
 
@@ -240,7 +242,7 @@ def _heads_in_metadata(path: Path) -> int | None:
     return json.loads(heads) if heads else None
 
 
-def _model_of_shapes(state: StateDict, num_heads: int | None, fused_attention: bool) -> FineGrainedPromptTuning:
+def _model_of_shapes(state: StateDict, num_heads: int | None, **kind: LayerKind | bool) -> FineGrainedPromptTuning:
     """An FPT or FPT+ of the sizes that the tensors have."""
     lpm_dim = _take(state, "fusion.out_proj.weight").shape[1]
     num_layers, num_prompts, _ = state["fusion.prompts"].shape
@@ -253,14 +255,35 @@ def _model_of_shapes(state: StateDict, num_heads: int | None, fused_attention: b
             "pass the LPM's number of heads."
         )
     fusion_type = ProjectedFusion if "fusion.prompt_proj.weight" in state else FineGrainedFusion
-    fusion = fusion_type(num_layers, num_prompts, lpm_dim, num_heads, side_dim, fused_attention=fused_attention)
-    side = SideNetwork(
-        side_dim,
-        num_heads,
-        num_layers,
-        grid * patch_size,
-        patch_size,
-        _take(state, "side.head.weight").shape[0],
-        fused_attention=fused_attention,
-    )
+    num_classes = len(_take(state, "side.head.weight"))
+    fusion = fusion_type(num_layers, num_prompts, lpm_dim, num_heads, side_dim, **kind)
+    side = SideNetwork(side_dim, num_heads, num_layers, grid * patch_size, patch_size, num_classes, **kind)
     return FineGrainedPromptTuning(side, fusion)
+
+
+_REFERENCE_NAMES = {
+    "side.patch_embed.": "projection.",
+    "side.pos_embed": "position_embeddings",
+    "side.cls_token": "cls_token",
+    "side.blocks.": "layers.",
+    ".attn.proj.": ".attention.out.",
+    ".mlp.fc1.": ".intermediate.",
+    ".mlp.fc2.": ".output.",
+    "side.norm.": "layernorm.",
+    "side.head.": "classifier.",
+    "fusion.norm.": "fusion.layer_norm.",
+}
+
+
+def side_to_reference(state: Mapping[str, Tensor]) -> StateDict:
+    """Tensors of a FineGrainedPromptTuning, weights or gradients, under the names and shapes of reference.PlainFPT."""
+    plain: StateDict = {}
+    for name, tensor in state.items():
+        for ours, theirs in _REFERENCE_NAMES.items():
+            name = name.replace(ours, theirs)
+        if ".attn.qkv." in name:
+            for part, rows in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                plain[name.replace(".attn.qkv.", f".attention.{part}.")] = rows
+        else:
+            plain[name] = tensor.unsqueeze(1) if name == "fusion.prompts" else tensor
+    return plain

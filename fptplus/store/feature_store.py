@@ -12,6 +12,7 @@ from torch import Tensor
 from fptplus import cpu_kernels
 from fptplus.data import Split
 from fptplus.errors import InvalidInput
+from fptplus.network.features import Features
 
 from .layout import RawFeatures, RowLayout
 from .layout import StoreDtype as StoreDtype
@@ -107,13 +108,13 @@ class FeatureStore:
         packed = self.feature_rows(rows)
         return self.layout.unpack(packed)
 
-    def features(self, rows: Rows, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """Dequantised keys and values, each (layers, B, heads, n, head_dim).
+    def features(self, rows: Rows, dtype: torch.dtype = torch.float32) -> Features:
+        """Dequantised keys and values of some images, as the fusion modules take them.
 
         Raises:
             InvalidInput: if the store holds images only.
         """
-        return self.raw_features(rows).keys_and_values(dtype)
+        return Features(*self.raw_features(rows).keys_and_values(dtype))
 
     def verify(self) -> None:
         """Hold every row against its checksum.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fptplus.errors import InvalidInput
+from fptplus.network.features import Features
 
 StoreDtype = Literal["fp32", "bf16", "int8"]
 TORCH_DTYPE: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
@@ -34,10 +35,10 @@ class RawFeatures:
     scales: Tensor | None
     """(B, 2, layers, heads, head_dim) in fp16 for int8, else None."""
 
-    def by_layer(self) -> tuple[Tensor, ...]:
-        """Views: keys and values (layers, B, heads, n, head_dim), and int8's scales (layers, B, heads, head_dim)."""
+    def by_layer(self) -> Features:
+        """The same as views with layers first, as the fusion modules take them."""
         parts = (part for part in (self.numbers, self.scales) if part is not None)
-        return tuple(half for part in parts for half in part.transpose(0, 2).unbind(1))
+        return Features(*(half for part in parts for half in part.transpose(0, 2).unbind(1)))
 
     def keys_and_values(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Dequantised keys and values, each (layers, B, heads, n, head_dim) of a dtype."""

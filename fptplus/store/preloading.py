@@ -195,7 +195,7 @@ class FeatureMaker:
             images = images.pin_memory()
         images = images.to(self.device, non_blocking=True).float().div_(255)
         with autocast(self.precision, self.device.type):
-            keys, values = self.backbone(normalize(images, self._mean, self._std))
+            keys, values, *_ = self.backbone(normalize(images, self._mean, self._std))
         return self.layout.pack(keys, values), keys.isfinite().all() & values.isfinite().all()
 
 

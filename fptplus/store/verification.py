@@ -41,8 +41,8 @@ def check_row(store: FeatureStore, row: int, dataset: ImageDataset, make_feature
     image = to_square(dataset.read(found[0]), store.manifest.res)
     rows, _ = make_features(image.unsqueeze(0))
     again = store.layout.unpack(rows.cpu()).keys_and_values()
-    stored = store.features([row])
-    shares = [_share_found(mine, theirs) for mine, theirs in zip(stored, again, strict=True)]
+    keys, values, *_ = store.features([row])
+    shares = [_share_found(stored, made) for stored, made in zip((keys, values), again, strict=True)]
     check = RowCheck(name, min(shares))
     if check.share_found < LEAST_SHARE:
         raise InvalidInput(

@@ -1,11 +1,16 @@
-"""What a training leaves on disk: the learnable weights of its best epoch, and the state to go on from.
+"""What a training leaves on disk: the learnable weights of its best epoch, and the state to resume from.
 
-Frozen weights are not copied: a checkpoint names the LPM it was trained on (by the SHA-256 of its weights).
+Frozen weights are not copied: a checkpoint names the large pre-trained model (LPM) it was trained on, by the SHA-256 of
+its weights.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,8 +20,101 @@ from torch import Tensor, nn
 from fptplus.errors import InvalidInput
 from fptplus.whole_file import whole_file
 
+from .training_config import TrainingConfig
+
 BEST = "best.safetensors"
 LAST = "last.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """What a checkpoint is of: all that it takes to build its model again and to read images as its training did.
+
+    On disk it is the metadata of a safetensors file, which are strings.
+    """
+
+    method: str
+    """Name of the fine-tuning method."""
+
+    model: str
+    """Name of the backbone."""
+
+    res: int
+    """Height and width in pixels of the backbone's images."""
+
+    image_res: int
+    """Height and width in pixels that images were kept at for training."""
+
+    classes: tuple[str, ...]
+    """Names, in the order of the logits."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """Of the colour channels in 0 to 1, that images are normalised by."""
+
+    weights: str | None
+    """Checkpoint file or timm pretrained name of the LPM, for methods that train on images; None for random weights."""
+
+    weights_sha256: str | None
+    """Of the LPM that made the features (`lpm_sha256`); None for methods that train on images."""
+
+    dataset: str
+    dataset_fingerprint: str
+    """Name of the data set, and the SHA-256 of what it holds."""
+
+    attention: str
+    """eager or sdpa."""
+
+    processes: int = 1
+    """That trained together."""
+
+    training: TrainingConfig
+    """How it was trained."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What the checkpoint in a file is of.
+
+        Raises:
+            InvalidInput: if the file is missing, truncated or no such checkpoint.
+        """
+        with _opened(path) as file:
+            written = file.metadata() or {}
+        try:
+            return cls._of_metadata(written)
+        except (KeyError, ValueError) as error:
+            raise InvalidInput(
+                f"checkpoint must be one that training has written, {str(path)!r} is not (metadata: {error})."
+            ) from error
+
+    @classmethod
+    def _of_metadata(cls, written: Mapping[str, str]) -> Self:
+        """The other way than `metadata`; hyperparameters that are not written are the defaults."""
+        hyperparameters = {
+            field.name: type(field.default)(written[field.name])
+            for field in fields(TrainingConfig)
+            if field.name in written
+        }
+        return cls(
+            **{name: written[name] for name in ("method", "model", "dataset", "dataset_fingerprint", "attention")},
+            **{name: int(written[name]) for name in ("res", "image_res")},
+            **{name: tuple(json.loads(written[name])) for name in ("classes", "mean", "std")},
+            **{name: written[name] or None for name in ("weights", "weights_sha256")},
+            processes=int(written.get("processes", 1)),
+            training=TrainingConfig(**hyperparameters),
+        )
+
+    def metadata(self) -> dict[str, str]:
+        """As it is written: one string a field, those of the hyperparameters among them."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "training"}
+        return {name: _string(value) for name, value in (values | asdict(self.training)).items()}
+
+
+def _string(value: object) -> str:
+    """A value of a checkpoint's metadata: None as nothing, tuples as JSON."""
+    if value is None:
+        return ""
+    return json.dumps(value) if isinstance(value, tuple) else str(value)
 
 
 def learnable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -53,20 +151,7 @@ def read_checkpoint_tensors(path: Path) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
-def read_checkpoint_facts(path: Path) -> dict[str, str]:
-    """What a checkpoint says it is of: method, model, resolution, classes, LPM, hyperparameters.
-
-    Raises:
-        InvalidInput: if the file is missing, truncated or no such checkpoint.
-    """
-    with _opened(path) as file:
-        facts = file.metadata() or {}
-    if "method" not in facts:
-        raise InvalidInput(f"checkpoint must be one that training has written, {str(path)!r} is not.")
-    return facts
-
-
-def _opened(path: Path):
+def _opened(path: Path) -> AbstractContextManager[safe_open]:
     if not path.is_file():
         raise InvalidInput(f"checkpoint must name a file, got {str(path)!r}, which does not exist.")
     try:
@@ -77,19 +162,19 @@ def _opened(path: Path):
         ) from error
 
 
-def write_training_state(folder: Path, state: dict, best: dict[str, Tensor] | None, facts: dict[str, str]) -> None:
-    """Write the best weights, where given, and then the state to go on from, each whole or not at all."""
+def write_training_state(folder: Path, state: dict, best: dict[str, Tensor] | None, info: CheckpointInfo) -> None:
+    """Write the best weights, where given, and then the state to resume from, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     if best is not None:
         contiguous = {name: tensor.cpu().contiguous().clone() for name, tensor in best.items()}
         with whole_file(folder / BEST) as beside:
-            save_file(contiguous, beside, metadata=facts)
+            save_file(contiguous, beside, metadata=info.metadata())
     with whole_file(folder / LAST) as beside:
         torch.save(state, beside)
 
 
-def read_training_state(folder: Path, identity: dict[str, str], device: str) -> dict | None:
-    """The state to go on from; None where there is none.
+def read_training_state(folder: Path, info: CheckpointInfo, device: str) -> dict | None:
+    """The state to resume from; None where there is none.
 
     Raises:
         InvalidInput: if the folder holds a training of something else, or its state cannot be read.
@@ -104,6 +189,7 @@ def read_training_state(folder: Path, identity: dict[str, str], device: str) -> 
             f"out must hold a training that can be gone on with, {str(path)!r} is damaged ({error}); "
             "name another folder."
         ) from error
+    identity = info.metadata()
     for name in identity.keys() | state["identity"].keys():
         theirs, ours = state["identity"].get(name), identity.get(name)
         if theirs != ours:

@@ -18,6 +18,7 @@ from fptplus.data.augment import OFFICIAL, Augmentation, Views, draw_views, norm
 from fptplus.data.dataset import Split
 from fptplus.distributed import Processes
 from fptplus.errors import InvalidInput
+from fptplus.network.features import Features, Inputs
 from fptplus.store.feature_store import FeatureStore
 from fptplus.store.rows import RowReader, fits_beside_the_step
 
@@ -28,9 +29,9 @@ ALONE = Processes()
 class Batch:
     """What one training step takes."""
 
-    inputs: tuple[Tensor | None, ...]
-    """Normalised images (B, 3, res, res), and for FPT and FPT+ keys, values and int8's scales as stored; or those of
-    the whole store, and which of them are the batch's."""
+    inputs: Inputs
+    """Normalised images (B, 3, res, res), and for FPT and FPT+ their features as stored: the batch's, or those of the
+    whole store where they lie, and which of them are the batch's."""
 
     targets: Tensor
     """(B,) class indices."""
@@ -49,7 +50,7 @@ class Feed:
     """Height and width in pixels of the images the model takes."""
 
     reads_features: bool
-    """Whether the model takes keys and values beside the images."""
+    """Whether the model takes features alongside the images."""
 
     device: str = "cpu"
     processes: Processes = ALONE
@@ -101,11 +102,11 @@ class Feed:
         manifest = self.store.manifest
         for numbers, rows, view in zip(chosen, self._reader.batches(chosen), views, strict=True):
             images = render(rows.images, view, self.res)
-            inputs: tuple[Tensor | None, ...] = (normalize(images, manifest.mean, manifest.std),)
+            inputs: Inputs = (normalize(images, manifest.mean, manifest.std),)
             if self._in_place is not None:
-                inputs += (*self._in_place, torch.from_numpy(numbers))
+                inputs += (self._in_place._replace(rows=torch.from_numpy(numbers)),)
             elif rows.features is not None:
-                inputs += self.store.layout.unpack(rows.features).by_layer()
+                inputs += (self.store.layout.unpack(rows.features).by_layer(),)
             yield Batch(inputs, self.store.labels[torch.from_numpy(numbers)].to(self.device))
 
     @cached_property
@@ -128,8 +129,8 @@ class Feed:
         )
 
     @cached_property
-    def _in_place(self) -> tuple[Tensor | None, ...] | None:
-        """Keys, values and scales of the whole store where they lie, for a CPU whose memory has room for them.
+    def _in_place(self) -> Features | None:
+        """The features of the whole store where they lie, for a CPU whose memory has room for them.
 
         A CPU's kernel reads them from there, and a copy of a batch's would take as long as reading them twice.
         """
@@ -137,10 +138,7 @@ class Feed:
             return None
         features = self.store.features_in_place()
         fits = len(self.store) * self.store.layout.row_bytes <= psutil.virtual_memory().available / 2
-        if features is None or not fits:
-            return None
-        keys, values, *scales = features.by_layer()
-        return keys, values, *(scales or (None, None))
+        return features.by_layer() if features is not None and fits else None
 
     def _generator(self, *position: int) -> torch.Generator:
         """A generator for one place in the training."""

@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fptplus.errors import InvalidInput
+from fptplus.network.features import Inputs
 
 OptimizerName = Literal["adamw", "adamw_fused", "sgd", "sgd_no_momentum"]
 ZeroGrad = Literal["before_forward", "after_forward"]
@@ -70,7 +72,8 @@ class TrainingStep:
         max_grad_norm: norm at which gradients are clipped; None for no clipping.
         zero_grad: where the last step's gradients are released.
         accumulation_steps: equal micro-batches that a batch is split into; the gradients are those of the whole batch.
-        batch_axes: the axis of each input that counts images; None if all begin with it.
+        batch_axes: the axis of each tensor of the inputs that counts images (fine_tuning.batch_axes); None if all begin
+            with it.
         averaged: follows the weights after each step (moving_average), or None.
     """
 
@@ -86,7 +89,7 @@ class TrainingStep:
         max_grad_norm: float | None = MAX_GRAD_NORM,
         zero_grad: ZeroGrad = "before_forward",
         accumulation_steps: int = 1,
-        batch_axes: Sequence[int] | None = None,
+        batch_axes: Sequence[int | None] | None = None,
         averaged: AveragedModel | None = None,
     ) -> None:
         self.model, self.optimizer = model, optimizer
@@ -98,7 +101,7 @@ class TrainingStep:
         self._learnable = [p for group in optimizer.param_groups for p in group["params"]]
 
     def __call__(
-        self, inputs: tuple[Tensor, ...], targets: Tensor, on_phase: Callable[[Phase], None] = lambda phase: None
+        self, inputs: Inputs, targets: Tensor, on_phase: Callable[[Phase], None] = lambda phase: None
     ) -> Tensor:
         """Take one step.
 
@@ -130,9 +133,7 @@ class TrainingStep:
         self._update()
         return total
 
-    def _micro_batches(
-        self, inputs: tuple[Tensor, ...], targets: Tensor
-    ) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    def _micro_batches(self, inputs: Inputs, targets: Tensor) -> Iterator[tuple[Inputs, Tensor]]:
         """Views of equal parts of a batch; the batch itself where it is not split."""
         count, batch_size = self.accumulation_steps, len(targets)
         if count == 1:
@@ -140,11 +141,16 @@ class TrainingStep:
             return
         if batch_size % count:
             raise InvalidInput(f"accumulation_steps must divide the batch of {batch_size} images, got {count}.")
-        axes = self.batch_axes or [0] * len(inputs)
-        parts = [tensor.chunk(count, axis) for tensor, axis in zip(inputs, axes, strict=True)]
-        yield from zip(zip(*parts, strict=True), targets.chunk(count), strict=True)
+        tensors, structure = tree_flatten(inputs)
+        axes = self.batch_axes or [0] * len(tensors)
+        parts = [
+            [None] * count if tensor is None else tensor.chunk(count, axis)
+            for tensor, axis in zip(tensors, axes, strict=True)
+        ]
+        for part_targets, *part in zip(targets.chunk(count), *parts, strict=True):
+            yield tree_unflatten(part, structure), part_targets
 
-    def _loss(self, inputs: tuple[Tensor, ...], targets: Tensor, on_phase: Callable[[Phase], None]) -> Tensor:
+    def _loss(self, inputs: Inputs, targets: Tensor, on_phase: Callable[[Phase], None]) -> Tensor:
         """The loss of a micro-batch, its share of the batch's mean."""
         with self.autocast():
             on_phase("forward")

@@ -1,13 +1,12 @@
-"""Train for a number of epochs, keep the weights of the best validation AUC, and go on after an interruption.
+"""Train for a number of epochs, keep the weights of the best validation AUC, and resume after an interruption.
 
 An epoch's state is on disk before the next begins, and every random choice depends on the seed and the step alone: a
 training killed at any moment and started again repeats the epoch it was in, and ends where it would have ended.
 """
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,54 +16,22 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fptplus.distributed import Processes
-from fptplus.errors import InvalidInput
 from fptplus.network.precision import Precision, autocast
 from fptplus.whole_file import whole_file
 
-from .checkpoint import learnable_state, load_learnable, read_training_state, write_training_state
+from .checkpoint import (
+    BEST,
+    CheckpointInfo,
+    learnable_state,
+    load_learnable,
+    read_training_state,
+    write_training_state,
+)
 from .cpu_memory import keep_freed_memory
 from .feed import Feed, seed_at
+from .fine_tuning import FineTuning
 from .metrics import Scores, check_auc_is_defined, score
-from .step import OptimizerName, TrainingStep, make_optimizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How to train; the defaults are the paper's and the official code's (Sec. IV-B1)."""
-
-    epochs: int = 20
-    """Passes over the training images."""
-
-    batch_size: int = 16
-    """Images a step, of all processes together."""
-
-    lr: float = 1e-3
-    """Learning rate at the start; it falls along half a cosine to 0, step by step."""
-
-    weight_decay: float = 0.1
-    """Decoupled weight decay of AdamW."""
-
-    precision: Precision = "fp32"
-    """fp32, or autocast to bf16 or fp16 with fp32 weights."""
-
-    optimizer: OptimizerName = "adamw"
-    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum. sgd_no_momentum: without."""
-
-    seed: int = 0
-    """Of initial weights, order, augmentation and dropout."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if (value := getattr(self, name)) < 1:
-                raise InvalidInput(f"{name.replace('_', '-')} must be at least 1, got {value}.")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InvalidInput(f"lr must be above 0, got {self.lr:g}.")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise InvalidInput(f"weight-decay must be at least 0, got {self.weight_decay:g}.")
-
-    def lr_at(self, step: int, total_steps: int) -> float:
-        """Learning rate of a step, counted from 0."""
-        return self.lr * 0.5 * (1 + math.cos(math.pi * step / total_steps))
+from .step import make_optimizer
 
 
 @dataclass(frozen=True)
@@ -104,49 +71,31 @@ class History:
         return pd.DataFrame([asdict(epoch) for epoch in self.epochs])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trainee:
-    """A model to train, with what its method adds to a training step."""
-
-    model: nn.Module
-    """Gives logits from the inputs of a batch; parameters that move have `requires_grad`."""
-
-    regularizer: Callable[[], Tensor] | None = None
-    after_step: Callable[[int], None] | None = None
-    """As of TrainingStep."""
-
-    method_state: Callable[[], dict] | None = None
-    load_method_state: Callable[[dict], None] | None = None
-    """What the method remembers between steps beside the parameters, to be kept and given back; or None."""
-
-
 OnEpoch = Callable[[EpochReport], None]
 
 
 def train(
-    trainee: Trainee,
-    config: TrainingConfig,
+    tuning: FineTuning,
+    info: CheckpointInfo,
     training: Feed,
     validation: Feed,
     folder: Path,
     *,
-    identity: dict[str, str],
     on_epoch: OnEpoch = lambda report: None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> History:
-    """Train, or go on with a training that was interrupted.
+    """Train, or resume a training that was interrupted.
 
     Args:
-        trainee: on the feeds' device.
-        config: how.
+        tuning: on the feeds' device.
+        info: what is trained, and how. It is kept in both files, and must match for a training to resume.
         training, validation: the images.
-        folder: gets metrics.csv, `best.safetensors` (weights of the best epoch) and `last.pt` (to go on from).
-        identity: what the training is of; kept in both files, and what `last.pt` must have to be gone on from.
+        folder: gets metrics.csv, `best.safetensors` (weights of the best epoch) and `last.pt` (to resume from).
         on_epoch: told after each epoch, those already done included.
         on_step: told after each step how many of all steps are done.
 
     Returns:
-        All epochs. The trainee has the weights of the best.
+        All epochs. The model has the weights of the best.
 
     Raises:
         InvalidInput: if a class is missing in validation, the training split holds less than a batch, or `folder` holds
@@ -155,13 +104,14 @@ def train(
     check_auc_is_defined(_labels(validation), validation.store.manifest.classes, "val")
     if training.device == "cpu":
         keep_freed_memory()
-    run = _Run(trainee, config, training, folder, identity)
+    config = info.training
+    run = _Run(tuning, info, training, folder)
     history = run.resumed()
     for report in history.epochs:
         on_epoch(report)
     for epoch in range(len(history.epochs), config.epochs):
         train_loss, lr, train_s = run.train_epoch(epoch, on_step)
-        scores = evaluate(trainee.model, validation, config.precision)
+        scores = evaluate(tuning.model, validation, config.precision)
         images = training.steps_per_epoch * config.batch_size
         report = EpochReport(
             epoch + 1, train_loss, scores.loss, scores.auc, scores.accuracy, lr, train_s, images / train_s
@@ -170,7 +120,7 @@ def train(
         run.keep(history)
         on_epoch(report)
     training.processes.wait()
-    load_learnable(trainee.model, folder / "best.safetensors")
+    load_learnable(tuning.model, folder / BEST)
     return history
 
 
@@ -201,26 +151,22 @@ def predict_logits(model: nn.Module, feed: Feed, precision: Precision = "fp32") 
 class _Run:
     """One training: its step, its schedule and its folder."""
 
-    def __init__(self, trainee: Trainee, config: TrainingConfig, feed: Feed, folder: Path, identity: dict) -> None:
-        self.trainee, self.config, self.feed, self.folder = trainee, config, feed, folder
-        self.identity = identity | {name: str(value) for name, value in asdict(config).items()}
+    def __init__(self, tuning: FineTuning, info: CheckpointInfo, feed: Feed, folder: Path) -> None:
+        self.tuning, self.info, self.config, self.feed, self.folder = tuning, info, info.training, feed, folder
+        config, device_type = info.training, torch.device(feed.device).type
         self.optimizer = make_optimizer(
-            config.optimizer, trainee.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+            config.optimizer, tuning.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
-        device_type = torch.device(feed.device).type
-        self.step = TrainingStep(
-            _distributed(trainee.model, feed.processes),
+        self.step = replace(tuning, model=_distributed(tuning.model, feed.processes)).training_step(
             self.optimizer,
             autocast=partial(autocast, config.precision, device_type),
             scaler=torch.amp.GradScaler(device_type) if config.precision == "fp16" else None,
-            regularizer=trainee.regularizer,
-            after_step=trainee.after_step,
         )
         self.total_steps = config.epochs * feed.steps_per_epoch
 
     def train_epoch(self, epoch: int, on_step: Callable[[int, int], None]) -> tuple[float, float, float]:
         """Mean loss, last learning rate and seconds of one epoch."""
-        self.trainee.model.train()
+        self.tuning.model.train()
         start, losses, lr = time.perf_counter(), [], 0.0
         for step, batch in enumerate(self.feed.epoch(epoch)):
             lr = self.config.lr_at(self.step.steps_done, self.total_steps)
@@ -233,21 +179,21 @@ class _Run:
         return loss, lr, time.perf_counter() - start
 
     def keep(self, history: History) -> None:
-        """Put an epoch on disk: first the weights if they are the best so far, then the state to go on from."""
+        """Put an epoch on disk: first the weights if they are the best so far, then the state to resume from."""
         if not self.feed.processes.is_first:
             return
-        learnable = learnable_state(self.trainee.model)
+        learnable = learnable_state(self.tuning.model)
         state = {
-            "identity": self.identity,
+            "identity": self.info.metadata(),
             "history": [asdict(epoch) for epoch in history.epochs],
             "model": learnable,
             "optimizer": self.optimizer.state_dict(),
             "steps_done": self.step.steps_done,
             "scaler": self.step.scaler.state_dict() if self.step.scaler else None,
-            "method": self.trainee.method_state() if self.trainee.method_state else None,
+            "method": self.tuning.method_state() if self.tuning.method_state else None,
         }
         best = learnable if history.best is history.epochs[-1] else None
-        write_training_state(self.folder, state, best, self.identity)
+        write_training_state(self.folder, state, best, self.info)
         self._write_metrics(history)
 
     def _write_metrics(self, history: History) -> None:
@@ -255,17 +201,17 @@ class _Run:
             history.table().to_csv(beside, index=False)
 
     def resumed(self) -> History:
-        """The epochs done before, all else set to go on from there; no epochs where there is nothing to go on from."""
-        state = read_training_state(self.folder, self.identity, self.feed.device)
+        """The epochs done before, all else set to resume after them; no epochs where there is nothing to resume."""
+        state = read_training_state(self.folder, self.info, self.feed.device)
         if state is None:
             return History()
-        load_learnable(self.trainee.model, state["model"])
+        load_learnable(self.tuning.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step.steps_done = state["steps_done"]
         if self.step.scaler is not None:
             self.step.scaler.load_state_dict(state["scaler"])
-        if self.trainee.load_method_state is not None:
-            self.trainee.load_method_state(state["method"])
+        if self.tuning.load_method_state is not None:
+            self.tuning.load_method_state(state["method"])
         history = History([EpochReport(**epoch) for epoch in state["history"]])
         if self.feed.processes.is_first:
             self._write_metrics(history)

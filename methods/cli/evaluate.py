@@ -12,15 +12,15 @@ from tyro.conf import UseAppendAction
 from fptplus.data.images import read_image
 from fptplus.errors import InvalidInput
 from fptplus.store.feature_store import FeatureStore
-from fptplus.training.checkpoint import load_learnable, read_checkpoint_facts
+from fptplus.training.checkpoint import CheckpointInfo, load_learnable
 from fptplus.training.efficiency import performance_efficiency
 from fptplus.training.feed import Feed
+from fptplus.training.fine_tuning import FineTuning
 from fptplus.training.metrics import Scores, check_auc_is_defined
 from fptplus.training.trainer import evaluate
 from fptplus.whole_file import whole_file
-from methods.classifier import load_classifier
-from methods.for_training import build_as_trained, input_res, reads_features
-from methods.method import FineTuning
+from methods import find_method
+from methods.classifier import build_as_trained, load_classifier
 
 from .device import DeviceName, resolve_device
 
@@ -75,9 +75,8 @@ def main(config: EvaluateConfig) -> int:
             shares = classifier.predict(read_image(path))
             console.print(f"{path}: " + ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
         return 0
-    facts = read_checkpoint_facts(config.checkpoint)
-    store = FeatureStore.open(config.store)
-    tuning, scores = score_on(store, facts, config, device)
+    store, info = FeatureStore.open(config.store), CheckpointInfo.read(config.checkpoint)
+    tuning, scores = score_on(store, info, config, device)
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(config.out) as beside:
@@ -88,36 +87,35 @@ def main(config: EvaluateConfig) -> int:
 
 
 def score_on(
-    store: FeatureStore, facts: dict[str, str], config: EvaluateConfig, device: str
+    store: FeatureStore, info: CheckpointInfo, config: EvaluateConfig, device: str
 ) -> tuple[FineTuning, Scores]:
     """Scores of a checkpoint on a split of a store.
 
     Raises:
         InvalidInput: if the store is not of the checkpoint's LPM and classes, or the split lacks a class.
     """
-    manifest, classes = store.manifest, tuple(json.loads(facts["classes"]))
-    features = reads_features(facts["method"])
-    wanted = {"classes": classes}
-    if features:
-        wanted |= {"model": facts["model"], "res": int(facts["res"]), "weights_sha256": facts["weights_sha256"] or None}
+    manifest, method = store.manifest, find_method(info.method)
+    wanted = {"classes": info.classes}
+    if method.reads_features:
+        wanted |= {"model": info.model, "res": info.res, "weights_sha256": info.weights_sha256}
     for name, expected in wanted.items():
         if (found := getattr(manifest, name)) != expected:
             raise InvalidInput(
                 f"store must have the {name} that the checkpoint was trained with, {expected}, {str(config.store)!r} "
                 f"has {found}; preload with the same LPM."
             )
-    tuning = build_as_trained(facts, len(classes), weights=config.weights)
+    tuning = build_as_trained(info, weights=config.weights)
     load_learnable(tuning.model.to(device), config.checkpoint)
     feed = Feed(
         store=store,
         split=config.split,
         batch_size=config.batch_size,
-        res=input_res(facts["method"], int(facts["res"])),
-        reads_features=features,
+        res=method.input_res(info.res),
+        reads_features=method.reads_features,
         device=device,
     )
-    check_auc_is_defined(store.labels[store.rows(config.split)], classes, config.split)
-    return tuning, evaluate(tuning.model, feed, facts["precision"])
+    check_auc_is_defined(store.labels[store.rows(config.split)], info.classes, config.split)
+    return tuning, evaluate(tuning.model, feed, info.training.precision)
 
 
 def print_scores(console: Console, scores: Scores, classes: tuple[str, ...], split: str) -> None:

@@ -15,8 +15,9 @@ from fptplus.network.precision import Precision
 from fptplus.store.feature_store import FeatureStore, StoreDtype
 from fptplus.store.preloading import preload, stored_image_res
 from fptplus.training.checkpoint import lpm_sha256
+from methods import Method, find_method
 from methods.backbone import published_normalization
-from methods.for_training import build_for_training, input_res, reads_features
+from methods.method import build_for_training
 
 from .device import DeviceName, resolve_device
 from .progress_bar import progress_bar
@@ -80,10 +81,10 @@ def main(config: PreloadConfig) -> int:
     device, console, processes = resolve_device(config.device), Console(), launched()
     if device == "cuda":
         torch.cuda.set_device(processes.rank % torch.cuda.device_count())
-    dataset = open_dataset(config.data, seed=config.seed)
+    dataset, method = open_dataset(config.data, seed=config.seed), find_method(config.method)
     if processes.is_first:
-        _announce(console, config, dataset)
-    made_with = _lpm(config, len(dataset.classes)) | _normalization(config)
+        _announce(console, config, dataset, method)
+    made_with = _lpm(config, method, len(dataset.classes)) | _normalization(config)
     begun_at = time.monotonic()
     try:
         with progress_bar("preload", visible=processes.is_first) as on_progress:
@@ -91,7 +92,7 @@ def main(config: PreloadConfig) -> int:
                 dataset,
                 config.out,
                 **made_with,
-                image_res=stored_image_res(input_res(config.method, config.res)),
+                image_res=stored_image_res(method.input_res(config.res)),
                 store_dtype=config.store_dtype,
                 batch_size=config.batch_size,
                 device=device,
@@ -111,18 +112,17 @@ def main(config: PreloadConfig) -> int:
     return 0
 
 
-def _lpm(config: PreloadConfig, num_classes: int) -> dict[str, object]:
+def _lpm(config: PreloadConfig, method: Method, num_classes: int) -> dict[str, object]:
     """The frozen LPM and what it is, for methods that read its features."""
-    if not reads_features(config.method):
+    if not method.reads_features:
         return {}
     tuning = build_for_training(
-        config.method,
+        method,
         config.model,
         config.res,
         num_classes,
         weights=config.weights,
         seed=config.seed,
-        total_steps=1,
         with_lpm=True,
     )
     weights_sha256 = lpm_sha256(tuning.preloader.vit)
@@ -143,7 +143,7 @@ def _normalization(config: PreloadConfig) -> dict[str, tuple[float, float, float
     return {"mean": mean, "std": std}
 
 
-def _announce(console: Console, config: PreloadConfig, dataset: ImageDataset) -> None:
+def _announce(console: Console, config: PreloadConfig, dataset: ImageDataset, method: Method) -> None:
     """What is about to be read, and what differs from the preset's paper."""
     counts = ", ".join(f"{len(dataset.indices(split))} {split}" for split in ("train", "val", "test"))
     console.print(
@@ -151,7 +151,7 @@ def _announce(console: Console, config: PreloadConfig, dataset: ImageDataset) ->
     )
     if config.preset is not None and (expected := find_preset(config.preset).expected_images) != len(dataset.examples):
         console.print(f"note: {config.preset} is expected to have {expected:,} images", highlight=False, soft_wrap=True)
-    if config.weights is None and reads_features(config.method):
+    if config.weights is None and method.reads_features:
         console.print(f"note: {config.model} has random weights (seed {config.seed}); pass --weights for others")
 
 

@@ -19,14 +19,16 @@ from fptplus.distributed import Processes, process_group
 from fptplus.errors import InvalidInput
 from fptplus.store.feature_store import FeatureStore
 from fptplus.store.preloading import largest_train_res
-from fptplus.training.checkpoint import BEST
+from fptplus.training.checkpoint import BEST, CheckpointInfo
 from fptplus.training.efficiency import performance_efficiency
 from fptplus.training.feed import Feed
-from fptplus.training.trainer import EpochReport, History, OnEpoch, Trainee, TrainingConfig, evaluate, train
+from fptplus.training.fine_tuning import FineTuning
+from fptplus.training.trainer import EpochReport, History, OnEpoch, evaluate, train
+from fptplus.training.training_config import TrainingConfig
 from fptplus.whole_file import whole_file
+from methods import Method, find_method
 from methods.backbone import AttentionMode, Checkpointing, patch_size_of
-from methods.for_training import build_for_training, input_res, reads_features
-from methods.method import FineTuning
+from methods.method import build_for_training
 
 from .device import DeviceName, resolve_device
 from .progress_bar import progress_bar
@@ -161,32 +163,32 @@ class Trainings:
 
     def __post_init__(self) -> None:
         manifest = self.store.manifest
-        if self.uses_features and self.config.model not in (None, manifest.model):
+        if self.method.reads_features and self.config.model not in (None, manifest.model):
             raise InvalidInput(
                 f"model must be the one the store's features are of, {manifest.model}, got {self.config.model}; "
                 "leave it out or preload again."
             )
-        if not self.uses_features and self.res > manifest.image_res:
+        if not self.method.reads_features and self.res > manifest.image_res:
             raise InvalidInput(
                 f"res must be at most the {manifest.image_res} pixels of the store's images, got {self.res}; "
                 "preload with a higher resolution."
             )
 
     @property
-    def uses_features(self) -> bool:
-        """Whether the method trains on the store's features."""
-        return reads_features(self.config.method)
+    def method(self) -> Method:
+        """What the model is trained by."""
+        return find_method(self.config.method)
 
     @property
     def model(self) -> str:
         """Name of the backbone."""
-        own = self.store.manifest.model if self.uses_features else self.config.model
+        own = self.store.manifest.model if self.method.reads_features else self.config.model
         return own or "vit_b"
 
     @property
     def res(self) -> int:
         """Height and width in pixels of the LPM's images."""
-        if self.uses_features:
+        if self.method.reads_features:
             return self.store.manifest.res
         patch = patch_size_of(self.model)
         return self.config.res or largest_train_res(self.store.manifest.image_res) // patch * patch
@@ -206,31 +208,32 @@ class Trainings:
             store=self.store,
             split=split,
             batch_size=training.batch_size,
-            res=input_res(self.config.method, self.res),
-            reads_features=self.uses_features,
+            res=self.method.input_res(self.res),
+            reads_features=self.method.reads_features,
             device=self.device,
             processes=self.processes,
             seed=training.seed,
         )
 
-    def facts(self) -> dict[str, str]:
-        """What a checkpoint must say for the classifier to be built again."""
+    def info(self, training: TrainingConfig) -> CheckpointInfo:
+        """What the checkpoint of one training is of."""
         manifest = self.store.manifest
-        return {
-            "method": self.config.method,
-            "model": self.model,
-            "res": str(self.res),
-            "image_res": str(manifest.image_res),
-            "classes": json.dumps(manifest.classes),
-            "mean": json.dumps(manifest.mean),
-            "std": json.dumps(manifest.std),
-            "weights": self.config.weights or "",
-            "weights_sha256": (manifest.weights_sha256 or "") if self.uses_features else "",
-            "dataset": manifest.dataset,
-            "dataset_fingerprint": manifest.dataset_fingerprint,
-            "attention": self.config.attention,
-            "processes": str(self.processes.world_size),
-        }
+        return CheckpointInfo(
+            method=self.config.method,
+            model=self.model,
+            res=self.res,
+            image_res=manifest.image_res,
+            classes=manifest.classes,
+            mean=manifest.mean,
+            std=manifest.std,
+            weights=self.config.weights,
+            weights_sha256=manifest.weights_sha256 if self.method.reads_features else None,
+            dataset=manifest.dataset,
+            dataset_fingerprint=manifest.dataset_fingerprint,
+            attention=self.config.attention,
+            processes=self.processes.world_size,
+            training=training,
+        )
 
     def run(self, training: TrainingConfig) -> RunRow:
         """Train with one set of hyperparameters, or take what an earlier call has trained, and test."""
@@ -238,32 +241,30 @@ class Trainings:
         folder = self.config.out / name
         train_feed, val_feed = self.feed("train", training), self.feed("val", training)
         tuning = build_for_training(
-            self.config.method,
+            self.method.for_training(training.epochs * train_feed.steps_per_epoch),
             self.model,
             self.res,
             len(self.store.manifest.classes),
             weights=self.config.weights,
             seed=training.seed,
-            total_steps=training.epochs * train_feed.steps_per_epoch,
             attention=self.config.attention,
             checkpointing=self.config.checkpointing,
         )
-        trainee = trainee_of(tuning, self.device)
+        tuning.model.to(self.device)
         visible = self.processes.is_first
         if visible:
             print(name)
         with progress_bar(name, visible=visible) as on_step, epoch_log(folder, self.config, visible) as on_epoch:
             history = train(
-                trainee,
-                training,
+                tuning,
+                self.info(training),
                 train_feed,
                 val_feed,
                 folder,
-                identity=self.facts(),
                 on_step=on_step,
                 on_epoch=on_epoch,
             )
-        scores = evaluate(trainee.model, self.feed("test", training), training.precision)
+        scores = evaluate(tuning.model, self.feed("test", training), training.precision)
         if visible:
             with whole_file(folder / "test.json") as beside:
                 beside.write_text(json.dumps(asdict(scores), indent=1) + "\n")
@@ -294,21 +295,10 @@ class Trainings:
             learnable_params=tuning.learnable_params,
             total_params=tuning.total_params,
             train_s=sum(epoch.train_s for epoch in history.epochs),
-            store_dtype=self.store.manifest.dtype if self.uses_features else None,
+            store_dtype=self.store.manifest.dtype if self.method.reads_features else None,
             device=self.device,
             checkpoint=str(folder / BEST),
         )
-
-
-def trainee_of(tuning: FineTuning, device: str) -> Trainee:
-    """A method's model on a device, as the trainer takes it."""
-    return Trainee(
-        model=tuning.model.to(device),
-        regularizer=tuning.regularizer,
-        after_step=tuning.after_step,
-        method_state=tuning.method_state,
-        load_method_state=tuning.load_method_state,
-    )
 
 
 @contextmanager

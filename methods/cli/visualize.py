@@ -10,9 +10,9 @@ from tyro.conf import UseAppendAction
 from fptplus.data.images import read_image
 from fptplus.errors import InvalidInput
 from fptplus.token_figures import attention_on_prompts, draw_attention_on_prompts, draw_tokens, view_tokens
-from fptplus.training.checkpoint import read_checkpoint_facts
+from fptplus.training.checkpoint import CheckpointInfo
+from methods import find_method
 from methods.classifier import load_classifier
-from methods.for_training import reads_features
 
 from .device import DeviceName, resolve_device
 
@@ -50,11 +50,9 @@ def main(config: VisualizeConfig) -> int:
     """Draw Fig. 9 for each image and head, and Fig. 6 over all images."""
     if not config.image:
         raise InvalidInput("image must be given at least once, got none; name a file with --image.")
-    facts = read_checkpoint_facts(config.checkpoint)
-    if not reads_features(facts["method"]):
-        raise InvalidInput(
-            f"checkpoint must be of a method with fine-grained prompts, fpt or fptplus, got {facts['method']}."
-        )
+    method = CheckpointInfo.read(config.checkpoint).method
+    if not find_method(method).reads_features:
+        raise InvalidInput(f"checkpoint must be of a method with fine-grained prompts, fpt or fptplus, got {method}.")
     device, console = resolve_device(config.device), Console()
     classifier = load_classifier(config.checkpoint, weights=config.weights, device=device)
     backbone, trained = classifier.preloader, classifier.model

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fptplus import cpu_kernels
-from fptplus.network.side_attention import side_attention
+from fptplus.network.lean.side_attention import side_attention
 
 pytestmark = pytest.mark.usefixtures("cpu_kernel")
 

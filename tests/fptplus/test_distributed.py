@@ -25,9 +25,13 @@ import torch
 from toy_store import ToyStore
 from fptplus import FPTConfig, build_fpt
 from fptplus.distributed import process_group
+from fptplus.training.checkpoint import CheckpointInfo
 from fptplus.training.feed import Feed
-from fptplus.training.trainer import Trainee, TrainingConfig, evaluate, train
-from methods.for_training import build_for_training
+from fptplus.training.fine_tuning import FineTuning
+from fptplus.training.trainer import evaluate, train
+from fptplus.training.training_config import TrainingConfig
+from methods import METHODS
+from methods.method import build_for_training
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
@@ -38,14 +42,14 @@ def prompts():
     config = FPTConfig(variant="fptplus", side_res=32, tapped_share=1.0, num_prompts=4, reduction_factor=2)
     model = build_fpt(config, lpm_dim=64, lpm_heads=2, lpm_depth=2, num_classes=2)
     model.fusion.dropout.p = 0.0
-    return Trainee(model=model)
+    return FineTuning(model=model, example_inputs=lambda size: (torch.empty(size, 3, 32, 32),), total_params=0)
 
 
 def lora():
-    return Trainee(model=build_for_training("lora", "test_vit", 32, 2, weights=None, seed=0, total_steps=8).model)
+    return build_for_training(METHODS["lora"], "test_vit", 32, 2, weights=None, seed=0)
 
 
-def results(trainee, processes, folder, reads_features):
+def results(tuning, processes, folder, reads_features):
     shared = {
         "store": ToyStore(count=42),
         "batch_size": 8,
@@ -55,8 +59,18 @@ def results(trainee, processes, folder, reads_features):
     }
     feeds = Feed(split="train", **shared), Feed(split="val", **shared)
     config = TrainingConfig(epochs=2, batch_size=8, lr=3e-3)
-    history = train(trainee, config, *feeds, folder, identity={})
-    scores = evaluate(trainee.model, Feed(split="test", **shared))
+    info = CheckpointInfo(
+        **dict.fromkeys(("method", "model", "weights", "weights_sha256", "dataset", "dataset_fingerprint"), "toy"),
+        attention="sdpa",
+        res=32,
+        image_res=40,
+        classes=("left", "right"),
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        training=config,
+    )
+    history = train(tuning, info, *feeds, folder)
+    scores = evaluate(tuning.model, Feed(split="test", **shared))
     losses = [[e.train_loss, e.val_loss, e.val_auc] for e in history.epochs]
     return {"losses": losses, "test": [scores.auc, scores.loss]}
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-import fptplus
 from fptplus import FPTConfig, FrozenBackbone, InvalidInput, build_fpt
+from fptplus.network.frozen_backbone import split_qkv
 from fptplus.token_figures import TokenView, attention_on_prompts, draw_attention_on_prompts, draw_tokens, view_tokens
 from methods import create_backbone
 
@@ -33,7 +33,7 @@ def trained(backbone):
 
 def test_the_tokens_shown_are_those_whose_keys_the_fusion_reads(backbone, trained):
     image = torch.randn(1, 3, 64, 64)
-    keys, _ = backbone(image)
+    keys = backbone(image).keys
     layer, head = backbone.tapped_layers[-1], 1
     view = view_tokens(backbone, trained, image, layer=layer, head=head)
     seen = []
@@ -41,7 +41,7 @@ def test_the_tokens_shown_are_those_whose_keys_the_fusion_reads(backbone, traine
     hook = qkv.register_forward_hook(lambda _m, _i, out: seen.append(out))
     backbone(image)
     hook.remove()
-    _, all_keys, _ = fptplus.backbone.split_qkv(backbone.vit.blocks[layer].attn, seen[0])
+    _, all_keys, _ = split_qkv(backbone.vit.blocks[layer].attn, seen[0])
     shown = all_keys[0, head, view.selected]
     read = keys[-1, 0, head]
     torch.testing.assert_close(shown.sort(dim=0).values, read.sort(dim=0).values)
@@ -49,7 +49,7 @@ def test_the_tokens_shown_are_those_whose_keys_the_fusion_reads(backbone, traine
 
 def test_prompt_attention_is_the_softmax_that_fuses_the_values(backbone, trained):
     image = torch.randn(1, 3, 64, 64)
-    keys, values = backbone(image)
+    keys, values, *_ = backbone(image)
     layer = backbone.tapped_layers[-1]
     queries = trained.fusion.queries()[-1]
     fused = torch.nn.functional.scaled_dot_product_attention(queries[None], keys[-1], values[-1])[0]
@@ -66,8 +66,8 @@ def test_prompt_attention_is_the_softmax_that_fuses_the_values(backbone, trained
 def test_where_every_token_is_alike_the_prompts_get_their_share_of_the_sequence(trained, backbone):
     for block in trained.side.blocks:
         torch.nn.init.zeros_(block.attn.qkv.weight)
-    keys, values = backbone(torch.randn(3, 3, 64, 64))
-    shares = attention_on_prompts(trained, torch.randn(3, 3, 32, 32), keys, values)
+    features = backbone(torch.randn(3, 3, 64, 64))
+    shares = attention_on_prompts(trained, torch.randn(3, 3, 32, 32), features)
     tokens = trained.side.pos_embed.shape[1]
     assert shares.tolist() == pytest.approx([4 / (tokens + 4)] * len(trained.side.blocks))
 

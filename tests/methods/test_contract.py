@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 
+from fptplus.network.features import Features, tensors_of
 from fptplus.network.precision import autocast
 from fptplus.training.step import make_optimizer, moving_average
 from methods import METHODS, VARIANTS, create_backbone, find_method
@@ -111,7 +112,7 @@ def test_checkpointing_changes_no_loss(name):
 def test_trains_with_all_weights_in_bf16(name, attention):
     tuning = build(name, attention=attention).with_bf16_weights()
     assert {parameter.dtype for parameter in tuning.model.parameters()} == {torch.bfloat16}
-    assert not any(tensor.dtype == torch.float32 for tensor in tuning.example_inputs(BATCH))
+    assert not any(tensor.dtype == torch.float32 for tensor in tensors_of(tuning.example_inputs(BATCH)))
     assert all(torch.isfinite(loss) for loss in train(tuning))
 
 
@@ -148,6 +149,23 @@ def test_a_moving_average_is_a_model_of_its_own(name, checkpointing):
 def test_the_loss_falls_on_one_batch(name):
     losses = train(build(name), steps=30)
     assert min(losses[-5:]) < losses[0]
+
+
+@everything
+def test_says_which_inputs_its_model_takes(name):
+    method = find_method(name)
+    images, *others = batch(build(name))[0]
+    assert images.shape[-2:] == (method.input_res(RES),) * 2
+    assert method.reads_features == any(isinstance(other, Features) for other in others)
+
+
+@everything
+def test_is_itself_for_a_training_of_any_length(name):
+    """But for a schedule that it may have."""
+    method = find_method(name).for_training(7)
+    assert (type(method), method.title) == (type(find_method(name)), find_method(name).title)
+    vit = create_backbone(MODEL, RES, CLASSES)
+    assert method.build(vit, RES).model(*batch(build(name))[0]).shape == (BATCH, CLASSES)
 
 
 @everything

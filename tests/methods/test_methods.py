@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from fptplus.network.features import tensors_of
 from fptplus.training.step import make_optimizer
 from methods import create_backbone, find_method
 from methods.adalora import AdaLoRA, orthogonality
-from methods.lora import TARGETS, LoRA
-from methods.separate_qkv import separate_qkv
+from methods.lora import TARGETS, LoRA, separate_qkv
 
 MODEL, RES, CLASSES = "test_vit", 64, 5
 
@@ -102,6 +102,12 @@ def test_adalora_shrinks_the_ranks_to_its_budget(vit, images):
     assert active == sorted(active, reverse=True)
 
 
+def test_adalora_keeps_the_proportion_of_its_phases_in_a_training_of_another_length():
+    longer = find_method("adalora").for_training(15_200)
+    assert (longer.warmup_steps, longer.final_steps, longer.total_steps) == (2000, 5000, 15_200)
+    assert longer.for_training(1520) == find_method("adalora")
+
+
 def test_adalora_adds_the_orthogonality_of_the_singular_bases_to_its_loss(vit):
     tuning = find_method("adalora").build(vit, RES)
     bases = [p for name, p in tuning.model.named_parameters() if ".lora_A." in name or ".lora_B." in name]
@@ -128,9 +134,9 @@ def test_linear_probing_keeps_nothing_of_the_backbone_for_the_backward_pass(vit,
 @pytest.mark.parametrize("name", ["fpt", "fptplus"])
 def test_preloaded_inputs_have_the_shapes_that_the_preloader_makes(vit, images, name):
     tuning = find_method(name).build(vit, RES)
-    _, keys, values = tuning.example_inputs(2)
+    _, features = tuning.example_inputs(2)
     made = tuning.preloader(images)
-    assert [keys.shape, values.shape] == [tensor.shape for tensor in made]
+    assert [tensor.shape for tensor in tensors_of(features)] == [tensor.shape for tensor in tensors_of(made)]
 
 
 @pytest.mark.parametrize(

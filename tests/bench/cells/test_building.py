@@ -9,6 +9,7 @@ import torch
 from bench.cells.building import build_on, make_step
 from bench.cells.config import CellConfig
 from fptplus import InvalidInput
+from fptplus.network.features import tensors_of
 from methods import METHODS, VARIANTS
 
 CELL = CellConfig(method="full", model="test_vit", res=64, batch_size=4)
@@ -48,7 +49,7 @@ def test_a_batch_is_split_and_gradients_are_released_as_asked():
 def test_weights_and_inputs_are_in_bf16_and_smaller_features_stay_as_stored():
     tuning, _ = build_on("cpu", replace(CELL, method="fptplus_int8", precision="bf16_weights"))
     assert {parameter.dtype for parameter in tuning.model.parameters()} == {torch.bfloat16}
-    dtypes = [tensor.dtype for tensor in tuning.example_inputs(2)]
+    dtypes = [tensor.dtype for tensor in tensors_of(tuning.example_inputs(2))]
     assert dtypes == [torch.bfloat16, torch.int8, torch.int8, torch.float16, torch.float16]
 
 

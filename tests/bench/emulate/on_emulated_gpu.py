@@ -28,6 +28,7 @@ from bench.measure.outcome import outcome_of
 from bench.predict.prediction import Prediction
 from bench.records.record import Record
 from bench.sweep.harness import run_cell
+from fptplus.network.features import tensors_of
 from methods import create_backbone, find_method
 
 QUICK = Budget(loader_s=0.0)
@@ -212,8 +213,8 @@ def batch_from_disk(method: str, num_workers: int) -> tuple[tuple[Tensor, ...], 
         examples = MappedExamples(Path(folder), tuning.example_inputs, num_stored=4, num_images=8, num_classes=5)
         batches = on_device(mapped_batches(examples, 4, "cuda", num_workers), "cuda")
         _, (inputs, _) = islice(batches, 2)
-        assert all(tensor.is_cuda for tensor in inputs)
-        return tuple(tensor.cpu() for tensor in inputs), stored
+        assert all(tensor.is_cuda for tensor in tensors_of(inputs))
+        return tuple(tensor.cpu() for tensor in tensors_of(inputs)), tuple(tensors_of(stored))
 
 
 def benchmarks(*options: str) -> tuple[int, str]:

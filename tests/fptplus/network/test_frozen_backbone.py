@@ -1,9 +1,12 @@
 """The frozen pass against timm's own blocks with explicit attention."""
 
 import copy
+import inspect
 
 import pytest
 import torch
+from timm.layers import Attention
+from torch import nn
 
 import fptplus.network.frozen_backbone
 from fptplus import FrozenBackbone
@@ -43,11 +46,12 @@ def eager_features(vit, images, token_ratio):
 
 @pytest.mark.parametrize("tokens_per_mlp_pass", [2048, 5])
 def test_features_are_those_of_explicit_attention_also_with_mlps_in_parts(vit, monkeypatch, tokens_per_mlp_pass):
-    monkeypatch.setattr(fptplus.backbone, "TOKENS_PER_MLP_PASS", tokens_per_mlp_pass)
+    monkeypatch.setattr(fptplus.network.frozen_backbone, "TOKENS_PER_MLP_PASS", tokens_per_mlp_pass)
     images = torch.randn(2, 3, 96, 96)
     expected = eager_features(copy.deepcopy(vit), images, 0.3)
     before = images.clone()
-    for got, wanted in zip(FrozenBackbone(vit, TAPPED, 0.3)(images), expected, strict=True):
+    keys, values, *_ = FrozenBackbone(vit, TAPPED, 0.3)(images)
+    for got, wanted in zip((keys, values), expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
     assert torch.equal(images, before)
 
@@ -59,9 +63,9 @@ def test_the_frozen_pass_is_fused_whatever_the_vit_was_made_with(vit):
 
 def test_half_precision_selects_by_scores_accumulated_in_fp32(vit):
     backbone, images = FrozenBackbone(vit, TAPPED, 0.3), torch.randn(1, 3, 96, 96)
-    keys, _ = backbone(images)
+    keys = backbone(images).keys
     with torch.autocast("cpu", torch.bfloat16):
-        half_keys, half_values = backbone(images)
+        half_keys, half_values, *_ = backbone(images)
     assert half_keys.dtype == half_values.dtype == torch.bfloat16
     nearest = torch.cdist(half_keys.float(), keys).amin(dim=-1) / keys.norm(dim=-1).amax()
     assert (nearest < 0.05).float().mean() > 0.9
@@ -70,3 +74,21 @@ def test_half_precision_selects_by_scores_accumulated_in_fp32(vit):
 def test_the_number_of_kept_tokens_is_known_without_a_pass(vit):
     backbone = FrozenBackbone(vit, TAPPED, 0.3)
     assert backbone(torch.randn(1, 3, 96, 96))[0].shape[3] == backbone.kept_tokens == int(37 * 0.3)
+
+
+@pytest.mark.parametrize("option", ["qk_norm", "scale_norm", "gated"])
+def test_every_option_of_timms_attention_layer_is_followed(vit, option):
+    torch.manual_seed(0)
+    if option not in inspect.signature(Attention).parameters:
+        pytest.skip(f"this timm has no {option}")
+    for block in vit.blocks:
+        layer = Attention(vit.embed_dim, block.attn.num_heads, qkv_bias=True, norm_layer=nn.LayerNorm, **{option: True})
+        for parameter in layer.parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+        layer.fused_attn = False
+        block.attn = layer
+    images = torch.randn(2, 3, 96, 96)
+    expected = eager_features(copy.deepcopy(vit), images, 0.3)
+    keys, values, *_ = FrozenBackbone(vit.eval(), TAPPED, 0.3)(images)
+    for got, wanted in zip((keys, values), expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import fptplus
+from fptplus.network.features import Features
 from fptplus.network.weights import official_to_side
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -60,18 +61,18 @@ def as_set(keys, values):
 
 
 def test_the_frozen_backbone_keeps_the_tokens_that_the_official_code_keeps(golden, backbone):
-    keys, values = backbone(golden["in.image_high"])
+    keys, values, *_ = backbone(golden["in.image_high"])
     expected = as_set(golden["out.key_states"], golden["out.value_states"])
     assert keys.shape == golden["out.key_states"].shape
     assert_close(as_set(keys, values), expected, "the set of kept keys and values")
 
 
-@pytest.mark.parametrize("fused_attention", [True, False])
-def test_logits_loss_and_every_gradient_equal_the_official_code(golden, variant, fused_attention):
+@pytest.mark.parametrize(("layer_kind", "fused_attention"), [("lean", True), ("plain", True), ("plain", False)])
+def test_logits_loss_and_every_gradient_equal_the_official_code(golden, variant, layer_kind, fused_attention):
     model = fptplus.load_official_checkpoint(
-        GOLDEN / f"{variant}_reference.safetensors", fused_attention=fused_attention
+        GOLDEN / f"{variant}_reference.safetensors", layer_kind=layer_kind, fused_attention=fused_attention
     ).eval()
-    logits = model(golden["in.image_low"], golden["out.key_states"], golden["out.value_states"])
+    logits = model(golden["in.image_low"], Features(golden["out.key_states"], golden["out.value_states"]))
     loss = F.cross_entropy(logits, golden["in.target"])
     loss.backward()
 
@@ -89,4 +90,4 @@ def test_the_live_model_gives_the_logits_of_the_preloaded_one(golden, variant, b
     live = fptplus.LiveFineGrainedPromptTuning(backbone, trained)
     images = golden["in.image_high"]
     side = F.interpolate(images, size=(trained.side.res,) * 2, mode="bilinear", antialias=True)
-    assert torch.allclose(live(images), trained(side, *backbone(images)))
+    assert torch.allclose(live(images), trained(side, backbone(images)))

@@ -64,8 +64,8 @@ def folder(whole, tmp_path):
 def test_rows_are_read_in_any_order_across_shards_and_more_than_once(whole):
     store = FeatureStore.open(whole)
     assert [shard.images.rows for shard in store.manifest.shards] == [2, 3]
-    every_key, every_value = store.features(range(5))
-    keys, values = store.features(np.array([4, 1, 2, 1]))
+    every_key, every_value, *_ = store.features(range(5))
+    keys, values, *_ = store.features(np.array([4, 1, 2, 1]))
     assert torch.equal(keys, every_key[:, [4, 1, 2, 1]]) and torch.equal(values, every_value[:, [4, 1, 2, 1]])
     assert torch.equal(store.images(torch.tensor([3, 0])), store.images(range(5))[[3, 0]])
     assert keys.shape == (2, 4, backbone().vit.blocks[0].attn.num_heads, 8, backbone().vit.blocks[0].attn.head_dim)
@@ -168,10 +168,8 @@ def test_memory_is_used_again_only_once_no_tensor_holds_it(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("fused_attention", [True, False])
-def test_features_used_where_they_lie_are_those_that_are_copied(
-    tmp_path, cpu_kernel, monkeypatch, dtype, fused_attention
-):
+@pytest.mark.parametrize("layer_kind", ["lean", "plain"])
+def test_features_used_where_they_lie_are_those_that_are_copied(tmp_path, cpu_kernel, monkeypatch, dtype, layer_kind):
     whole = preload(
         DATASET,
         tmp_path,
@@ -192,7 +190,8 @@ def test_features_used_where_they_lie_are_those_that_are_copied(
         lpm_heads=layout.heads,
         lpm_depth=6,
         num_classes=2,
-        fused_attention=fused_attention,
+        layer_kind=layer_kind,
+        fused_attention=layer_kind == "lean",
     ).eval()
     feed = Feed(store=whole, split="train", batch_size=2, res=32, reads_features=True)
     in_place = list(feed.epoch(0))
@@ -200,7 +199,7 @@ def test_features_used_where_they_lie_are_those_that_are_copied(
     copied = list(Feed(store=whole, split="train", batch_size=2, res=32, reads_features=True).epoch(0))
     assert len(in_place) == len(copied) == 2
     for one, other in zip(in_place, copied, strict=True):
-        assert one.inputs[1].shape[1] == 5 and other.inputs[1].shape[1] == 2
+        assert one.inputs[1].keys.shape[1] == 5 and other.inputs[1].keys.shape[1] == 2
         assert torch.equal(one.targets, other.targets)
         assert torch.equal(model(*one.inputs), model(*other.inputs))
 

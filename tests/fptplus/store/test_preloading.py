@@ -81,8 +81,8 @@ def reference(tmp_path_factory):
 
 
 def test_the_store_holds_the_features_images_labels_and_splits_of_each_image(reference):
-    keys, values = reference.features(range(7))
-    expected_keys, expected_values = expected_features("abcdefg")
+    keys, values, *_ = reference.features(range(7))
+    expected_keys, expected_values, *_ = expected_features("abcdefg")
     torch.testing.assert_close(keys, expected_keys)
     torch.testing.assert_close(values, expected_values)
     side = to_square(picture(Example("c", 0, "train")), IMAGE_RES)
@@ -132,7 +132,7 @@ def test_several_processes_write_shards_of_the_same_store_at_once(reference, tmp
     store = FeatureStore.open(tmp_path)
     assert len(store.manifest.shards) == 3
     assert torch.equal(store.images(range(7)), reference.images(range(7)))
-    for mine, theirs in zip(store.features([6, 0, 3]), reference.features([6, 0, 3]), strict=True):
+    for mine, theirs in zip(store.features([6, 0, 3])[:2], reference.features([6, 0, 3])[:2], strict=True):
         torch.testing.assert_close(mine, theirs)
     assert store.manifest.examples == reference.manifest.examples
     store.verify()
@@ -190,7 +190,7 @@ def test_a_killed_process_loses_no_finished_row_and_the_rest_is_the_same(referen
     )
     assert seen[0] == kept and sum(computed) == 7 - kept
     assert torch.equal(store.images(range(7)), reference.images(range(7)))
-    torch.testing.assert_close(store.features(range(7)), reference.features(range(7)))
+    torch.testing.assert_close(store.features(range(7))[:2], reference.features(range(7))[:2])
 
 
 @pytest.mark.parametrize("cut_file", ["progress", "features", "images"])
@@ -283,7 +283,7 @@ def test_unreadable_images_can_be_skipped_and_are_listed(tmp_path):
     assert [name for name, _ in store.manifest.skipped] == ["bad1", "bad2", "bad3", "bad4"]
     assert store.manifest.skipped[1][1] == "images must be readable, bad2 is not."
     assert store.labels.tolist() == [1, 0, 1, 0]
-    expected, _ = expected_features("abcd")
+    expected = expected_features("abcd").keys
     torch.testing.assert_close(store.features(range(4))[0], expected, rtol=0.01, atol=0.01)
 
 

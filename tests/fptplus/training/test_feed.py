@@ -7,6 +7,7 @@ from toy_store import ToyStore
 
 from fptplus import InvalidInput
 from fptplus.distributed import Processes
+from fptplus.network.features import tensors_of
 from fptplus.training.feed import Feed, seed_at
 
 
@@ -19,7 +20,7 @@ def same(batches, others):
     return all(
         torch.equal(a, b)
         for one, other in zip(batches, others, strict=True)
-        for a, b in zip((*one.inputs, one.targets), (*other.inputs, other.targets), strict=True)
+        for a, b in zip([*tensors_of(one.inputs), one.targets], [*tensors_of(other.inputs), other.targets], strict=True)
     )
 
 
@@ -33,24 +34,25 @@ def test_an_epoch_holds_each_image_once_and_drops_what_fills_no_batch():
     store = ToyStore(count=60)
     store._keys[:] = torch.arange(60).view(1, 60, 1, 1, 1)
     one = feed(store=store, batch_size=12)
-    seen = torch.cat([batch.inputs[1][0, :, 0, 0, 0] for batch in one.epoch(0)]).long()
+    seen = torch.cat([batch.inputs[1].keys[0, :, 0, 0, 0] for batch in one.epoch(0)]).long()
     assert len(store.rows("train")) == 40 and one.steps_per_epoch == 3
     assert len(seen) == 36 == len(set(seen.tolist())) and set(seen.tolist()) <= set(store.rows("train").tolist())
     assert torch.equal(torch.cat([b.targets for b in one.epoch(0)]), store.labels[seen])
 
 
 def test_shapes_are_those_the_model_takes():
-    images, keys, values = next(feed().epoch(0)).inputs
+    images, (keys, values, *_) = next(feed().epoch(0)).inputs
     assert images.shape == (8, 3, 32, 32) and keys.shape == values.shape == (2, 8, 2, 5, 32)
     assert len(next(feed(reads_features=False).epoch(0)).inputs) == 1
 
 
 def test_several_processes_see_together_what_one_sees():
-    whole = list(feed().epoch(2))
-    parts = [list(feed(processes=Processes(rank, 2)).epoch(2)) for rank in range(2)]
-    for one, first, second in zip(whole, *parts, strict=True):
+    alone = list(feed().epoch(2))
+    shares = [list(feed(processes=Processes(rank, 2)).epoch(2)) for rank in range(2)]
+    for one, first, second in zip(alone, *shares, strict=True):
         torch.testing.assert_close(one.inputs[0], torch.cat([first.inputs[0], second.inputs[0]]))
-        torch.testing.assert_close(one.inputs[1], torch.cat([first.inputs[1], second.inputs[1]], dim=1))
+        for whole, *parts in zip(one.inputs[1][:2], first.inputs[1][:2], second.inputs[1][:2], strict=True):
+            torch.testing.assert_close(whole, torch.cat(parts, dim=1))
         assert torch.equal(one.targets, torch.cat([first.targets, second.targets]))
 
 

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from fptplus import InvalidInput
+from fptplus.network.features import Features
 from fptplus.training.step import EMA_DECAY, TrainingStep, make_optimizer, moving_average
 
 
@@ -112,6 +113,24 @@ def test_each_input_is_split_along_its_own_axis():
     step = TrainingStep(model, sgd(model), accumulation_steps=2, batch_axes=(0, 1))
     step((images, features), torch.zeros(4, dtype=torch.long))
     assert seen == [([0, 1], [0, 1]), ([2, 3], [2, 3])]
+
+
+def test_features_are_split_by_images_and_what_is_not_there_stays_away():
+    seen = []
+
+    class Reads(nn.Linear):
+        def forward(self, images, features):
+            seen.append(features)
+            return super().forward(images)
+
+    model = Reads(1, 2)
+    keys, values = torch.randn(2, 3, 4, 2, 5, 6)
+    inputs = (torch.randn(4, 1), Features(keys, values))
+    step = TrainingStep(model, sgd(model), accumulation_steps=2, batch_axes=(0, 1, 1, None, None, None))
+    step(inputs, torch.zeros(4, dtype=torch.long))
+    assert [part.keys.tolist() for part in seen] == [keys[:, :2].tolist(), keys[:, 2:].tolist()]
+    assert [part.values.tolist() for part in seen] == [values[:, :2].tolist(), values[:, 2:].tolist()]
+    assert all(part[2:] == (None, None, None) for part in seen)
 
 
 def test_a_batch_without_equal_micro_batches_is_refused(model):

@@ -7,13 +7,14 @@ import torch
 from toy_store import ToyStore
 
 from fptplus import FPTConfig, InvalidInput, build_fpt
-from fptplus.training.checkpoint import learnable_state, read_checkpoint_facts, read_checkpoint_tensors
+from fptplus.training.checkpoint import CheckpointInfo, learnable_state, read_checkpoint_tensors
 from fptplus.training.feed import Feed
-from fptplus.training.trainer import Trainee, TrainingConfig, evaluate, train
-from methods import METHODS, create_backbone
-from methods.for_training import build_for_training
+from fptplus.training.fine_tuning import FineTuning
+from fptplus.training.trainer import evaluate, train
+from fptplus.training.training_config import TrainingConfig
+from methods import METHODS, create_backbone, find_method
+from methods.method import build_for_training
 
-FACTS = {"method": "toy", "model": "test_vit"}
 SMALL = FPTConfig(variant="fptplus", side_res=32, tapped_share=1.0, num_prompts=4, reduction_factor=2)
 
 
@@ -21,20 +22,35 @@ class Killed(Exception):
     pass
 
 
-def fptplus_trainee(seed=0):
-    torch.manual_seed(seed)
-    return Trainee(model=build_fpt(SMALL, lpm_dim=64, lpm_heads=2, lpm_depth=2, num_classes=2))
-
-
-def trainee_of(method, total_steps):
-    tuning = build_for_training(method, "test_vit", 32, 2, weights=None, seed=0, total_steps=total_steps)
-    return Trainee(
-        model=tuning.model,
-        regularizer=tuning.regularizer,
-        after_step=tuning.after_step,
-        method_state=tuning.method_state,
-        load_method_state=tuning.load_method_state,
+def info(config):
+    return CheckpointInfo(
+        method="toy",
+        model="test_vit",
+        res=32,
+        image_res=40,
+        classes=("left", "right"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        weights=None,
+        weights_sha256="abc",
+        dataset="toy",
+        dataset_fingerprint="toy",
+        attention="sdpa",
+        processes=2,
+        training=config,
     )
+
+
+def small_fptplus(seed=0):
+    torch.manual_seed(seed)
+    model = build_fpt(SMALL, lpm_dim=64, lpm_heads=2, lpm_depth=2, num_classes=2)
+    return FineTuning(
+        model=model, example_inputs=lambda batch_size: (torch.randn(batch_size, 3, 32, 32),), total_params=0
+    )
+
+
+def tuning_of(method, total_steps, res=32):
+    return build_for_training(find_method(method).for_training(total_steps), "test_vit", res, 2, weights=None, seed=0)
 
 
 def feeds(reads_features, store=None, batch_size=8):
@@ -42,15 +58,15 @@ def feeds(reads_features, store=None, batch_size=8):
     return Feed(split="train", **shared), Feed(split="val", **shared)
 
 
-def fit(trainee, folder, *, reads_features=True, epochs=4, lr=3e-3, **options):
+def fit(tuning, folder, *, reads_features=True, epochs=4, lr=3e-3, **options):
     config = TrainingConfig(epochs=epochs, batch_size=8, lr=lr)
-    return train(trainee, config, *feeds(reads_features), folder, identity=FACTS, **options)
+    return train(tuning, info(config), *feeds(reads_features), folder, **options)
 
 
 @pytest.mark.parametrize("method", ["fptplus", "linear", "full"])
 def test_training_learns_a_task_that_can_be_learnt(method, tmp_path):
-    trainee = fptplus_trainee() if method == "fptplus" else trainee_of(method, 40)
-    history = fit(trainee, tmp_path, reads_features=method == "fptplus", epochs=10)
+    tuning = small_fptplus() if method == "fptplus" else tuning_of(method, 40)
+    history = fit(tuning, tmp_path, reads_features=method == "fptplus", epochs=10)
     assert history.epochs[-1].train_loss < 0.5 * history.epochs[0].train_loss
     assert history.best.val_auc == 1.0
 
@@ -65,7 +81,7 @@ def test_the_learning_rate_falls_along_half_a_cosine():
 @pytest.mark.parametrize("kill_at", [2, 5, 13])
 def test_a_training_killed_at_any_step_ends_where_it_would_have_ended(method, kill_at, tmp_path):
     def make():
-        return fptplus_trainee() if method == "fptplus" else trainee_of(method, 16)
+        return small_fptplus() if method == "fptplus" else tuning_of(method, 16)
 
     def killer(done, _total):
         if done == kill_at:
@@ -84,53 +100,53 @@ def test_a_training_killed_at_any_step_ends_where_it_would_have_ended(method, ki
 
 
 def test_a_finished_training_is_not_trained_again(tmp_path):
-    first = fit(fptplus_trainee(), tmp_path)
-    again = fit(fptplus_trainee(), tmp_path, on_step=lambda *_: pytest.fail("a step was taken"))
+    first = fit(small_fptplus(), tmp_path)
+    again = fit(small_fptplus(), tmp_path, on_step=lambda *_: pytest.fail("a step was taken"))
     assert again.epochs == first.epochs
 
 
 def test_the_weights_kept_are_those_of_the_best_validation_auc(tmp_path):
-    trainee, seen = fptplus_trainee(), {}
+    tuning, seen = small_fptplus(), {}
     history = fit(
-        trainee,
+        tuning,
         tmp_path,
         lr=3e-2,
-        on_epoch=lambda r: seen.setdefault(r.epoch, {n: t.clone() for n, t in learnable_state(trainee.model).items()}),
+        on_epoch=lambda r: seen.setdefault(r.epoch, {n: t.clone() for n, t in learnable_state(tuning.model).items()}),
     )
     best = read_checkpoint_tensors(tmp_path / "best.safetensors")
     for name, tensor in seen[history.best.epoch].items():
         assert torch.equal(best[name], tensor)
-        assert torch.equal(learnable_state(trainee.model)[name], tensor)
-    assert evaluate(trainee.model, feeds(True)[1]).auc == history.best.val_auc
-    assert read_checkpoint_facts(tmp_path / "best.safetensors")["model"] == "test_vit"
+        assert torch.equal(learnable_state(tuning.model)[name], tensor)
+    assert evaluate(tuning.model, feeds(True)[1]).auc == history.best.val_auc
+    assert CheckpointInfo.read(tmp_path / "best.safetensors").model == "test_vit"
 
 
 def test_metrics_have_a_row_an_epoch(tmp_path):
-    fit(fptplus_trainee(), tmp_path)
+    fit(small_fptplus(), tmp_path)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[0].startswith("epoch,train_loss,val_loss,val_auc") and len(lines) == 5
 
 
 def test_a_folder_with_another_training_is_refused_and_left_alone(tmp_path):
-    fit(fptplus_trainee(), tmp_path)
+    fit(small_fptplus(), tmp_path)
     before = (tmp_path / "last.pt").read_bytes()
     with pytest.raises(InvalidInput, match=r"holds one with lr 0.003, asked is 0.01; name another folder"):
-        fit(fptplus_trainee(), tmp_path, lr=1e-2)
+        fit(small_fptplus(), tmp_path, lr=1e-2)
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
 def test_a_truncated_state_is_refused_by_name(tmp_path):
-    fit(fptplus_trainee(), tmp_path)
+    fit(small_fptplus(), tmp_path)
     (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:500])
     with pytest.raises(InvalidInput, match=r"last.pt' is damaged"):
-        fit(fptplus_trainee(), tmp_path)
+        fit(small_fptplus(), tmp_path)
 
 
 def test_validation_without_one_of_the_classes_is_refused(tmp_path):
     store = ToyStore()
     store.labels[torch.from_numpy(store.rows("val"))] = 0
     with pytest.raises(InvalidInput, match="val must hold images of at least two classes, all are of 'left'"):
-        train(fptplus_trainee(), TrainingConfig(batch_size=8), *feeds(True, store), tmp_path, identity=FACTS)
+        train(small_fptplus(), info(TrainingConfig(batch_size=8)), *feeds(True, store), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +166,9 @@ def test_hyperparameters_out_of_range_are_refused(wrong, sentence):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_an_epoch_of_its_own_inputs(method, tmp_path):
     reads = method in ("fpt", "fptplus")
-    tuning = build_for_training(method, "test_vit", 64, 2, weights=None, seed=0, total_steps=4)
+    tuning = tuning_of(method, 4, res=64)
     if reads:
-        keys = tuning.example_inputs(1)[1]
+        keys = tuning.example_inputs(1)[1].keys
         store = ToyStore(
             res=240, layers=keys.shape[0], heads=keys.shape[2], tokens=keys.shape[3], head_dim=keys.shape[4]
         )
@@ -160,20 +176,18 @@ def test_every_method_trains_an_epoch_of_its_own_inputs(method, tmp_path):
     else:
         store, res = ToyStore(res=72), 64
     shared = {"store": store, "batch_size": 8, "res": res, "reads_features": reads}
-    trainee = Trainee(model=tuning.model, regularizer=tuning.regularizer, after_step=tuning.after_step)
     config = TrainingConfig(epochs=1, batch_size=8)
     before = {n: t.clone() for n, t in learnable_state(tuning.model).items()}
-    history = train(
-        trainee, config, Feed(split="train", **shared), Feed(split="val", **shared), tmp_path, identity=FACTS
-    )
+    history = train(tuning, info(config), Feed(split="train", **shared), Feed(split="val", **shared), tmp_path)
     assert math.isfinite(history.epochs[0].train_loss)
     assert any(not torch.equal(before[n], t) for n, t in learnable_state(tuning.model).items())
 
 
 def test_the_trained_part_is_the_same_with_and_without_the_lpm():
-    options = {"weights": None, "seed": 5, "total_steps": 1}
+    options = {"weights": None, "seed": 5}
     parts = [
-        build_for_training("fptplus", "test_vit", 64, 3, with_lpm=with_lpm, **options) for with_lpm in (False, True)
+        build_for_training(METHODS["fptplus"], "test_vit", 64, 3, with_lpm=with_lpm, **options)
+        for with_lpm in (False, True)
     ]
     for name, tensor in parts[0].model.state_dict().items():
         assert torch.equal(tensor, parts[1].model.state_dict()[name])
@@ -183,6 +197,6 @@ def test_the_trained_part_is_the_same_with_and_without_the_lpm():
 def test_backbones_are_made_as_everywhere_else():
     torch.manual_seed(7)
     expected = create_backbone("test_vit", 64, 3)
-    tuning = build_for_training("full", "test_vit", 64, 3, weights=None, seed=7, total_steps=1)
+    tuning = build_for_training(METHODS["full"], "test_vit", 64, 3, weights=None, seed=7)
     for name, tensor in expected.state_dict().items():
         assert torch.equal(tensor, tuning.model.state_dict()[name])

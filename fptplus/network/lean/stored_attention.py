@@ -17,57 +17,42 @@ import torch
 from torch import Tensor
 
 from fptplus import cpu_kernels
+from fptplus.network.features import Features
+from fptplus.network.precision import products_dtype
 
-from .precision import products_dtype
 
-
-def stored_attention(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    key_scales: Tensor | None = None,
-    value_scales: Tensor | None = None,
-    chosen: Tensor | None = None,
-) -> Tensor:
+def stored_attention(queries: Tensor, features: Features) -> Tensor:
     """CA of Eq. 8 of every layer, image and head.
 
     Args:
         queries: (layers, heads, P, head_dim); the products are of their type, or of autocast's.
-        keys, values: (layers, B, heads, n, head_dim) of any type; fastest where the numbers of an image lie together.
-        key_scales, value_scales: (layers, B, heads, head_dim) of int8 keys and values, else None.
-        chosen: (B,) indices of the batch's images among those of keys, values and scales, if these hold more.
+        features: of the same layers; fastest where the numbers of an image are contiguous.
 
     Returns:
         (layers, B, P, heads·head_dim) in the type of the products.
     """
-    dtype = products_dtype(queries)
+    dtype, (keys, values, *scales, rows) = products_dtype(queries), features
     if cpu_kernels.can_run_on(keys, queries) and keys.dtype == values.dtype and dtype in cpu_kernels.TYPES:
-        return _OnCPU.apply(
-            queries.float().contiguous(), dtype, keys, values, *choose((key_scales, value_scales), chosen), chosen
-        )
-    features = choose((keys, values, key_scales, value_scales), chosen)
-    return _StoredAttention.apply(queries.to(dtype) * queries.shape[-1] ** -0.5, *features)
-
-
-def choose(features: Sequence[Tensor | None], chosen: Tensor | None) -> list[Tensor | None]:
-    """Of features (layers, images, ...), those of the chosen images; all where there is no choice."""
-    return [part if part is None or chosen is None else part[:, chosen] for part in features]
+        if rows is not None:  # the kernel takes the numbers from where they lie
+            scales = [part if part is None else part[:, rows] for part in scales]
+        return _OnCPU.apply(queries.float().contiguous(), dtype, keys, values, *scales, rows)
+    return _StoredAttention.apply(queries.to(dtype) * queries.shape[-1] ** -0.5, *features.of_batch()[:4])
 
 
 class _OnCPU(torch.autograd.Function):
-    """Arguments and result of stored_attention; the queries are in fp32, the result is of `dtype`."""
+    """Queries in fp32, `dtype` of the result, and Features one by one; the result of stored_attention."""
 
     @staticmethod
     def forward(ctx, queries: Tensor, dtype: torch.dtype, *features: Tensor | None) -> Tensor:
         layers, heads, prompts, head_dim = queries.shape
-        keys, values, *scales, chosen = features
+        keys, values, *scales, rows = features
         keys, values = map(cpu_kernels.side_by_side, (keys, values))
         key_scales, value_scales = (part if part is None else part.float().contiguous() for part in scales)
-        batch_size = keys.shape[1] if chosen is None else len(chosen)
+        batch_size = keys.shape[1] if rows is None else len(rows)
         out = queries.new_empty(layers, batch_size, prompts, heads, head_dim, dtype=dtype)
         room = cpu_kernels.room_to_keep(prompts, keys.shape[3], out)
         probabilities = torch.empty(layers, batch_size, heads, room)
-        stored = (keys, key_scales, values, value_scales, chosen)
+        stored = (keys, key_scales, values, value_scales, rows)
         cpu_kernels.run("stored_forward", queries, *stored, out, probabilities)
         ctx.save_for_backward(*stored, probabilities)
         ctx.shape = queries.shape
@@ -83,7 +68,7 @@ class _OnCPU(torch.autograd.Function):
 
 
 class _StoredAttention(torch.autograd.Function):
-    """Arguments and result of stored_attention; the queries are scaled and of the products' type.
+    """Queries, scaled and of the products' type, and Features one by one; the result of stored_attention.
 
     Inside, layers and heads are one axis M: features (B, M, n, head_dim), which is how a store keeps an image's.
     """
@@ -120,7 +105,7 @@ class _StoredAttention(torch.autograd.Function):
 
 
 def _by_image(features: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """(layers, B, heads, ...) as (B, layers·heads, ...): views, where the numbers of an image lie together."""
+    """(layers, B, heads, ...) as (B, layers·heads, ...): views, where the numbers of an image are contiguous."""
     return [part if part is None else part.transpose(0, 1).flatten(1, 2) for part in features]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fptplus.network.side_attention import side_attention
+from fptplus.network.lean.side_attention import side_attention
 
 pytestmark = pytest.mark.usefixtures("either_way")
 

@@ -6,7 +6,8 @@ By the CPU's kernel, and by PyTorch's operators as on a GPU: several images at o
 import pytest
 import torch
 
-from fptplus.network.stored_attention import choose, stored_attention
+from fptplus.network.features import Features
+from fptplus.network.lean.stored_attention import stored_attention
 from fptplus.store.layout import RowLayout
 
 pytestmark = pytest.mark.usefixtures("either_way", "few_images_at_once")
@@ -19,7 +20,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 @pytest.fixture
 def few_images_at_once(monkeypatch):
     """Where PyTorch's operators run."""
-    monkeypatch.setattr("fptplus.network.stored_attention._images_at_once", lambda device, batch_size: 2)
+    monkeypatch.setattr("fptplus.network.lean.stored_attention._images_at_once", lambda device, batch_size: 2)
 
 
 def features(dtype, tokens=TOKENS):
@@ -27,9 +28,7 @@ def features(dtype, tokens=TOKENS):
     torch.manual_seed(0)
     layout = RowLayout(layers=LAYERS, heads=HEADS, tokens=tokens, head_dim=HEAD_DIM, dtype=dtype)
     raw = layout.unpack(layout.pack(*torch.randn(2, LAYERS, BATCH, HEADS, tokens, HEAD_DIM)))
-    keys, values = raw.numbers.transpose(0, 2).unbind(1)
-    scales = (None, None) if raw.scales is None else raw.scales.transpose(0, 2).unbind(1)
-    return (keys, values, *scales), [part.double() for part in raw.keys_and_values()]
+    return raw.by_layer(), [part.double() for part in raw.keys_and_values()]
 
 
 def formula(queries, keys, values):
@@ -56,7 +55,7 @@ def test_output_and_gradient_are_those_of_the_formula(dtype, precision, prompts,
     stored, meant = features(dtype, tokens)
     queries = 3 * torch.randn(LAYERS, HEADS, prompts, HEAD_DIM).to(precision)
     expected = output_and_gradient(formula, queries.double(), *meant)
-    for got, right in zip(output_and_gradient(stored_attention, queries, *stored), expected, strict=True):
+    for got, right in zip(output_and_gradient(stored_attention, queries, stored), expected, strict=True):
         assert got.dtype == precision
         assert_close(got, right, TOLERANCE[precision])
 
@@ -65,7 +64,7 @@ def test_autocast_decides_on_the_type_of_the_products():
     stored, _ = features("fp32")
     queries = torch.randn(LAYERS, HEADS, PROMPTS, HEAD_DIM, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        out = stored_attention(queries, *stored)
+        out = stored_attention(queries, stored)
     out.sum().backward()
     assert out.dtype == torch.bfloat16 and queries.grad.dtype == torch.float32
 
@@ -73,15 +72,15 @@ def test_autocast_decides_on_the_type_of_the_products():
 def test_features_laid_out_by_layer_are_taken_too():
     (keys, values, *_), meant = features("fp32")
     queries = torch.randn(LAYERS, HEADS, PROMPTS, HEAD_DIM)
-    got = stored_attention(queries, keys.contiguous(), values.contiguous())
+    got = stored_attention(queries, Features(keys.contiguous(), values.contiguous()))
     assert_close(got, formula(queries.double(), *meant), 1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
 def test_a_choice_of_images_is_as_those_images(dtype):
     stored, _ = features(dtype)
-    chosen = torch.tensor([2, 0, 2, 1])
+    choice = stored._replace(rows=torch.tensor([2, 0, 2, 1]))
     queries = torch.randn(LAYERS, HEADS, PROMPTS, HEAD_DIM)
-    expected = output_and_gradient(stored_attention, queries, *choose(stored, chosen))
-    for got, right in zip(output_and_gradient(stored_attention, queries, *stored, chosen), expected, strict=True):
+    expected = output_and_gradient(stored_attention, queries, choice.of_batch())
+    for got, right in zip(output_and_gradient(stored_attention, queries, choice), expected, strict=True):
         assert torch.equal(got, right)

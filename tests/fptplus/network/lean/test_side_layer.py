@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import nn
 
-from fptplus.network.side_layer import _gelu, _gelu_again, _layer_norm, _layer_norm_backward, side_layer
+from fptplus.network.lean.side_layer import _gelu, _gelu_again, _layer_norm, _layer_norm_backward, side_layer
 
 pytestmark = pytest.mark.usefixtures("either_way")
 

@@ -13,8 +13,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from fptplus import cpu_kernels
+from fptplus.network.precision import products_dtype
 
-from .precision import products_dtype
 from .side_attention import side_attention
 
 

@@ -1,0 +1,48 @@
+"""The hyperparameters of a training (FPT+, Sec. IV-B1)."""
+
+import math
+from dataclasses import dataclass
+
+from fptplus.errors import InvalidInput
+from fptplus.network.precision import Precision
+
+from .step import OptimizerName
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How to train; the defaults are the paper's and the official code's (Sec. IV-B1)."""
+
+    epochs: int = 20
+    """Passes over the training images."""
+
+    batch_size: int = 16
+    """Images a step, of all processes together."""
+
+    lr: float = 1e-3
+    """Learning rate at the start; it falls along half a cosine to 0, step by step."""
+
+    weight_decay: float = 0.1
+    """Decoupled weight decay of AdamW."""
+
+    precision: Precision = "fp32"
+    """fp32, or autocast to bf16 or fp16 with fp32 weights."""
+
+    optimizer: OptimizerName = "adamw"
+    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum. sgd_no_momentum: without."""
+
+    seed: int = 0
+    """Of initial weights, order, augmentation and dropout."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if (value := getattr(self, name)) < 1:
+                raise InvalidInput(f"{name.replace('_', '-')} must be at least 1, got {value}.")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InvalidInput(f"lr must be above 0, got {self.lr:g}.")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise InvalidInput(f"weight-decay must be at least 0, got {self.weight_decay:g}.")
+
+    def lr_at(self, step: int, total_steps: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        return self.lr * 0.5 * (1 + math.cos(math.pi * step / total_steps))
