@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from bench.paper.check import check
 from bench.paper.evidence import Evidence
 from bench.report.check_table import print_check
-from bench.report.terminal import make_console
+from bench.report.table_formats import FormatOption, printing
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyConfig:
+class VerifyConfig(FormatOption):
     """Hold every number that the paper prints against ours, from the records under `results/`.
 
     The exit status is 1 where a cell left the band in which it is known to be.
@@ -22,5 +22,6 @@ class VerifyConfig:
 def main(config: VerifyConfig) -> int:
     """Each printed cell: ours, differences, the ratio to full fine-tuning in both, verdict and reason."""
     comparisons = check(Evidence(config.results))
-    print_check(comparisons, make_console())
+    with printing(config.format) as printer:
+        print_check(comparisons, printer)
     return int(any(one.left_band for one in comparisons))
