@@ -19,7 +19,7 @@ from .progress import progress_bar, say_engine
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdviseConfig(Setting, FormatOption):
+class AdviseConfig(FormatOption, Setting):
     """Say which methods fit a GPU, their largest batch and resolution, and what would make the others fit.
 
     Example: --gpu rtx3090 --model vit_b --res 1024, or --gpu-memory 11GiB.

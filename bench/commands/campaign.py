@@ -165,14 +165,14 @@ def _ratios_view(profile: str, model: str, res: int, ratios: pd.DataFrame) -> Ta
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignConfig(FormatOption):
-    """Measure all methods at ViT-B 512 px and ViT-L 128 to 640 px, in the paper's setting and in today's.
+    """Measure all methods with ViT-B at 512 px and ViT-L at 128 to 640 px, in the paper's setting and in today's.
 
-    Ends by writing ratios.csv: memory, throughput and energy to full fine-tuning, beside the paper's. Call it again to
-    go on where the time was up.
+    At the end ratios.csv has memory, throughput and energy relative to full fine-tuning, next to the paper's. Call it
+    again to resume where the time ran out.
     """
 
     limit_s: float = 540.0
-    """The call ends within so many seconds."""
+    """Time limit of this call, in seconds."""
 
     out: str | None = None
     """Folder for records and ratios. Default: results/<name of the GPU>."""

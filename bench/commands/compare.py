@@ -11,7 +11,7 @@ from bench.records.record import Record
 from bench.records.results_store import ResultsStore
 from bench.report.table_formats import Column, FormatOption, Printer, TableView, Value, number, printing
 from bench.report.terminal import named, setting_of
-from bench.units import MIB
+from bench.units import GIB, MIB
 from fptplus import InvalidInput
 
 
@@ -128,9 +128,15 @@ def print_comparison(deltas: list[Delta], threshold_pct: float, printer: Printer
     """
     groups: dict[str, list[Delta]] = {}
     for delta in deltas:
-        groups.setdefault(setting_of(delta.record), []).append(delta)
+        groups.setdefault(_setting(delta.record), []).append(delta)
     views = (_view(setting, group, threshold_pct) for setting, group in groups.items())
     printer.show((_row(delta, threshold_pct) for delta in deltas), *views)
+
+
+def _setting(record: Record) -> str:
+    """What the cells of one table share, so that no two rows of a table look alike."""
+    memory = "" if record.vram_bytes is None else f", {record.vram_bytes / GIB:.4g} GiB of memory"
+    return f"{setting_of(record)}, {record.num_classes} classes{memory}"
 
 
 def _view(setting: str, deltas: list[Delta], threshold_pct: float) -> TableView:
@@ -179,20 +185,20 @@ def _verdict(delta: Delta, threshold_pct: float) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig(FormatOption):
-    """Deltas between two results folders, cell by cell: memory, throughput, energy.
+    """Show what changed from one results folder to another, cell by cell: memory, throughput and energy.
 
-    A change is more than the threshold and, for throughput, more than the deciles of both folders' step times overlap.
-    The exit status is 1 if something became worse.
+    A difference counts as a change if it exceeds the threshold and, for throughput, if the step times of the two
+    folders do not overlap between their first and last deciles. The exit status is 1 if anything became worse.
     """
 
     before: Annotated[str, Positional]
-    """Results folder to compare with."""
+    """Results folder of the earlier run."""
 
     after: Annotated[str, Positional]
-    """Results folder that is compared."""
+    """Results folder of the later run."""
 
     threshold_pct: float = 5.0
-    """Percent above which a delta is a change."""
+    """Smallest difference that counts as a change, in percent."""
 
 
 def main(config: CompareConfig) -> int:

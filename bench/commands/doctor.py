@@ -167,10 +167,10 @@ def _gib(size: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorConfig(FormatOption):
-    """What can be measured on this machine, what cannot, and what would cure it."""
+    """Say what can be measured on this machine, what cannot, and how to fix that."""
 
     out: str = "results"
-    """Results folder that is meant, for its free space."""
+    """Results folder whose free space to check."""
 
 
 def main(config: DoctorConfig) -> int:

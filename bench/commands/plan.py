@@ -95,10 +95,10 @@ def _word(planned: PlannedCell, gpu: Gpu) -> Word | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanConfig(SweepConfig, FormatOption):
-    """List the cells that `run` would run with the same options: predicted memory, what does not fit, time.
+class PlanConfig(FormatOption, SweepConfig):
+    """List the cells that `run` would run with the same options, their predicted memory, and how long they would take.
 
-    Nothing is run or written. --device cuda plans for a machine that has one.
+    Nothing is run or written. Use --device cuda to plan for a machine with a GPU.
     """
 
 

@@ -19,13 +19,13 @@ _SHORT = {
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedConfig(FormatOption):
-    """Emulate 66 published measurements of fine-tuning ViTs with their scripts' options.
+    """Emulate 66 published measurements of fine-tuning Vision Transformers (ViTs) with their scripts' options.
 
-    Writes memory.csv and the figure; the exit status is 1 if a figure with a known script is further off than its bar.
+    Writes memory.csv and a figure. The exit status is 1 if a number whose script is known is off by more than its bar.
     """
 
     out: str = "results/published"
-    """Folder of the results."""
+    """Folder for the results."""
 
 
 def main(config: PublishedConfig) -> int:

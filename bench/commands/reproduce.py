@@ -128,10 +128,10 @@ class ReproduceConfig:
     """Make the paper's tables and figures, the findings and the HTML report from the records under `results/`."""
 
     again: bool = False
-    """Predict every cell again, also those that have a record; takes some minutes."""
+    """Predict every cell again, even those that have a record; this takes some minutes."""
 
     results: str = "results"
-    """Folder of the records; tables and figures go to its `paper/`, the report to `report.html`."""
+    """Results folder with the records. Tables and figures go to paper/ in it, the report to report.html."""
 
 
 def main(config: ReproduceConfig) -> int:

@@ -21,24 +21,28 @@ from .progress import duration_in_words, say_engine, sweep_progress, tracking
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(SweepConfig, FormatOption):
+class RunConfig(FormatOption, SweepConfig):
     __doc__ = SweepConfig.__doc__
 
     executor: Literal["none", "local", "slurm"] = "none"
-    """none: here, cell after cell. local: several processes of this machine, one a GPU. slurm: jobs of a cluster.
-    Both need submitit, and share one results folder."""
+    """Who runs the cells. none: this process, one after another. local: several processes on this machine, one per
+    GPU. slurm: jobs on a cluster. The last two need submitit, and share one results folder."""
 
     jobs: int = 1
-    """Processes or Slurm jobs that share the cells out among themselves."""
+    """Number of processes or Slurm jobs that share the cells."""
 
     partition: str | None = None
     """Slurm partition. Default: the cluster's."""
 
     job_minutes: int = 60
-    """Time limit of each job."""
+    """Time limit of each process or Slurm job, in minutes."""
 
     def check(self) -> None:
-        """As of SweepConfig."""
+        """Refuse numbers out of range.
+
+        Raises:
+            InvalidInput: if one is.
+        """
         super().check()
         for name in ("jobs", "job_minutes"):
             if (value := getattr(self, name)) < 1:

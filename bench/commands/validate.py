@@ -208,14 +208,13 @@ def errors_view(summaries: list[ErrorSummary], num_measured: int, num_cells: int
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateConfig(FormatOption):
-    """Measure all methods on this machine's CUDA device in many settings, and hold what PyTorch takes on that card
-    emulated, and what the meta trace says, against it.
+    """Measure all methods on this machine's GPU in many settings, and compare emulated and traced memory with it.
 
-    Call it again to go on where the time was up.
+    Call it again to resume where the time ran out.
     """
 
     limit_s: float = 480.0
-    """No further cell begins to be measured after so many seconds; tracing comes after."""
+    """Time after which no further measurement starts, in seconds; tracing comes after that."""
 
     out: str | None = None
     """Folder for the records, table and plot. Default: results/<name of the GPU>."""

@@ -10,13 +10,14 @@ from bench.report.table_formats import FormatOption, printing
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig(FormatOption):
-    """Hold every number that the paper prints against ours, from the records under `results/`.
+    """Check every number that the paper prints against ours, from the records under `results/`.
 
-    The exit status is 1 where a cell left the band in which it is known to be.
+    PPE and PME are the paper's performance-to-parameter and performance-to-memory efficiency. The exit status is 1 if
+    a number has left the band in which it is known to be.
     """
 
     results: str = "results"
-    """Folder of the records."""
+    """Results folder with the records."""
 
 
 def main(config: VerifyConfig) -> int:

@@ -18,11 +18,12 @@ from .progress import say_engine
 
 
 @dataclass(frozen=True, kw_only=True)
-class WhyConfig(Setting, FormatOption):
-    """Draw where the memory of each method goes: over one training step, and at the peak; PNG and SVG."""
+class WhyConfig(FormatOption, Setting):
+    """Show what each method needs its memory for: figures over one training step and at the peak, as PNG and SVG, and
+    tables of the largest tensors."""
 
     rules: bool = False
-    """Also print what each rule of a traced prediction adds; takes a few seconds a method."""
+    """Also print what each rule of a traced prediction adds, which takes a few seconds per method."""
 
     out: str = "results/why"
     """Folder for the figures."""

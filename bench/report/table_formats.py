@@ -37,7 +37,7 @@ class FormatOption:
     """The option of every command that prints results."""
 
     format: TableFormat = "table"
-    """How to print the results. table: for people. csv, json, md: every column, with notes on standard error."""
+    """Form of the results. table: for people. csv, json, md: all columns for programs; notes go to standard error."""
 
 
 @dataclass(frozen=True, kw_only=True)
