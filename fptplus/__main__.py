@@ -17,7 +17,13 @@ COMMANDS = {
     "verify": "Check that a store is complete and unchanged.",
 }
 
-DOOR = FrontDoor(program="python -m fptplus", package="methods.cli", commands=COMMANDS, needs=("methods",))
+DOOR = FrontDoor(
+    program="python -m fptplus",
+    package="methods.cli",
+    commands=COMMANDS,
+    modules={"verify": "verify_store"},
+    needs=("methods",),
+)
 
 
 def main(arguments: list[str]) -> int:

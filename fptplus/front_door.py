@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
@@ -34,7 +34,7 @@ class FrontDoor:
     """As it is called: `python -m bench`."""
 
     package: str
-    """The package whose modules are the commands."""
+    """The package whose modules are the commands, each named as its command."""
 
     commands: Mapping[str, str]
     """What each does, in a sentence."""
@@ -44,6 +44,9 @@ class FrontDoor:
 
     interrupted: str = "interrupted"
     """The answer to Ctrl-C."""
+
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Modules that are not named as their command, by command."""
 
     needs: tuple[str, ...] = ()
     """Packages of this project that the commands import."""
@@ -105,7 +108,7 @@ class FrontDoor:
         import tyro
 
         name, options = self.split(arguments)
-        main = import_module(f"{self.package}.{name}").main
+        main = import_module(f"{self.package}.{self.modules.get(name, name)}").main
         config, called = get_type_hints(main)["config"], f"{self.program} {name}"
         if {"-h", "--help"} & set(options):
             with wrapped_output():

@@ -61,7 +61,7 @@ def wrapped_output() -> Iterator[None]:
         with redirect_stdout(StringIO()) as page:
             yield
     finally:
-        for line in page.getvalue().splitlines():
+        for line in map(str.rstrip, page.getvalue().rstrip().splitlines()):
             print(_wrapped(line, width) if len(line) > width else line)
 
 

@@ -12,7 +12,7 @@ from bench.report.table_formats import FormatOption, printing
 class VerifyConfig(FormatOption):
     """Check every number that the paper prints against ours, from the records under `results/`.
 
-    PPE and PME are the paper's performance-to-parameter and performance-to-memory efficiency. The exit status is 1 if
+    These include the performance-to-parameter and performance-to-memory efficiency (PPE, PME). The exit status is 1 if
     a number has left the band in which it is known to be.
     """
 

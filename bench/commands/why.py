@@ -10,7 +10,7 @@ from bench.predict.predictor import dissect_all
 from bench.records.results_store import writable_folder
 from bench.report.figures import draw_breakdown, draw_timeline
 from bench.report.table_formats import FormatOption, Printer, Value, printing
-from bench.report.terminal import Share, rules_view, shares, shares_view
+from bench.report.terminal import PeakPart, peak_parts, peak_view, rules_view
 from bench.sweep.sweep import checked_cells
 from methods import find_method
 
@@ -52,7 +52,7 @@ def _explain(cells: list[CellConfig], config: WhyConfig, folder: Path, printer: 
         (_, anatomy), title = answer, find_method(cell.method).title
         peaks[title] = anatomy.peak
         draw_timeline(folder / f"timeline_{cell.method}_{name}", f"{title}: {setting}", anatomy)
-        printer.show((_row(cell, share) for share in shares(anatomy)), shares_view(title, anatomy))
+        printer.show((_row(cell, part) for part in peak_parts(anatomy)), peak_view(title, anatomy))
         if config.rules:
             added = contributions(cell)
             printer.show((_row(cell, rule) for rule in added), rules_view(title, added))
@@ -60,8 +60,8 @@ def _explain(cells: list[CellConfig], config: WhyConfig, folder: Path, printer: 
     draw_breakdown(folder / f"breakdown_{name}", f"Memory at the peak: {setting}", peaks, context_bytes)
 
 
-def _row(cell: CellConfig, found: Share | Contribution) -> dict[str, Value]:
-    """A share of a method's peak, or what a rule adds to it."""
+def _row(cell: CellConfig, found: PeakPart | Contribution) -> dict[str, Value]:
+    """A part of a method's peak, or what a rule adds to it."""
     asked = {name: getattr(cell, name) for name in ("method", "model", "res", "batch_size", *AXES, "gpu")}
     nothing = dict.fromkeys(("part", "where", "kind", "count", "allocated_bytes", "rule", "reserved_bytes"))
     return asked | nothing | asdict(found)

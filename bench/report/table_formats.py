@@ -120,7 +120,7 @@ class Printer:
         for view in views:
             for line in (view.title,) if view.title else ():
                 self.note(line, "bold")
-            self.for_people.print(rich_table(view, self.for_people.width))
+            self.for_people.print(rich_table(view, self.for_people.width), crop=False)
             for note in view.notes:
                 self.note(note, indent="  ")
             self.for_people.print()

@@ -194,7 +194,7 @@ def _at_most(found: int | None, limit: int) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class PeakPart:
     """A line of what a method's peak consists of."""
 
     part: str
@@ -215,40 +215,40 @@ class Share:
 _PARTS = {"Largest places, all blocks together": largest_groups, "Taken by operators": taken_by_operators}
 
 
-def shares(anatomy: Anatomy) -> list[Share]:
+def peak_parts(anatomy: Anatomy) -> list[PeakPart]:
     """The largest tensors at a method's peak, the largest places over all blocks, and what operators have taken."""
     tensors = [
-        Share(part="Largest tensors", where=place(one), kind=one.kind, count=1, allocated_bytes=one.num_bytes)
+        PeakPart(part="Largest tensors", where=place(one), kind=one.kind, count=1, allocated_bytes=one.num_bytes)
         for one in largest_tensors(anatomy)
     ]
     return tensors + [
-        Share(part=part, where=one.where, kind=one.kind, count=one.count, allocated_bytes=one.num_bytes)
+        PeakPart(part=part, where=one.where, kind=one.kind, count=one.count, allocated_bytes=one.num_bytes)
         for part, groups in _PARTS.items()
         for one in groups(anatomy)
     ]
 
 
-def shares_view(title: str, anatomy: Anatomy) -> TableView:
+def peak_view(title: str, anatomy: Anatomy) -> TableView:
     """What a method's peak consists of."""
-    items: list[Share] = []
-    for part, group in groupby(shares(anatomy), key=lambda share: share.part):
+    items: list[PeakPart] = []
+    for part, group in groupby(peak_parts(anatomy), key=lambda part: part.part):
         headings = ("", part) if items else ()
-        items += [Share(part=part, where=text, kind="", count=1, allocated_bytes=None) for text in headings]
+        items += [PeakPart(part=part, where=text, kind="", count=1, allocated_bytes=None) for text in headings]
         items += group
     return TableView(
         title=f"{title}: {anatomy.peak.allocated_bytes / MIB:,.0f} MiB allocated at the peak",
         columns=(
             Column(heading="Largest tensors", show=_place, styles=dict.fromkeys(_PARTS, "bold")),
-            Column(heading="For", show=lambda share: share.kind),
+            Column(heading="For", show=lambda part: part.kind),
             number("MiB", "allocated_bytes", ",.1f", MIB),
         ),
         items=items,
     )
 
 
-def _place(share: Share) -> str:
-    is_group = share.part in _PARTS and share.allocated_bytes is not None
-    return f"{share.where} ({share.count}x)" if is_group else share.where
+def _place(one: PeakPart) -> str:
+    is_group = one.part in _PARTS and one.allocated_bytes is not None
+    return f"{one.where} ({one.count}x)" if is_group else one.where
 
 
 def rules_view(title: str, added: Sequence[Contribution]) -> TableView:

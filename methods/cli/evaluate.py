@@ -30,6 +30,7 @@ class EvaluateConfig:
     """Score a checkpoint on a split of a store, or classify single images.
 
     Scores include the paper's performance-to-parameter and performance-to-memory efficiency (PPE, PME).
+
     Example: --checkpoint runs/messidor2/lr0.001-wd0.1-seed0/best.safetensors --store stores/messidor2
     """
 

@@ -31,6 +31,7 @@ class PreloadConfig:
     large pre-trained model (LPM).
 
     Call it again to resume where it stopped. Under torchrun each process writes one part of the store.
+
     Example: --data messidor2 --out stores/messidor2 --weights vit_b.safetensors --preset messidor2
     """
 

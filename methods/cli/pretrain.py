@@ -21,7 +21,9 @@ class PretrainConfig(PretextConfig):
     """Train a small Vision Transformer (ViT) from random weights to recognise what each patch of an image holds.
 
     Images are generated, with maps of vessels, disc, drusen and microaneurysms. That is supervision, but never with an
-    image's class. Example: --out weights/fundus.safetensors
+    image's class.
+
+    Example: --out weights/fundus.safetensors
     """
 
     out: Path

@@ -47,6 +47,7 @@ class StudyConfig:
     The frozen large pre-trained model (LPM) is a small Vision Transformer (ViT), trained here on the images' structure
     maps. All settings train with the same seeds, which decide order, augmentation and initial weights. Call it again
     to resume where it stopped.
+
     Example: --out studies/fundus
     """
 

@@ -39,7 +39,9 @@ class TrainConfig:
 
     Give --lr or --weight-decay more than once to search the grid by validation AUC; --repeats trains the best with
     further seeds. Call it again with the same --out to resume where it stopped. Under torchrun all processes train
-    together. Example: --store stores/messidor2 --method fptplus --out runs/messidor2 --repeats 5
+    together.
+
+    Example: --store stores/messidor2 --method fptplus --out runs/messidor2 --repeats 5
     """
 
     store: Path

@@ -25,7 +25,9 @@ class VerifyStoreConfig:
     """Check a store's manifest, the size of its files and the checksum of every row.
 
     With --data (and --weights) the features of a few images are also recomputed and compared. The exit status is 1 if
-    anything is wrong. Example: --store stores/messidor2
+    anything is wrong.
+
+    Example: --store stores/messidor2
     """
 
     store: Path
