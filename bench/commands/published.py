@@ -51,13 +51,13 @@ def _view(source: str, comparisons: list[HeldMeasurement]) -> TableView:
         columns=(
             Column(heading="Model", show=lambda one: one.measurement.model),
             Column(heading="Batch", show=lambda one: str(one.measurement.batch), is_number=True),
-            Column(heading="Counter", show=lambda one: _SHORT.get(one.measurement.counter, one.measurement.counter)),
+            Column(heading="Counter", show=_counter),
             Column(heading="Measured\nMiB", show=lambda one: f"{one.measurement.measured_mib:,.0f}", is_number=True),
             number("Emulated\nMiB", "emulated_mib"),
             Column(heading="Error %", show=_error, is_number=True),
-            Column(heading="", show=_not_met, styles={"not met": "red"}),
         ),
         items=comparisons,
+        notes=[f"not met: {_called(one)}" for one in comparisons if one.is_met is False],
     )
 
 
@@ -68,8 +68,12 @@ def _error(one: HeldMeasurement) -> str:
     return "" if one.error_pct is None else f"{one.error_pct:+.2f}"
 
 
-def _not_met(one: HeldMeasurement) -> str:
-    return {True: "", False: "not met", None: "not judged"}[one.is_met]
+def _counter(one: HeldMeasurement) -> str:
+    return _SHORT.get(one.measurement.counter, one.measurement.counter)
+
+
+def _called(one: HeldMeasurement) -> str:
+    return f"{one.measurement.model}, batch {one.measurement.batch}, {_counter(one)}"
 
 
 def _sentence(summary: Summary) -> str:

@@ -150,14 +150,28 @@ def rich_table(view: TableView, width: int) -> Table:
     columns = _columns_that_fit(view, width)
     height = max(column.heading.count("\n") for column in columns)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for column in columns:
-        heading = "\n" * (height - column.heading.count("\n")) + column.heading
-        side, longest = ("right", _longest(column, view)) if column.is_number else ("left", None)
-        table.add_column(Text(heading), justify=side, overflow="fold", no_wrap=column.is_number, min_width=longest)
+    for column, column_width in zip(columns, _widths(columns, view, width), strict=True):
+        heading = Text("\n" * (height - column.heading.count("\n")) + column.heading)
+        side = "right" if column.is_number else "left"
+        table.add_column(heading, justify=side, overflow="fold", min_width=column_width, max_width=column_width)
     for item in view.items:
         cells = [(column, column.show(item)) for column in columns]
         table.add_row(*(Text(text, style=column.styles.get(text, "")) for column, text in cells))
     return table
+
+
+def _widths(columns: Sequence[Column], view: TableView, width: int) -> list[int]:
+    """Characters of each column: numbers whole; the rest for text, with whole words where there is room."""
+    wanted = [_longest(column, view) for column in columns]
+    room = width - _GAP * (len(columns) - 1)
+    given = [w if column.is_number else _longest_word(column, view) for column, w in zip(columns, wanted, strict=True)]
+    if sum(given) > room:
+        given = [w if column.is_number else min(w, 1) for column, w in zip(columns, wanted, strict=True)]
+    for _ in range(room - sum(given)):
+        if not (open_columns := [index for index, w in enumerate(wanted) if given[index] < w]):
+            break
+        given[min(open_columns, key=given.__getitem__)] += 1  # the narrowest of those that want more
+    return given
 
 
 def _columns_that_fit(view: TableView, width: int) -> list[Column]:
@@ -176,6 +190,11 @@ def _needed(column: Column, view: TableView) -> int:
 def _longest(column: Column, view: TableView) -> int:
     lines = [*column.heading.splitlines(), *map(column.show, view.items)]
     return max(map(len, lines), default=0)
+
+
+def _longest_word(column: Column, view: TableView) -> int:
+    words = [column.heading, *map(column.show, view.items)]
+    return max((len(word) for text in words for word in text.split()), default=0)
 
 
 def is_known(value: Value) -> bool:
