@@ -6,20 +6,21 @@ from contextlib import suppress
 
 from bench.emulate.build import CannotEmulate
 from bench.predict.processes import shared_pool
+from fptplus.errors import InvalidInput
 from fptplus.front_door import FrontDoor
 
 COMMANDS = {
     "run": "Predict memory and compute of methods; measure on a GPU, if any.",
-    "advise": "Which methods fit a GPU, and what would make the others fit.",
-    "why": "Draw what the memory of a method is for.",
-    "plan": "What a sweep would run, and how long it would take.",
-    "validate": "Hold emulated and traced memory against this machine's GPU.",
+    "advise": "Say which methods fit a GPU, and what would make the others fit.",
+    "why": "Show what each method needs its memory for.",
+    "plan": "List what a sweep would run, and how long it would take.",
+    "validate": "Check emulated and traced memory against this machine's GPU.",
     "campaign": "Measure the paper's efficiency tables on this machine's GPU.",
-    "compare": "What changed from one results folder to another.",
-    "published": "Hold emulated memory against what others have measured.",
+    "compare": "Show what changed from one results folder to another.",
+    "published": "Check emulated memory against what others have measured.",
     "reproduce": "Make the paper's tables and figures, and the report.",
-    "verify": "Hold each number that the paper prints against ours.",
-    "doctor": "What can be measured on this machine, and what cures the rest.",
+    "verify": "Check each number that the paper prints against ours.",
+    "doctor": "Say what can be measured on this machine, and how to fix the rest.",
 }
 PREDICTING = ("run", "advise", "why", "plan", "reproduce")
 """Commands that need emulated cards in nearly every call."""
@@ -29,7 +30,8 @@ DOOR = FrontDoor(
     package="bench.commands",
     commands=COMMANDS,
     default="run",
-    interrupted="interrupted; what was measured is kept, call it again to go on",
+    interrupted="interrupted; what was measured is kept, call it again to resume",
+    needs=("methods",),
 )
 
 
@@ -43,7 +45,8 @@ def start_cards(arguments: list[str]) -> None:
     """Let the process of the emulated cards import PyTorch while this one does, where the command will need it."""
     command = arguments[0] if arguments and not arguments[0].startswith("-") else DOOR.default
     if command in PREDICTING and not {"-h", "--help", "traced", "--engine=traced"} & set(arguments):
-        with suppress(CannotEmulate):  # the command says so in its place
+        with suppress(CannotEmulate, InvalidInput):  # the command says so in its place
+            DOOR.check_packages()
             shared_pool()
 
 

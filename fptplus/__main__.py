@@ -6,18 +6,24 @@ import warnings
 from .front_door import FrontDoor
 
 COMMANDS = {
-    "prepare": "put a dataset of the paper, as downloaded, into class folders",
-    "synthesize": "make a dataset of synthetic fundus images with tiny lesions",
-    "pretrain": "train a small LPM on the structure of synthetic images",
-    "preload": "run the frozen LPM once over a dataset and keep its features",
-    "train": "train a method on a preloaded store, and test it",
-    "evaluate": "score a checkpoint on a split of a store, or on images",
-    "visualize": "draw important tokens and the prompts' attention",
-    "study": "compare FPT+ with its side network alone on synthetic images",
-    "verify": "check that a store is whole",
+    "prepare": "Sort a downloaded dataset of the paper into class folders.",
+    "synthesize": "Make a dataset of synthetic fundus images with tiny lesions.",
+    "pretrain": "Train a small backbone on the structure of synthetic images.",
+    "preload": "Run the frozen backbone once over a dataset; store its features.",
+    "train": "Train a method on a preloaded store, and test it.",
+    "evaluate": "Score a checkpoint on a split of a store, or classify images.",
+    "visualize": "Draw important tokens and the prompts' attention.",
+    "study": "Compare FPT+ with its side network alone on synthetic images.",
+    "verify": "Check that a store is complete and unchanged.",
 }
 
-DOOR = FrontDoor(program="python -m fptplus", package="methods.cli", commands=COMMANDS)
+DOOR = FrontDoor(
+    program="python -m fptplus",
+    package="methods.cli",
+    commands=COMMANDS,
+    modules={"verify": "verify_store"},
+    needs=("methods",),
+)
 
 
 def main(arguments: list[str]) -> int:

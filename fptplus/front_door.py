@@ -1,17 +1,29 @@
 """What `python -m bench` and `python -m fptplus` share: find a command, read its options, answer wrong input.
 
 A command is a module with `main(config) -> int`, which takes a dataclass of options and gives the exit status. It is
-imported when it is called, so that the list of commands comes at once.
+imported when it is called, so that the list of commands appears at once.
 """
 
+import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from .errors import InvalidInput
+from .help_page import explained, wrapped_output
+
+ROOT = Path(__file__).parents[1]
+"""Folder of the packages."""
+
+BROKEN_PIPE = 141
+"""Exit status of a program whose reader has gone, as shells report SIGPIPE."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,31 +34,69 @@ class FrontDoor:
     """As it is called: `python -m bench`."""
 
     package: str
-    """Whose modules are the commands."""
+    """The package whose modules are the commands, each named as its command."""
 
     commands: Mapping[str, str]
     """What each does, in a sentence."""
 
     default: str | None = None
-    """The command where none is named, only options."""
+    """The command to run where only options are given."""
 
     interrupted: str = "interrupted"
-    """What Ctrl-C is answered with."""
+    """The answer to Ctrl-C."""
+
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Modules that are not named as their command, by command."""
+
+    needs: tuple[str, ...] = ()
+    """Packages of this project that the commands import."""
 
     def enter(self, arguments: list[str]) -> int:
-        """Run a command with its options; the exit status."""
-        if (not arguments and self.default is None) or arguments[:1] in (["-h"], ["--help"]):
-            print(self.usage())
-            return 0
+        """Run a command with its options.
+
+        Returns:
+            The exit status: that of the command, 2 for wrong input, 130 for Ctrl-C, 141 if nobody reads the output.
+        """
         try:
-            main, config = self.read(arguments)
-            return main(config)
+            with _plain_warnings():
+                status = self._run(arguments)
+            sys.stdout.flush()
+            return status
         except InvalidInput as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print(self.interrupted, file=sys.stderr)
             return 130
+        except BrokenPipeError:
+            return _discard_output()
+        except SystemExit as stop:
+            if isinstance(stop.__context__, BrokenPipeError):  # rich's answer to it
+                return _discard_output()
+            raise
+
+    def _run(self, arguments: list[str]) -> int:
+        if (not arguments and self.default is None) or arguments[:1] in (["-h"], ["--help"]):
+            print(self.usage())
+            return 0
+        self.check_packages()
+        main, config = self.read(arguments)
+        return main(config)
+
+    def check_packages(self) -> None:
+        """Refuse to go on where a package of the same name comes first on Python's path.
+
+        Raises:
+            InvalidInput: if one does.
+        """
+        for name in self.needs:
+            found = find_spec(name)
+            where = found and (found.origin or next(iter(found.submodule_search_locations)))
+            if where is not None and not Path(where).is_relative_to(ROOT / name):
+                raise InvalidInput(
+                    f"package {name!r} must be the one in {ROOT}, Python imports {where} instead; "
+                    f"call `python -P{self.program.removeprefix('python')}`, or call it from another folder."
+                )
 
     def read(self, arguments: list[str]) -> tuple[Callable[[Any], int], Any]:
         """The function of a command, and its options as the dataclass that it takes.
@@ -58,8 +108,12 @@ class FrontDoor:
         import tyro
 
         name, options = self.split(arguments)
-        main = import_module(f"{self.package}.{name}").main
-        return main, tyro.cli(get_type_hints(main)["config"], args=options, prog=f"{self.program} {name}")
+        main = import_module(f"{self.package}.{self.modules.get(name, name)}").main
+        config, called = get_type_hints(main)["config"], f"{self.program} {name}"
+        if {"-h", "--help"} & set(options):
+            with wrapped_output():
+                tyro.cli(explained(config), args=options, prog=called)
+        return main, tyro.cli(config, args=options, prog=called)
 
     def split(self, arguments: list[str]) -> tuple[str, list[str]]:
         """Name of a command, and the words after it.
@@ -85,3 +139,21 @@ class FrontDoor:
         if self.default is not None:
             lines.append(f"Without a command it is {self.default}.")
         return "\n".join(lines)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings in a line, without the place in the source."""
+    formatted = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = formatted
+
+
+def _discard_output() -> int:
+    """Let nothing more be written to a pipe that nobody reads; the exit status."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE

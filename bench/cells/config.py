@@ -60,28 +60,28 @@ class CellConfig:
     """A name of METHODS or VARIANTS."""
 
     model: str
-    """vit_s, vit_b, vit_l or a timm name."""
+    """vit_s, vit_b, vit_l or the name of a timm model."""
 
     res: int
     """Image height and width in pixels."""
 
     batch_size: int = 16
-    """Images a step."""
+    """Images per training step."""
 
     precision: CellPrecision = "fp32"
-    """fp32; autocast to bf16 or fp16 with fp32 weights; or bf16_weights, all in bf16 without autocast."""
+    """fp32; bf16 or fp16 by autocast over fp32 weights; or bf16_weights, everything in bf16 without autocast."""
 
     attention: AttentionMode = "eager"
-    """Explicit score matrices, or fused kernels: PyTorch's choice (sdpa) or one pinned."""
+    """Explicit score matrices (eager) or a fused kernel: PyTorch's choice (sdpa) or a particular one."""
 
     checkpointing: Checkpointing = "none"
     """`block` recomputes each transformer block in the backward pass."""
 
     optimizer: OptimizerName = "adamw"
-    """AdamW with foreach kernels, AdamW in one kernel, or SGD with or without momentum."""
+    """AdamW with foreach kernels or in one kernel, or SGD with or without momentum."""
 
     zero_grad: ZeroGrad = "before_forward"
-    """Where the last step's gradients are released: after_forward keeps them through the forward pass."""
+    """When the last step's gradients are released: after_forward keeps them through the forward pass."""
 
     accumulation_steps: int = 1
     """Micro-batches that a batch is split into; their gradients add up before the optimizer's step."""
@@ -90,43 +90,43 @@ class CellConfig:
     """Whether gradients are clipped to norm 1, as the official code does."""
 
     drop_path: float = 0.0
-    """Probability that the last block of the LPM is skipped; it falls to 0 at the first (stochastic depth)."""
+    """Stochastic depth: probability that the backbone's last block is skipped; it falls to 0 at the first."""
 
     averaging: Averaging = "none"
     """ema: a second copy of the model, an exponential moving average of the weights."""
 
     lora_rank: int | None = None
-    """Rank of LoRA's updates, 16 where not given; None for every other method."""
+    """Rank of LoRA's updates, 16 by default; None for every other method."""
 
     lora_targets: str | None = None
-    """Linear layers that LoRA adapts, with commas; query,value where not given; None for every other method."""
+    """Linear layers that LoRA adapts, separated by commas; query,value by default; None for every other method."""
 
     alloc_conf: str | None = None
-    """PyTorch's allocator settings in the process of the cell; None for those of the environment, mostly none."""
+    """Settings of PyTorch's allocator in the cell's process; None for those of the environment, usually none."""
 
     num_classes: int = 5
-    """Outputs of the head; 5 as in Messidor-2 and DDR."""
+    """Number of classes; 5 as in Messidor-2 and DDR."""
 
     device: MeasuredOn = "nothing"
-    """What the cell is measured on, beside being predicted."""
+    """The device that the cell is measured on as well as predicted, if any."""
 
     gpu: str = "a6000"
     """Name of the GPU that memory is predicted for; the paper's by default."""
 
     seed: int = 0
-    """Of weights and inputs."""
+    """Random seed for initial weights and inputs."""
 
     weights: str | None = None
     """Checkpoint file or timm pretrained name to measure with; None for random weights."""
 
     epochs: int = 0
-    """Whole epochs to run and time, with batches from disk."""
+    """Whole epochs to run and time, with batches read from disk."""
 
     epoch_images: int = 0
-    """Images of such an epoch; 0 where none is run."""
+    """Images in such an epoch; 0 if none is run."""
 
     vram_bytes: int | None = None
-    """Memory that may be used of the card, for a smaller one; None for all that it has."""
+    """Memory limit on the card, in bytes; None for all of its memory."""
 
     def __post_init__(self) -> None:
         find_method(self.method)
@@ -208,33 +208,34 @@ class Selection:
     """Methods, models and resolutions that are asked about, and the GPU that memory is predicted for."""
 
     method: UseAppendAction[tuple[str, ...]] = ()
-    """Method to run; repeat for several. Default: the ten of the paper. Also: fpt_live, fptplus_live, fptplus_bf16 and
-    fptplus_int8 for smaller features, and fpt_preloading, fptplus_preloading for the frozen pass alone."""
+    """Fine-tuning method. Default: the paper's ten, which are full, linear, vpt, attention, adapter, bitfit, lora,
+    adalora, fpt and fptplus. Also: fpt_live and fptplus_live, which run the backbone in every step; fptplus_bf16 and
+    fptplus_int8, which store smaller features; fpt_preloading and fptplus_preloading, the frozen pass alone."""
 
     model: UseAppendAction[tuple[str, ...]] = ()
-    """vit_s, vit_b, vit_l or any plain ViT of timm; repeat for several. Default: vit_b."""
+    """Backbone: vit_s, vit_b, vit_l or any plain Vision Transformer in timm. Default: vit_b."""
 
     res: UseAppendAction[tuple[int, ...]] = ()
-    """Image height and width in pixels; repeat for several. Default: 512."""
+    """Image height and width in pixels. Default: 512."""
 
     num_classes: int = 5
-    """Outputs of the task head."""
+    """Number of classes."""
 
     gpu: str | None = None
     """GPU to predict for: v100-16gb, v100-32gb, t4, rtx2080ti, a100-40gb, a100-80gb, rtx3060, rtx3090, a6000, a10g,
-    rtx4060, l4, rtx4090, l40s, h100, h200, b200, rtx5090 or rtx-pro-6000. Default: the one present, else the paper's
-    a6000."""
+    rtx4060, l4, rtx4090, l40s, h100, h200, b200, rtx5090 or rtx-pro-6000. Default: this machine's GPU, or the
+    paper's a6000 if there is none."""
 
     gpu_memory: str | None = None
-    """Memory that must do, such as 11GiB. Default: all that the GPU has."""
+    """Memory limit, e.g. 11GiB. Default: all of the GPU's memory."""
 
     engine: Literal["auto", "emulated", "traced"] = "auto"
-    """What predicts memory. emulated: PyTorch itself, on a CUDA device that is not there. traced: a model of it, for
-    where the emulated device does not run. auto: emulated where it runs."""
+    """How to predict memory. emulated: by PyTorch itself on an emulated CUDA device. traced: by a model of PyTorch,
+    which also works where the emulated device does not. auto: emulated if possible, else traced."""
 
     alloc_conf: str | None = None
-    """PyTorch's allocator settings, such as expandable_segments:True. Default: those of the environment, mostly none;
-    the records name them."""
+    """Settings of PyTorch's allocator, e.g. expandable_segments:True. They are kept in the records. Default: those of
+    the environment, usually none."""
 
     @property
     def gpu_to_predict(self) -> Gpu:
@@ -249,7 +250,7 @@ class Selection:
 
     @property
     def smaller_memory_bytes(self) -> int | None:
-        """Memory that must do, in bytes; None for all that the GPU has.
+        """Memory limit in bytes; None for all of the GPU's memory.
 
         Raises:
             InvalidInput: if it is no amount.
@@ -287,44 +288,47 @@ class Setting(Selection):
     """
 
     batch_size: int = 16
-    """Images a training step."""
+    """Images per training step."""
 
     profile: ProfileName = "paper"
-    """Sets the axes below where not given. paper: fp32, eager, none, adamw. fast: bf16, sdpa, none, adamw_fused."""
+    """Defaults of the four options below. paper: fp32, eager, none, adamw. fast: bf16, sdpa, none, adamw_fused."""
 
     precision: CellPrecision | None = None
-    """fp32; autocast to bf16 or fp16 with fp32 weights; bf16_weights: all in bf16 without autocast."""
+    """Number format. fp32: everywhere. bf16, fp16: autocast over fp32 weights. bf16_weights: bf16 everywhere, without
+    autocast. Default: the profile's."""
 
     attention: AttentionMode | None = None
-    """eager: explicit score matrices. sdpa: the fused kernel PyTorch chooses. flash, efficient: that fused kernel."""
+    """Attention kernel. eager: explicit score matrices. sdpa: the fused kernel that PyTorch chooses. flash, efficient:
+    that fused kernel. Default: the profile's."""
 
     checkpointing: Checkpointing | None = None
-    """block: recompute each transformer block in the backward pass."""
+    """Activation checkpointing. block: recompute each block in the backward pass. Default: the profile's."""
 
     optimizer: OptimizerName | None = None
-    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum. sgd_no_momentum: without."""
+    """Optimizer. adamw: AdamW with foreach kernels. adamw_fused: AdamW in one kernel. sgd: SGD with momentum.
+    sgd_no_momentum: SGD without. Default: the profile's."""
 
     zero_grad: ZeroGrad = "before_forward"
-    """Where gradients are released; after_forward: they live through the forward pass."""
+    """When to release the last step's gradients; after_forward keeps them through the forward pass."""
 
     accumulation_steps: int = 1
-    """Micro-batches that a batch is split into."""
+    """Number of micro-batches that each batch is split into."""
 
     clipping: Clipping = "norm"
-    """norm: clip gradients to norm 1. none: do not."""
+    """Gradient clipping. norm: to norm 1. none: no clipping."""
 
     drop_path: float = 0.0
-    """Stochastic depth of the LPM, from 0 to below 1."""
+    """Stochastic depth: probability of skipping the backbone's last block, from 0 to below 1."""
 
     averaging: Averaging = "none"
-    """ema: keep a moving average of the weights, a second copy of the model."""
+    """Weight averaging. ema: keep an exponential moving average of the weights, a second copy of the model."""
 
     lora_rank: int | None = None
     """Rank of LoRA's updates. Default: 16."""
 
     lora_targets: str | None = None
-    """Linear layers that LoRA adapts: some of query, key, value (or qkv, fused), proj, fc1, fc2, with commas.
-    Default: query,value."""
+    """Linear layers that LoRA adapts, separated by commas: query, key, value (or qkv, all three as one), proj, fc1,
+    fc2. Default: query,value."""
 
     def cells(self) -> list[CellConfig]:
         """A cell for each model, resolution and method.

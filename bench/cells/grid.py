@@ -20,87 +20,90 @@ from .step_options import NO_STEP, STEP_OPTIONS, Averaging, CellPrecision, Clipp
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig(Selection):
-    """Predict parameters, MACs and peak memory of fine-tuning methods; measure them where there is a GPU.
+    """Predict parameters, multiply-accumulates (MACs) and peak memory of fine-tuning methods; measure them on a GPU.
 
     The defaults are the paper's: all ten methods, ViT-B, 512 px, batch 16, fp32, explicit attention, AdamW, RTX A6000.
-    Every axis may be repeated: all combinations are run. What was measured before is kept, so a call goes on where the
-    last one ended, however that was.
+    Give an option several times to run all combinations. Measurements are kept: call it again to resume a sweep,
+    however it ended.
     """
 
     batch_size: UseAppendAction[tuple[int, ...]] = ()
-    """Images a training step; repeat for several. Default: 16."""
+    """Images per training step. Default: 16."""
 
     profile: UseAppendAction[tuple[ProfileName, ...]] = ()
-    """Sets the axes below where not given. paper: fp32, eager, none, adamw. fast: bf16, sdpa, none, adamw_fused.
-    Repeat for both. Default: paper."""
+    """Defaults of the four options below. paper: fp32, eager, none, adamw. fast: bf16, sdpa, none, adamw_fused.
+    Default: paper."""
 
     precision: UseAppendAction[tuple[CellPrecision, ...]] = ()
-    """fp32; autocast to bf16 or fp16 with fp32 weights; bf16_weights: all in bf16 without autocast. Repeat for
-    several."""
+    """Number format. fp32: everywhere. bf16, fp16: autocast over fp32 weights. bf16_weights: bf16 everywhere, without
+    autocast. Default: the profile's."""
 
     attention: UseAppendAction[tuple[AttentionMode, ...]] = ()
-    """eager: explicit score matrices. sdpa: the fused kernel PyTorch chooses. flash, efficient: that fused kernel.
-    Repeat for several."""
+    """Attention kernel. eager: explicit score matrices. sdpa: the fused kernel that PyTorch chooses. flash, efficient:
+    that fused kernel. Default: the profile's."""
 
     checkpointing: UseAppendAction[tuple[Checkpointing, ...]] = ()
-    """block: recompute each transformer block in the backward pass. Repeat for both."""
+    """Activation checkpointing. block: recompute each block in the backward pass. Default: the profile's."""
 
     optimizer: UseAppendAction[tuple[OptimizerName, ...]] = ()
-    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum. sgd_no_momentum: without. Repeat for
-    several."""
+    """Optimizer. adamw: AdamW with foreach kernels. adamw_fused: AdamW in one kernel. sgd: SGD with momentum.
+    sgd_no_momentum: SGD without. Default: the profile's."""
 
     zero_grad: UseAppendAction[tuple[ZeroGrad, ...]] = ()
-    """Where gradients are released; after_forward: they live through the forward pass. Repeat for both. Default:
+    """When to release the last step's gradients; after_forward keeps them through the forward pass. Default:
     before_forward."""
 
     accumulation_steps: UseAppendAction[tuple[int, ...]] = ()
-    """Micro-batches that a batch is split into; repeat for several. Default: 1."""
+    """Number of micro-batches that each batch is split into. Default: 1."""
 
     clipping: UseAppendAction[tuple[Clipping, ...]] = ()
-    """norm: clip gradients to norm 1. none: do not. Repeat for both. Default: norm."""
+    """Gradient clipping. norm: to norm 1. none: no clipping. Default: norm."""
 
     drop_path: UseAppendAction[tuple[float, ...]] = ()
-    """Stochastic depth of the LPM, from 0 to below 1; repeat for several. Default: 0."""
+    """Stochastic depth: probability of skipping the backbone's last block, from 0 to below 1. Default: 0."""
 
     averaging: UseAppendAction[tuple[Averaging, ...]] = ()
-    """ema: keep a moving average of the weights, a second copy of the model. Repeat for both. Default: none."""
+    """Weight averaging. ema: keep an exponential moving average of the weights, a second copy of the model. Default:
+    none."""
 
     lora_rank: UseAppendAction[tuple[int, ...]] = ()
-    """Rank of LoRA's updates; repeat for several. Default: 16."""
+    """Rank of LoRA's updates. Default: 16."""
 
     lora_targets: UseAppendAction[tuple[str, ...]] = ()
-    """Linear layers that LoRA adapts: some of query, key, value (or qkv, fused), proj, fc1, fc2, with commas; repeat
-    for several choices. Default: query,value."""
+    """Linear layers that LoRA adapts, separated by commas: query, key, value (or qkv, all three as one), proj, fc1,
+    fc2. Default: query,value."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to measure. auto: on the CUDA device if there is one, else predict only. cpu: time steps on the CPU."""
+    """Where to measure. auto: on the CUDA device if there is one; otherwise only predict. cpu: time steps on the
+    CPU."""
 
     cpu_budget_s: float = 30.0
-    """Seconds that timing one cell may take on a CPU; a cell that would take longer is not timed, and says so."""
+    """Time limit for one cell on the CPU, in seconds. A longer cell is not timed, and its record says so."""
 
     timeout_s: float = 900.0
-    """Seconds after which the process of a cell is ended; its record says so."""
+    """Time limit for one cell's process, in seconds. A cell that is stopped has a record that says so."""
 
     vram: str | None = None
-    """Emulate a smaller card on the CUDA device, such as 11GiB: PyTorch gets that much less the CUDA context."""
+    """Memory of a smaller card to simulate on the CUDA device, e.g. 11GiB. PyTorch gets it less the CUDA context."""
 
     epochs: int = 0
-    """Also run and time so many whole epochs, with batches from disk."""
+    """Number of whole epochs to run and time as well, with batches read from disk."""
 
     num_images: int = 1049
-    """Images of an epoch, run or derived. Default: 60 % of Messidor-2, which is what the paper's Table II implies."""
+    """Images per epoch. The default is 60 % of Messidor-2, which the paper's Table II implies."""
 
     weights: str | None = None
     """Checkpoint file (timm or Hugging Face) or timm pretrained name to measure with. Default: random weights."""
 
     seed: int = 0
-    """Of weights and inputs."""
+    """Random seed for initial weights and inputs."""
 
     redo: Literal["nothing", "failed", "oom", "all"] = "nothing"
-    """Measure again what has failed, run out of memory, or everything; the earlier records go to records/superseded."""
+    """Cells to measure again: those that failed, those that ran out of memory, or all. Earlier records are moved to
+    records/superseded."""
 
     skip_larger_after_oom: bool = False
-    """Where a method has run out of memory, mark its larger cells (pixels, batch) as oom without running them."""
+    """Once a method runs out of memory, mark its larger cells (in pixels and batch) as oom without running them."""
 
     out: str = "results"
     """Folder for results.csv and records/."""
@@ -119,7 +122,7 @@ class SweepConfig(Selection):
 
     @property
     def vram_bytes(self) -> int | None:
-        """The memory to emulate, in bytes.
+        """Memory of the smaller card to simulate, in bytes.
 
         Raises:
             InvalidInput: if it is no amount.
@@ -128,7 +131,7 @@ class SweepConfig(Selection):
 
     @property
     def smaller_memory_bytes(self) -> int | None:
-        """Memory that must do, or that is emulated; None for all that the GPU has."""
+        """Memory limit in bytes, asked for or simulated; None for all of the GPU's memory."""
         return super().smaller_memory_bytes or self.vram_bytes
 
     def cells(self, device: MeasuredOn | None = None) -> list[CellConfig]:

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass, replace
 
-from bench.cells.config import Setting
+from bench.cards.gpus import Gpu
+from bench.cells.config import CellConfig, Setting
 from bench.cells.grid import preloading_of
-from bench.predict.advice import advise_all
-from bench.predict.predictor import predict_all
-from bench.report.terminal import advice_table, make_console
+from bench.cells.step_options import AXES
+from bench.predict.advice import Advice, advise_all
+from bench.predict.prediction import Prediction
+from bench.predict.predictor import Engine, predict_all
+from bench.report.table_formats import FormatOption, Value, printing
+from bench.report.terminal import advice_view, remedies_in_words
 from bench.sweep.sweep import checked_cells
 from bench.units import MIB
 from methods import PASSES, patch_size_of
@@ -15,8 +19,8 @@ from .progress import progress_bar, say_engine
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdviseConfig(Setting):
-    """Which methods fit a GPU, how large a batch and a resolution they could have, and what would make the others fit.
+class AdviseConfig(FormatOption, Setting):
+    """Say which methods fit a GPU, their largest batch and resolution, and what would make the others fit.
 
     Example: --gpu rtx3090 --model vit_b --res 1024, or --gpu-memory 11GiB.
     """
@@ -24,22 +28,54 @@ class AdviseConfig(Setting):
 
 def main(config: AdviseConfig) -> int:
     """Verdicts for a GPU, from predictions alone."""
-    cells, gpu, console = checked_cells(config), config.gpu_to_predict, make_console()
+    cells, gpu = checked_cells(config), config.gpu_to_predict
     say_engine(config.engine)
-    for model, res in dict.fromkeys((cell.model, cell.res) for cell in cells):
-        asked = [cell for cell in cells if (cell.model, cell.res) == (model, res)]
-        with progress_bar(len(asked)) as progress:
-            advice = []
-            for cell, one in zip(asked, advise_all(asked, patch_size_of(model), config.engine), strict=True):
-                progress.begin(cell)
-                advice.append(one)
-                progress.end(one)
-        console.print(advice_table(asked[0], gpu, advice))
-        preloaded = [cell for cell in asked if f"{cell.method}_preloading" in PASSES]
-        passes = [replace(preloading_of(cell), batch_size=1) for cell in preloaded]
-        for cell, answer in zip(preloaded, predict_all(passes, config.engine), strict=True):
-            if isinstance(answer, Exception):
-                raise answer
-            needs = f"{answer.process_bytes / MIB:,.0f} MiB"
-            console.print(f"{cell.method}: preloading its features takes {needs}, one image at a time")
+    with printing(config.format) as printer:
+        for model, res in dict.fromkeys((cell.model, cell.res) for cell in cells):
+            asked = [cell for cell in cells if (cell.model, cell.res) == (model, res)]
+            advice, passes = _advice(asked, config.engine), _preloading(asked, config.engine)
+            rows = [_row(cell, gpu, one, passes.get(cell.method)) for cell, one in zip(asked, advice, strict=True)]
+            printer.show(rows, advice_view(asked[0], gpu, advice))
+            for method, one in passes.items():
+                needs = f"{one.process_bytes / MIB:,.0f} MiB"
+                printer.note(f"{method}: preloading its features takes {needs}, one image at a time")
     return 0
+
+
+def _advice(cells: list[CellConfig], engine: Engine) -> list[Advice]:
+    """Advice for each method, with progress on the error stream."""
+    advice = []
+    with progress_bar(len(cells)) as progress:
+        for cell, one in zip(cells, advise_all(cells, patch_size_of(cells[0].model), engine), strict=True):
+            progress.begin(cell)
+            advice.append(one)
+            progress.end(one)
+    return advice
+
+
+def _preloading(cells: list[CellConfig], engine: Engine) -> dict[str, Prediction]:
+    """Predictions of preloading one image at a time, by the method that reads the features."""
+    preloaded = [cell for cell in cells if f"{cell.method}_preloading" in PASSES]
+    passes = [replace(preloading_of(cell), batch_size=1) for cell in preloaded]
+    found = {}
+    for cell, answer in zip(preloaded, predict_all(passes, engine), strict=True):
+        if isinstance(answer, Exception):
+            raise answer
+        found[cell.method] = answer
+    return found
+
+
+def _row(cell: CellConfig, gpu: Gpu, advice: Advice, preloading: Prediction | None) -> dict[str, Value]:
+    """One method's advice with all that was asked."""
+    asked = {name: getattr(cell, name) for name in ("method", "model", "res", "batch_size", *AXES)}
+    return asked | {
+        "gpu": gpu.name,
+        "gpu_memory_bytes": gpu.memory_bytes,
+        "fits": advice.fits,
+        "predicted_process_bytes": advice.process_bytes,
+        "headroom_bytes": advice.headroom_bytes,
+        "largest_batch_size": advice.largest_batch,
+        "largest_res": advice.largest_res,
+        "remedies": remedies_in_words(advice) or None,
+        "preloading_process_bytes": None if preloading is None else preloading.process_bytes,
+    }

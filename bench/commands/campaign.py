@@ -6,8 +6,6 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from rich import box
-from rich.table import Table
 
 from bench.cards.gpus import present_gpu
 from bench.cells.config import PROFILES, CellConfig
@@ -17,7 +15,7 @@ from bench.measure.measure import Budget
 from bench.predict.predictor import predict_all
 from bench.records.record import Record
 from bench.records.results_store import ResultsStore
-from bench.report.terminal import make_console
+from bench.report.table_formats import Column, FormatOption, Printer, TableView, data_rows, number, printing
 from bench.sweep.duration import Eta
 from bench.sweep.harness import cell_runner
 from bench.sweep.sweep import Progress, Redo, Rules, is_settled, run_sweep
@@ -140,45 +138,41 @@ def _paper_ratios() -> dict[tuple[str, int, str], dict[str, float]]:
     return found
 
 
-def ratios_table(ratios: pd.DataFrame) -> Table:
-    """Measured ratios to full fine-tuning beside the paper's; as of ratios()."""
-    table = Table(
-        title="In relation to full fine-tuning: measured here, and as the paper prints it",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
+def print_ratios(ratios: pd.DataFrame, printer: Printer) -> None:
+    """Measured ratios to full fine-tuning next to the paper's, a table for each profile, model and resolution."""
+    groups = ratios.groupby(["profile", "model", "res"], sort=False)
+    printer.show(data_rows(ratios), *(_ratios_view(*setting, rows) for setting, rows in groups))
+
+
+def _ratios_view(profile: str, model: str, res: int, ratios: pd.DataFrame) -> TableView:
+    return TableView(
+        title=f"{profile}, {model}, {res} px: measured here, and as the paper prints it, relative to full fine-tuning",
+        columns=(
+            Column(heading="Method", show=lambda row: row.method),
+            Column(heading="Status", show=lambda row: "" if row.status == "ok" else row.status),
+            number("Process\nmemory", "process_ratio", ".3f"),
+            number("Reserved", "reserved_ratio", ".3f", is_extra=True),
+            number("In the\npaper", "paper_memory_ratio", ".3f"),
+            number("Through-\nput", "throughput_ratio", ".3f"),
+            number("In the\npaper", "paper_throughput_ratio", ".3f"),
+            number("Energy\nnet", "energy_ratio", ".3f"),
+            number("Energy\ngross", "gross_energy_ratio", ".3f"),
+            number("In the\npaper", "paper_gross_energy_ratio", ".3f"),
+        ),
+        items=list(ratios.itertuples()),
     )
-    named = {
-        "process_ratio": "Process",
-        "reserved_ratio": "Reserved",
-        "paper_memory_ratio": "Paper",
-        "throughput_ratio": "Throughput",
-        "paper_throughput_ratio": "Paper",
-        "energy_ratio": "Energy net",
-        "gross_energy_ratio": "Energy gross",
-        "paper_gross_energy_ratio": "Paper",
-    }
-    for heading in ("Profile", "Model", "Pixels", "Method", "Status", *named.values()):
-        is_text = heading in ("Profile", "Model", "Method", "Status")
-        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
-    for row in ratios.itertuples():
-        numbers = [getattr(row, name) for name in named]
-        shown = ["" if number is None or number != number else f"{number:.3f}" for number in numbers]
-        table.add_row(row.profile, row.model, str(row.res), row.method, row.status, *shown)
-    return table
 
 
 @dataclass(frozen=True, kw_only=True)
-class CampaignConfig:
-    """Measure all methods at ViT-B 512 px and ViT-L 128 to 640 px, in the paper's setting and in today's.
+class CampaignConfig(FormatOption):
+    """Measure all methods with ViT-B at 512 px and ViT-L at 128 to 640 px, in the paper's setting and in today's.
 
-    Ends by writing ratios.csv: memory, throughput and energy to full fine-tuning, beside the paper's. Call it again to
-    go on where the time was up.
+    At the end ratios.csv has memory, throughput and energy relative to full fine-tuning, next to the paper's. Call it
+    again to resume where the time ran out.
     """
 
     limit_s: float = 540.0
-    """The call ends within so many seconds."""
+    """Time limit of this call, in seconds."""
 
     out: str | None = None
     """Folder for records and ratios. Default: results/<name of the GPU>."""
@@ -198,9 +192,9 @@ def main(config: CampaignConfig) -> int:
         records = run_campaign(cells, store, progress, eta, end_by)
     table = ratios(records)
     table.to_csv(folder / "ratios.csv", index=False)
-    console = make_console()
-    console.print(ratios_table(table))
     what = "ran on an emulated device, where nothing is measured" if is_emulated() else "measured"
     done = f"{len(records)} of {len(cells)} cells {what}; records and ratios.csv in {folder}"
-    console.print(done + ("" if len(records) == len(cells) else "; call again to go on"), highlight=False)
+    with printing(config.format) as printer:
+        print_ratios(table, printer)
+        printer.note(done + ("" if len(records) == len(cells) else "; call again to go on"))
     return int(any(record.status == "failed" for record in records))

@@ -4,15 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from rich import box
-from rich.table import Table
 from tyro.conf import Positional
 
-from bench.cells.step_options import IDENTITY, axes_in_words
+from bench.cells.step_options import IDENTITY
 from bench.records.record import Record
 from bench.records.results_store import ResultsStore
-from bench.report.terminal import make_console
-from bench.units import MIB
+from bench.report.table_formats import Column, FormatOption, Printer, TableView, Value, number, printing
+from bench.report.terminal import named, setting_of
+from bench.units import GIB, MIB
 from fptplus import InvalidInput
 
 
@@ -119,68 +118,87 @@ def _spread(old: Record, new: Record) -> tuple[float, bool]:
     return max(widths), overlap
 
 
-def comparison_table(deltas: list[Delta], threshold_pct: float, names: tuple[str, str]) -> Table:
-    """A row for each quantity of each cell, changes marked.
+def print_comparison(deltas: list[Delta], threshold_pct: float, printer: Printer) -> None:
+    """One table for each model, resolution and choice of axes; a row for each quantity of each cell, changes marked.
 
     Args:
         deltas: of both folders.
         threshold_pct: above which a delta is a change.
-        names: of the folders.
+        printer: of the tables.
     """
-    table = Table(
-        title=f"{names[0]} → {names[1]}; a change is more than {threshold_pct:g} % and more than the spread",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-    )
-    for heading in ("Method", "Model", "Axes", "Quantity"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("Pixels", "Batch", "Before", "After", "Delta %", "Spread ± %"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
+    groups: dict[str, list[Delta]] = {}
     for delta in deltas:
-        record, is_bytes = delta.record, delta.quantity.name.endswith("_bytes")
-        numbers = [f"{n / MIB:,.1f} MiB" if is_bytes else f"{n:,.3f}" for n in (delta.before, delta.after)]
-        table.add_row(
-            record.method,
-            record.model,
-            axes_in_words(record),
-            delta.quantity.title,
-            str(record.res),
-            str(record.batch_size),
-            *numbers,
-            "" if delta.delta_pct is None else f"{delta.delta_pct:+.2f}",
-            "" if delta.spread_pct is None else f"{delta.spread_pct:.1f}",
-            _verdict(delta, threshold_pct),
-        )
-    return table
+        groups.setdefault(_setting(delta.record), []).append(delta)
+    views = (_view(setting, group, threshold_pct) for setting, group in groups.items())
+    printer.show((_row(delta, threshold_pct) for delta in deltas), *views)
+
+
+def _setting(record: Record) -> str:
+    """What the cells of one table share, so that no two rows of a table look alike."""
+    memory = "" if record.vram_bytes is None else f", {record.vram_bytes / GIB:.4g} GiB of memory"
+    return f"{setting_of(record)}, {record.num_classes} classes{memory}"
+
+
+def _view(setting: str, deltas: list[Delta], threshold_pct: float) -> TableView:
+    return TableView(
+        title=setting,
+        columns=(
+            Column(heading="Method", show=lambda delta: named(delta.record)),
+            Column(heading="Quantity", show=lambda delta: delta.quantity.title),
+            Column(heading="Before", show=lambda delta: _amount(delta, delta.before), is_number=True),
+            Column(heading="After", show=lambda delta: _amount(delta, delta.after), is_number=True),
+            number("Delta\n%", "delta_pct", "+.2f"),
+            number("Spread\n± %", "spread_pct", ".1f"),
+            Column(heading="", show=lambda delta: _verdict(delta, threshold_pct), styles=_STYLES),
+        ),
+        items=deltas,
+    )
+
+
+def _amount(delta: Delta, amount: float) -> str:
+    is_bytes = delta.quantity.name.endswith("_bytes")
+    return f"{amount / MIB:,.1f} MiB" if is_bytes else f"{amount:,.3f}"
+
+
+def _row(delta: Delta, threshold_pct: float) -> dict[str, Value]:
+    """The cell, the quantity by the name of its column, and what has become of it."""
+    return {name: getattr(delta.record, name) for name in IDENTITY} | {
+        "quantity": delta.quantity.name,
+        "before": delta.before,
+        "after": delta.after,
+        "delta_pct": delta.delta_pct,
+        "spread_pct": delta.spread_pct,
+        "verdict": _verdict(delta, threshold_pct) or None,
+    }
+
+
+_STYLES = {"worse": "red", "better": "green"}
 
 
 def _verdict(delta: Delta, threshold_pct: float) -> str:
     if delta.is_worse(threshold_pct):
-        return "[red]worse[/]"
+        return "worse"
     if delta.is_change(threshold_pct):
-        return "[green]better[/]"
+        return "better"
     return "within the spread" if delta.is_within_spread and abs(delta.delta_pct or 0) > threshold_pct else ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig:
-    """Deltas between two results folders, cell by cell: memory, throughput, energy.
+class CompareConfig(FormatOption):
+    """Show what changed from one results folder to another, cell by cell: memory, throughput and energy.
 
-    A change is more than the threshold and, for throughput, more than the deciles of both folders' step times overlap.
-    The exit status is 1 if something became worse.
+    A difference counts as a change if it exceeds the threshold and, for throughput, if the step times of the two
+    folders do not overlap between their first and last deciles. The exit status is 1 if anything became worse.
     """
 
     before: Annotated[str, Positional]
-    """Results folder to compare with."""
+    """Results folder of the earlier run."""
 
     after: Annotated[str, Positional]
-    """Results folder that is compared."""
+    """Results folder of the later run."""
 
     threshold_pct: float = 5.0
-    """Percent above which a delta is a change."""
+    """Smallest difference that counts as a change, in percent."""
 
 
 def main(config: CompareConfig) -> int:
@@ -193,10 +211,10 @@ def main(config: CompareConfig) -> int:
         raise InvalidInput(
             f"compare needs a cell that both folders have, {config.before} and {config.after} share none."
         )
-    console = make_console()
-    console.print(comparison_table(deltas, config.threshold_pct, (config.before, config.after)))
-    if only_before or only_after:
-        console.print(
-            f"{only_before} cells only in {config.before}, {only_after} only in {config.after}", highlight=False
-        )
+    with printing(config.format) as printer:
+        printer.note(f"{config.before} → {config.after}", "bold")
+        printer.note(f"A change is more than {config.threshold_pct:g} % and more than the spread.")
+        print_comparison(deltas, config.threshold_pct, printer)
+        if only_before or only_after:
+            printer.note(f"{only_before} cells only in {config.before}, {only_after} only in {config.after}")
     return int(any(delta.is_worse(config.threshold_pct) for delta in deltas))

@@ -5,15 +5,13 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import psutil
 import pynvml
 import torch
-from rich import box
-from rich.table import Table
 
 from bench.cards.gpus import GPUS, has_kernels, present_gpu
 from bench.cards.probe import present_properties
@@ -21,7 +19,7 @@ from bench.emulate.build import CannotEmulate, device_libraries
 from bench.emulate.device_state import is_emulated
 from bench.measure.environment import nvml_facts, provenance
 from bench.measure.meters.nvml import NvmlDevice, NvmlSilent, find_device, nvml_session
-from bench.report.terminal import make_console
+from bench.report.table_formats import Column, FormatOption, TableView, printing
 from bench.units import GIB
 from fptplus import InvalidInput, cpu_kernels
 from fptplus.build_cache import BuildFailed, find_compiler, run_tool
@@ -167,23 +165,28 @@ def _gib(size: int) -> str:
     return f"{size / GIB:.1f} GiB"
 
 
-_COLORS = {"yes": "green", "limited": "yellow", "no": "red"}
-
-
 @dataclass(frozen=True, kw_only=True)
-class DoctorConfig:
-    """What can be measured on this machine, what cannot, and what would cure it."""
+class DoctorConfig(FormatOption):
+    """Say what can be measured on this machine, what cannot, and how to fix that."""
 
     out: str = "results"
-    """Results folder that is meant, for its free space."""
+    """Results folder whose free space to check."""
 
 
 def main(config: DoctorConfig) -> int:
     """The table of findings."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("What", "Here", "Why"):
-        table.add_column(heading)
-    for finding in examine(config.out):
-        table.add_row(finding.what, f"[{_COLORS[finding.verdict]}]{finding.verdict}[/]", finding.detail)
-    make_console().print(table)
+    findings = list(examine(config.out))
+    view = TableView(
+        columns=(
+            Column(heading="What", show=lambda finding: finding.what),
+            Column(heading="Here", show=lambda finding: finding.verdict, styles=_STYLES),
+            Column(heading="Why", show=lambda finding: finding.detail),
+        ),
+        items=findings,
+    )
+    with printing(config.format) as printer:
+        printer.show(map(asdict, findings), view)
     return 0
+
+
+_STYLES = {"yes": "green", "limited": "yellow", "no": "red"}

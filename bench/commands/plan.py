@@ -1,20 +1,19 @@
 """`python -m bench plan`: what a sweep would do, and how long it would take; nothing is run or written."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
+from itertools import groupby
 from pathlib import Path
-
-from rich import box
-from rich.table import Table
 
 from bench.cards.gpus import Gpu
 from bench.cards.verdict import Word
 from bench.cells.grid import SweepConfig
-from bench.cells.step_options import axes_in_words
 from bench.measure.measure import Budget
 from bench.records.results_store import ResultsStore
-from bench.report.terminal import FITS, fits_on, make_console
+from bench.report.table_formats import Column, FormatOption, Printer, TableView, Value, printing
+from bench.report.terminal import FITS_STYLES, fits_on, named, setting_of
 from bench.sweep.planning import Plan, PlannedCell, in_words, make_plan
 from bench.sweep.sweep import Redo, checked_cells
 from bench.units import GIB, MIB
@@ -22,24 +21,53 @@ from bench.units import GIB, MIB
 from .progress import duration_in_words, say_engine, tracking
 
 
-def plan_table(plan: Plan, gpu: Gpu) -> Table:
-    """A row for each cell: its setting, what is predicted, whether it will run and for how long."""
-    title = f"{len(plan.cells)} cells; memory predicted on {gpu.name} with {gpu.memory_bytes / GIB:.4g} GiB"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
-    for heading in ("Method", "Model", "Axes"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("Pixels", "Batch", "Process MiB", "Fits", "Seconds"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
-    for planned in plan.cells:
-        cell = planned.cell
-        needs = "" if planned.prediction is None else f"{planned.prediction.process_bytes / MIB:,.0f}"
-        fits = FITS.get(_word(planned, gpu), "")
-        seconds = "" if planned.is_settled else f"{plan.eta.cell_s(cell):,.0f}"
-        note = "measured before" if planned.is_settled else in_words(planned.refusal)
-        sizes = (str(cell.res), str(cell.batch_size))
-        table.add_row(cell.method, cell.model, axes_in_words(cell), *sizes, needs, fits, seconds, note)
-    return table
+def print_plan(plan: Plan, printer: Printer, gpu: Gpu) -> None:
+    """A row for each cell: what is predicted, whether it will run and for how long."""
+    rows = [_row(planned, plan, gpu) for planned in plan.cells]
+    groups = groupby(plan.cells, key=lambda planned: setting_of(planned.cell))
+    printer.show(rows, *(_plan_view(setting, list(group), plan, gpu) for setting, group in groups))
+
+
+def _plan_view(setting: str, cells: list[PlannedCell], plan: Plan, gpu: Gpu) -> TableView:
+    """The cells of one setting."""
+    return TableView(
+        title=f"{setting}; memory predicted on {gpu.name} with {gpu.memory_bytes / GIB:.4g} GiB",
+        columns=(
+            Column(heading="Method", show=lambda planned: named(planned.cell)),
+            Column(heading="Process\nMiB", show=_process_mib, is_number=True),
+            Column(heading="Fits", show=lambda one: _word(one, gpu) or "", is_number=True, styles=FITS_STYLES),
+            Column(heading="Seconds", show=partial(_seconds, plan), is_number=True),
+            Column(heading="Note", show=_note),
+        ),
+        items=cells,
+    )
+
+
+def _process_mib(planned: PlannedCell) -> str:
+    return "" if planned.prediction is None else f"{planned.prediction.process_bytes / MIB:,.0f}"
+
+
+def _seconds(plan: Plan, planned: PlannedCell) -> str:
+    return "" if planned.is_settled else f"{plan.eta.cell_s(planned.cell):,.0f}"
+
+
+def _note(planned: PlannedCell) -> str:
+    return "measured before" if planned.is_settled else in_words(planned.refusal)
+
+
+def _row(planned: PlannedCell, plan: Plan, gpu: Gpu) -> dict[str, Value]:
+    """A cell's configuration and all that is planned of it."""
+    found = planned.prediction
+    return asdict(planned.cell) | {
+        "cell_id": planned.cell.cell_id,
+        "predicted_process_bytes": found and found.process_bytes,
+        "predicted_peak_reserved_bytes": found and found.peak.reserved_bytes,
+        "predicted_peak_allocated_bytes": found and found.peak.allocated_bytes,
+        "fits": _word(planned, gpu),
+        "expected_time_s": None if planned.is_settled else plan.eta.cell_s(planned.cell),
+        "is_settled": planned.is_settled,
+        "note": _note(planned) or None,
+    }
 
 
 def plan_summary(plan: Plan, gpu: Gpu, duration: str) -> str:
@@ -67,10 +95,10 @@ def _word(planned: PlannedCell, gpu: Gpu) -> Word | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanConfig(SweepConfig):
-    """List the cells that `run` would run with the same options: predicted memory, what does not fit, time.
+class PlanConfig(FormatOption, SweepConfig):
+    """List the cells that `run` would run with the same options, their predicted memory, and how long they would take.
 
-    Nothing is run or written. --device cuda plans for a machine that has one.
+    Nothing is run or written. Use --device cuda to plan for a machine with a GPU.
     """
 
 
@@ -82,9 +110,9 @@ def main(config: PlanConfig) -> int:
     say_engine(config.engine)
     with tracking("predicting") as track:
         made = make_plan(cells, store, redo, budget_of(config), config.engine, track)
-    console, gpu = make_console(), config.gpu_to_predict
-    console.print(plan_table(made, gpu))
-    console.print(plan_summary(made, gpu, duration_in_words(made.left_s)), highlight=False)
+    with printing(config.format) as printer:
+        print_plan(made, printer, config.gpu_to_predict)
+        printer.note(plan_summary(made, config.gpu_to_predict, duration_in_words(made.left_s)))
     return 0
 
 

@@ -3,14 +3,11 @@
 from dataclasses import dataclass
 from itertools import groupby
 
-from rich import box
-from rich.table import Table
-
-from bench.published.comparison import HeldMeasurement, Summary, summarize, write_comparisons
+from bench.published.comparison import HeldMeasurement, Summary, comparison_row, summarize, write_comparisons
 from bench.published.figure import draw_comparisons
 from bench.published.measurements import read_measurements
 from bench.records.results_store import writable_folder
-from bench.report.terminal import make_console
+from bench.report.table_formats import Column, FormatOption, TableView, number, printing
 
 _SHORT = {
     "max_memory_allocated": "allocated",
@@ -21,14 +18,14 @@ _SHORT = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedConfig:
-    """Emulate 66 published measurements of fine-tuning ViTs with their scripts' options.
+class PublishedConfig(FormatOption):
+    """Emulate 66 published measurements of fine-tuning Vision Transformers (ViTs) with their scripts' options.
 
-    Writes memory.csv and the figure; the exit status is 1 if a figure with a known script is further off than its bar.
+    Writes memory.csv and a figure. The exit status is 1 if a number whose script is known is off by more than its bar.
     """
 
     out: str = "results/published"
-    """Folder of the results."""
+    """Folder for the results."""
 
 
 def main(config: PublishedConfig) -> int:
@@ -40,40 +37,43 @@ def main(config: PublishedConfig) -> int:
     comparisons = [HeldMeasurement(measurement=row, emulated=emulated.get(row)) for row in rows]
     write_comparisons(comparisons, folder / "memory.csv")
     draw_comparisons(comparisons, folder / "memory")
-    console = make_console()
-    for source, group in groupby(comparisons, key=lambda one: one.measurement.source):
-        console.print(_table(source, list(group)))
-    console.print(_sentence(summarize(comparisons)), highlight=False)
+    with printing(config.format) as printer:
+        groups = groupby(comparisons, key=lambda one: one.measurement.source)
+        printer.show(map(comparison_row, comparisons), *(_view(source, list(group)) for source, group in groups))
+        printer.note(_sentence(summarize(comparisons)))
     return int(any(one.is_met is False for one in comparisons))
 
 
-def _table(source: str, comparisons: list[HeldMeasurement]) -> Table:
-    """The rows of one source, 80 columns wide at most."""
-    table = Table(title=source, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("Model", width=28)
-    table.add_column("Batch", justify="right")
-    table.add_column("Counter", width=11)
-    for heading in ("Measured", "Emulated", "Error %"):
-        table.add_column(heading, justify="right")
-    for one in comparisons:
-        row = one.measurement
-        value = "" if one.emulated_mib is None else f"{one.emulated_mib:,.0f}"
-        error = one.verdict if row.is_bound else "" if one.error_pct is None else f"{one.error_pct:+.2f}"
-        table.add_row(
-            row.model,
-            str(row.batch),
-            _SHORT.get(row.counter, row.counter),
-            f"{row.measured_mib:,.0f}",
-            value,
-            _marked(one, error),
-        )
-    return table
+def _view(source: str, comparisons: list[HeldMeasurement]) -> TableView:
+    """The rows of one source."""
+    return TableView(
+        title=source,
+        columns=(
+            Column(heading="Model", show=lambda one: one.measurement.model),
+            Column(heading="Batch", show=lambda one: str(one.measurement.batch), is_number=True),
+            Column(heading="Counter", show=_counter),
+            Column(heading="Measured\nMiB", show=lambda one: f"{one.measurement.measured_mib:,.0f}", is_number=True),
+            number("Emulated\nMiB", "emulated_mib"),
+            Column(heading="Error %", show=_error, is_number=True),
+        ),
+        items=comparisons,
+        notes=[f"not met: {_called(one)}" for one in comparisons if one.is_met is False],
+    )
 
 
-def _marked(one: HeldMeasurement, text: str) -> str:
-    """Red where it is not met, dim where it is not judged."""
-    style = {True: "", False: "red", None: "dim"}[one.is_met]
-    return f"[{style}]{text}[/]" if style and text else text
+def _error(one: HeldMeasurement) -> str:
+    """In percent; of a bound, what the emulated card did."""
+    if one.measurement.is_bound:
+        return one.verdict
+    return "" if one.error_pct is None else f"{one.error_pct:+.2f}"
+
+
+def _counter(one: HeldMeasurement) -> str:
+    return _SHORT.get(one.measurement.counter, one.measurement.counter)
+
+
+def _called(one: HeldMeasurement) -> str:
+    return f"{one.measurement.model}, batch {one.measurement.batch}, {_counter(one)}"
 
 
 def _sentence(summary: Summary) -> str:

@@ -24,7 +24,7 @@ from bench.report.findings import findings_page
 from bench.report.page import page
 from bench.report.paper_figures import paper_figures
 from bench.report.paper_tables import paper_tables
-from bench.report.terminal import make_console
+from bench.report.table_formats import Printer
 from bench.sweep.harness import run_cell
 from fptplus.whole_file import whole_file
 
@@ -128,23 +128,21 @@ class ReproduceConfig:
     """Make the paper's tables and figures, the findings and the HTML report from the records under `results/`."""
 
     again: bool = False
-    """Predict every cell again, also those that have a record; takes some minutes."""
+    """Predict every cell again, even those that have a record; this takes some minutes."""
 
     results: str = "results"
-    """Folder of the records; tables and figures go to its `paper/`, the report to `report.html`."""
+    """Results folder with the records. Tables and figures go to paper/ in it, the report to report.html."""
 
 
 def main(config: ReproduceConfig) -> int:
     """Tables, figures, findings, report."""
-    results, console = Path(config.results), make_console()
+    results = Path(config.results)
     progress = Console(stderr=True)
     shown = {"console": progress, "transient": True, "disable": not progress.is_terminal}
     predicted = predict_missing(results, config.again, lambda items, what, total: track(items, what, total, **shown))
     write_everything(results)
-    console.print(
+    Printer().note(
         f"{predicted} predictions made, all others were there; tables, figures and findings in {results}/paper, "
-        f"report in {results}/report.html",
-        highlight=False,
-        soft_wrap=True,
+        f"report in {results}/report.html"
     )
     return 0

@@ -5,11 +5,14 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from bench.cells.grid import SweepConfig
+from bench.measure.measure import Budget
+from bench.records.record import Record
 from bench.records.results_store import ResultsStore
-from bench.report.terminal import make_console, print_tables
+from bench.report.table_formats import FormatOption, printing
+from bench.report.terminal import print_records
 from bench.sweep.executor import Jobs, run_on_executor
 from bench.sweep.harness import cell_runner
-from bench.sweep.planning import make_plan
+from bench.sweep.planning import Plan, make_plan
 from bench.sweep.sweep import Redo, Rules, checked_cells, run_sweep
 from fptplus import InvalidInput
 
@@ -18,24 +21,28 @@ from .progress import duration_in_words, say_engine, sweep_progress, tracking
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(SweepConfig):
+class RunConfig(FormatOption, SweepConfig):
     __doc__ = SweepConfig.__doc__
 
     executor: Literal["none", "local", "slurm"] = "none"
-    """none: here, cell after cell. local: several processes of this machine, one a GPU. slurm: jobs of a cluster.
-    Both need submitit, and share one results folder."""
+    """Who runs the cells. none: this process, one after another. local: several processes on this machine, one per
+    GPU. slurm: jobs on a cluster. The last two need submitit, and share one results folder."""
 
     jobs: int = 1
-    """Processes or Slurm jobs that share the cells out among themselves."""
+    """Number of processes or Slurm jobs that share the cells."""
 
     partition: str | None = None
     """Slurm partition. Default: the cluster's."""
 
     job_minutes: int = 60
-    """Time limit of each job."""
+    """Time limit of each process or Slurm job, in minutes."""
 
     def check(self) -> None:
-        """As of SweepConfig."""
+        """Refuse numbers out of range.
+
+        Raises:
+            InvalidInput: if one is.
+        """
         super().check()
         for name in ("jobs", "job_minutes"):
             if (value := getattr(self, name)) < 1:
@@ -47,21 +54,27 @@ def main(config: RunConfig) -> int:
     elsewhere = config.executor != "none" and config.device != "auto"
     cells = checked_cells(config, **({"device": config.device} if elsewhere else {}))
     say_engine(config.engine)
-    store, gpu, console, budget = ResultsStore(config.out), config.gpu_to_predict, make_console(), budget_of(config)
+    store, gpu, budget = ResultsStore(config.out), config.gpu_to_predict, budget_of(config)
     rules = Rules(
         redo=Redo(what=config.redo, before=datetime.now(UTC)), skip_larger_after_oom=config.skip_larger_after_oom
     )
     with tracking("predicting") as track:
         plan = make_plan(cells, store, rules.redo, budget, config.engine, track)
-    if cells[0].device != "nothing":
-        console.print(plan_summary(plan, gpu, duration_in_words(plan.left_s)), highlight=False)
+    with printing(config.format) as printer:
+        if cells[0].device != "nothing":
+            printer.note(plan_summary(plan, gpu, duration_in_words(plan.left_s)))
+        records = _run(config, plan, store, rules, budget)
+        print_records(records, printer, gpu)
+        printer.note(f"{len(records)} records in {config.out}/records, table in {config.out}/results.csv")
+    return int(any(record.status == "failed" for record in records))
+
+
+def _run(config: RunConfig, plan: Plan, store: ResultsStore, rules: Rules, budget: Budget) -> list[Record]:
+    """Run the cells of a plan, here or by an executor."""
+    cells = [planned.cell for planned in plan.cells]
     with sweep_progress(cells, plan.eta) as progress:
         if config.executor == "none":
             runner = cell_runner(budget, config.num_images, progress.phase, plan.predictions, engine=config.engine)
-            records = run_sweep(cells, store, progress, runner, rules)
-        else:
-            jobs = Jobs(kind=config.executor, count=config.jobs, minutes=config.job_minutes, partition=config.partition)
-            records = run_on_executor(cells, store, progress, rules, budget, config.num_images, jobs)
-    print_tables(records, console, gpu)
-    console.print(f"{len(records)} records in {config.out}/records, table in {config.out}/results.csv", highlight=False)
-    return int(any(record.status == "failed" for record in records))
+            return run_sweep(cells, store, progress, runner, rules)
+        jobs = Jobs(kind=config.executor, count=config.jobs, minutes=config.job_minutes, partition=config.partition)
+        return run_on_executor(cells, store, progress, rules, budget, config.num_images, jobs)

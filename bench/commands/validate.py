@@ -1,13 +1,12 @@
 """`python -m bench validate`: memory as measured, as emulated and as traced."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from rich.table import Table
 
 from bench.cards.gpus import present_gpu
 from bench.cells.config import PROFILES, CellConfig
@@ -16,7 +15,7 @@ from bench.predict.predictor import predict_all
 from bench.records.record import Record
 from bench.records.results_store import ResultsStore
 from bench.report.figures import draw_scatter
-from bench.report.terminal import make_console, plain_table
+from bench.report.table_formats import Column, FormatOption, TableView, data_rows, number, printing
 from bench.sweep.harness import run_cell
 from bench.sweep.planning import Track
 from bench.sweep.sweep import Progress, Redo, Rules, is_settled, run_sweep
@@ -152,58 +151,70 @@ def write_validation(records: list[Record], traced: Mapping[str, Record], folder
     return table
 
 
-def validation_table(errors: pd.DataFrame) -> Table:
-    """A row for each measured cell: each counter as measured, and how far both engines are from it.
+def validation_views(errors: pd.DataFrame) -> Iterator[TableView]:
+    """A table for each setting: each counter of each cell as measured, and how far both engines are from it.
 
     Args:
-        errors: as of bench.commands.validate.errors.
+        errors: as bench.commands.validate.errors gives them.
     """
-    table = plain_table("Measured in MiB; emulated and traced against it in %")
-    for heading in ("Method", "Cell"):
-        table.add_column(heading, no_wrap=True)
-    for counter in COUNTERS:
-        for heading in (counter.capitalize(), *ENGINES):
-            table.add_column(heading, justify="right", no_wrap=True)
-    settings = ["method", "model", "res", "batch_size", "precision", "attention", "checkpointing"]
-    for (method, *setting), rows in errors.groupby(settings, sort=False):
-        by_counter = rows.set_index("counter")
-        shown = [text for counter in COUNTERS for text in _counter(by_counter, counter)]
+    for setting, cells in errors.groupby(["model", "res", "batch_size", *_SHOWN_AXES], sort=False):
         model, res, batch_size, precision, attention, checkpointing = setting
         kept = "" if checkpointing == "none" else f", checkpointing {checkpointing}"
-        table.add_row(method, f"{model} {res} px, batch {batch_size}, {precision}, {attention}{kept}", *shown)
-    return table
+        yield TableView(
+            title=f"{model}, {res} px, batch {batch_size}, {precision}, {attention} attention{kept}; measured in MiB, "
+            "emulated and traced against it in %",
+            columns=[
+                Column(heading="Method", show=lambda rows: rows.method.iloc[0]),
+                *(column for counter in COUNTERS for column in _counter_columns(counter)),
+            ],
+            items=[rows for _, rows in cells.groupby("method", sort=False)],
+        )
 
 
-def _counter(rows: pd.DataFrame, counter: str) -> list[str]:
+_SHOWN_AXES = ("precision", "attention", "checkpointing")
+
+
+def _counter_columns(counter: str) -> Iterator[Column]:
     """A measured size, and the errors of the engines; empty where NVML or an engine said nothing."""
-    if counter not in rows.index:
-        return [""] * (1 + len(ENGINES))
-    off = [rows.loc[counter, f"{engine}_error_pct"] for engine in ENGINES]
-    return [f"{rows.loc[counter, 'measured_bytes'] / MIB:,.0f}", *("" if pd.isna(e) else f"{e:+.2f}" for e in off)]
+
+    def shown(name: str, form: str, unit: float) -> Callable[[pd.DataFrame], str]:
+        def show(rows: pd.DataFrame) -> str:
+            values = rows.loc[rows.counter == counter, name].dropna()
+            return format(values.iloc[0] / unit, form) if len(values) else ""
+
+        return show
+
+    yield Column(heading=counter.capitalize(), show=shown("measured_bytes", ",.0f", MIB), is_number=True)
+    for engine in ENGINES:
+        show = shown(f"{engine}_error_pct", "+.2f", 1)
+        yield Column(heading=f"{engine}\n%", show=show, is_number=True, is_extra=engine != ENGINES[0])
 
 
-def errors_table(summaries: list[ErrorSummary], num_measured: int, num_cells: int) -> Table:
+def errors_view(summaries: list[ErrorSummary], num_measured: int, num_cells: int) -> TableView:
     """How far each engine is from the measurements."""
-    table = plain_table(f"Predicted against measured: {num_measured} of {num_cells} cells measured")
-    for heading in ("Counter", "By", "Cells", "Median error %", "Worst error %", "Worst cell"):
-        is_text = heading in ("Counter", "By", "Worst cell")
-        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
-    for one in summaries:
-        numbers = (str(one.num_cells), f"{one.median_pct:.2f}", f"{one.worst_pct:.2f}")
-        table.add_row(one.counter, one.engine, *numbers, one.worst_cell)
-    return table
+    return TableView(
+        title=f"Predicted against measured: {num_measured} of {num_cells} cells measured",
+        columns=(
+            Column(heading="Counter", show=lambda one: one.counter),
+            Column(heading="By", show=lambda one: one.engine),
+            number("Cells", "num_cells"),
+            number("Median\nerror %", "median_pct", ".2f"),
+            number("Worst\nerror %", "worst_pct", ".2f"),
+            Column(heading="Worst cell", show=lambda one: one.worst_cell),
+        ),
+        items=summaries,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidateConfig:
-    """Measure all methods on this machine's CUDA device in many settings, and hold what PyTorch takes on that card
-    emulated, and what the meta trace says, against it.
+class ValidateConfig(FormatOption):
+    """Measure all methods on this machine's GPU in many settings, and compare emulated and traced memory with it.
 
-    Call it again to go on where the time was up.
+    Call it again to resume where the time ran out.
     """
 
     limit_s: float = 480.0
-    """No further cell begins to be measured after so many seconds; tracing comes after."""
+    """Time after which no further measurement starts, in seconds; tracing comes after that."""
 
     out: str | None = None
     """Folder for the records, table and plot. Default: results/<name of the GPU>."""
@@ -220,10 +231,11 @@ def main(config: ValidateConfig) -> int:
     measured = {record.cell_id for record in records if record.is_measured}
     with tracking("tracing") as track:
         traced = trace_cells([cell for cell in cells if cell.cell_id in measured], folder / "traced", track)
-    console, table = make_console(), write_validation(records, traced, folder)
-    console.print(validation_table(table))
-    console.print(errors_table(summarize(table), len(measured), len(cells)))
-    if emulated := len(records) - len(measured):
-        console.print(f"{emulated} cells ran on an emulated device, where nothing is measured", highlight=False)
-    console.print(f"records, validation.csv and validation.png in {folder}", highlight=False)
+    table = write_validation(records, traced, folder)
+    with printing(config.format) as printer:
+        printer.show(data_rows(table), *validation_views(table))
+        printer.summarize(errors_view(summarize(table), len(measured), len(cells)))
+        if emulated := len(records) - len(measured):
+            printer.note(f"{emulated} cells ran on an emulated device, where nothing is measured")
+        printer.note(f"records, validation.csv and validation.png in {folder}")
     return int(any(record.status == "failed" for record in records))

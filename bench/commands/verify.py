@@ -5,22 +5,24 @@ from dataclasses import dataclass
 from bench.paper.check import check
 from bench.paper.evidence import Evidence
 from bench.report.check_table import print_check
-from bench.report.terminal import make_console
+from bench.report.table_formats import FormatOption, printing
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyConfig:
-    """Hold every number that the paper prints against ours, from the records under `results/`.
+class VerifyConfig(FormatOption):
+    """Check every number that the paper prints against ours, from the records under `results/`.
 
-    The exit status is 1 where a cell left the band in which it is known to be.
+    These include the performance-to-parameter and performance-to-memory efficiency (PPE, PME). The exit status is 1 if
+    a number has left the band in which it is known to be.
     """
 
     results: str = "results"
-    """Folder of the records."""
+    """Results folder with the records."""
 
 
 def main(config: VerifyConfig) -> int:
     """Each printed cell: ours, differences, the ratio to full fine-tuning in both, verdict and reason."""
     comparisons = check(Evidence(config.results))
-    print_check(comparisons, make_console())
+    with printing(config.format) as printer:
+        print_check(comparisons, printer)
     return int(any(one.left_band for one in comparisons))

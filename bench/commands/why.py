@@ -1,14 +1,16 @@
 """`python -m bench why`: where the memory of a method goes."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from bench.cells.config import Setting
-from bench.cells.step_options import shared_in_words
-from bench.predict.contributions import contributions
+from bench.cells.config import CellConfig, Setting
+from bench.cells.step_options import AXES, shared_in_words
+from bench.predict.contributions import Contribution, contributions
 from bench.predict.predictor import dissect_all
 from bench.records.results_store import writable_folder
 from bench.report.figures import draw_breakdown, draw_timeline
-from bench.report.terminal import make_console, rules_table, tensors_table
+from bench.report.table_formats import FormatOption, Printer, Value, printing
+from bench.report.terminal import PeakPart, peak_parts, peak_view, rules_view
 from bench.sweep.sweep import checked_cells
 from methods import find_method
 
@@ -16,11 +18,12 @@ from .progress import say_engine
 
 
 @dataclass(frozen=True, kw_only=True)
-class WhyConfig(Setting):
-    """Draw where the memory of each method goes: over one training step, and at the peak; PNG and SVG."""
+class WhyConfig(FormatOption, Setting):
+    """Show what each method needs its memory for: figures over one training step and at the peak, as PNG and SVG, and
+    tables of the largest tensors."""
 
     rules: bool = False
-    """Also print what each rule of a traced prediction adds; takes a few seconds a method."""
+    """Also print what each rule of a traced prediction adds, which takes a few seconds per method."""
 
     out: str = "results/why"
     """Folder for the figures."""
@@ -28,23 +31,37 @@ class WhyConfig(Setting):
 
 def main(config: WhyConfig) -> int:
     """Timelines, a breakdown and the largest tensors."""
-    cells, gpu, console = checked_cells(config), config.gpu_to_predict, make_console()
+    cells = checked_cells(config)
     say_engine(config.engine)
     folder = writable_folder(config.out)
-    for model, res in dict.fromkeys((cell.model, cell.res) for cell in cells):
-        peaks = {}
-        asked = [cell for cell in cells if (cell.model, cell.res) == (model, res)]
-        setting = f"{model}, {res} px, batch {config.batch_size}, {asked[0].precision}, {asked[0].attention} attention"
-        setting += shared_in_words(asked[0])
-        for cell, answer in zip(asked, dissect_all(asked, config.engine), strict=True):
-            if isinstance(answer, Exception):
-                raise answer
-            (_, anatomy), title = answer, find_method(cell.method).title
-            peaks[title] = anatomy.peak
-            draw_timeline(folder / f"timeline_{cell.method}_{model}_{res}", f"{title}: {setting}", anatomy)
-            console.print(tensors_table(title, anatomy))
-            if config.rules:
-                console.print(rules_table(title, contributions(cell)))
-        draw_breakdown(folder / f"breakdown_{model}_{res}", f"Memory at the peak: {setting}", peaks, gpu.context_bytes)
-    console.print(f"figures in {config.out}", highlight=False)
+    with printing(config.format) as printer:
+        for model, res in dict.fromkeys((cell.model, cell.res) for cell in cells):
+            _explain([cell for cell in cells if (cell.model, cell.res) == (model, res)], config, folder, printer)
+        printer.note(f"figures in {config.out}")
     return 0
+
+
+def _explain(cells: list[CellConfig], config: WhyConfig, folder: Path, printer: Printer) -> None:
+    """Figures and tables of one model at one resolution."""
+    first, peaks = cells[0], {}
+    name, setting = f"{first.model}_{first.res}", f"{first.model}, {first.res} px, batch {first.batch_size}"
+    setting += f", {first.precision}, {first.attention} attention{shared_in_words(first)}"
+    for cell, answer in zip(cells, dissect_all(cells, config.engine), strict=True):
+        if isinstance(answer, Exception):
+            raise answer
+        (_, anatomy), title = answer, find_method(cell.method).title
+        peaks[title] = anatomy.peak
+        draw_timeline(folder / f"timeline_{cell.method}_{name}", f"{title}: {setting}", anatomy)
+        printer.show((_row(cell, part) for part in peak_parts(anatomy)), peak_view(title, anatomy))
+        if config.rules:
+            added = contributions(cell)
+            printer.show((_row(cell, rule) for rule in added), rules_view(title, added))
+    context_bytes = config.gpu_to_predict.context_bytes
+    draw_breakdown(folder / f"breakdown_{name}", f"Memory at the peak: {setting}", peaks, context_bytes)
+
+
+def _row(cell: CellConfig, found: PeakPart | Contribution) -> dict[str, Value]:
+    """A part of a method's peak, or what a rule adds to it."""
+    asked = {name: getattr(cell, name) for name in ("method", "model", "res", "batch_size", *AXES, "gpu")}
+    nothing = dict.fromkeys(("part", "where", "kind", "count", "allocated_bytes", "rule", "reserved_bytes"))
+    return asked | nothing | asdict(found)

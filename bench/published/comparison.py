@@ -93,35 +93,41 @@ class HeldMeasurement:
 def write_comparisons(comparisons: list[HeldMeasurement], path: Path) -> None:
     """A row a measurement: its columns, then what was emulated; empty where there is nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [_columns(one) for one in comparisons]
+    rows = [_formatted(comparison_row(one)) for one in comparisons]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _columns(one: HeldMeasurement) -> dict[str, object]:
+def comparison_row(one: HeldMeasurement) -> dict[str, str | int | float | None]:
+    """A measurement and what was emulated of it; None where there is nothing."""
     row, emulated, span = one.measurement, one.emulated, one.range_mib
     names = [field.name for field in fields(Measurement) if field.name not in ("card", "not_stated", "note")]
     return {
         **{name: getattr(row, name) for name in names},
-        "emulated_on": GPUS[row.card].title if emulated else "",
-        "emulated_torch": torch.__version__ if emulated else "",
-        "emulated_allocated_mib": _mib(emulated and emulated.peaks.allocated_bytes / MIB),
-        "emulated_reserved_mib": _mib(emulated and emulated.peaks.reserved_bytes / MIB),
-        "emulated_mib": _mib(one.emulated_mib),
-        "emulated_low_mib": _mib(span and span[0]),
-        "emulated_high_mib": _mib(span and span[1]),
-        "error_pct": "" if one.error_pct is None else f"{one.error_pct:.2f}",
-        "bar_pct": "" if one.bar_pct is None else one.bar_pct,
-        "verdict": one.verdict,
-        "reason": one.reason,
-        "note": row.note,
+        "emulated_on": GPUS[row.card].title if emulated else None,
+        "emulated_torch": torch.__version__ if emulated else None,
+        "emulated_allocated_mib": emulated and emulated.peaks.allocated_bytes / MIB,
+        "emulated_reserved_mib": emulated and emulated.peaks.reserved_bytes / MIB,
+        "emulated_mib": one.emulated_mib,
+        "emulated_low_mib": span and span[0],
+        "emulated_high_mib": span and span[1],
+        "error_pct": one.error_pct,
+        "bar_pct": one.bar_pct,
+        "verdict": one.verdict or None,
+        "reason": one.reason or None,
+        "note": row.note or None,
     }
 
 
-def _mib(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+def _formatted(row: dict[str, str | int | float | None]) -> dict[str, object]:
+    """The row with what was computed rounded: memory to 0.1 MiB, errors to 0.01 %."""
+    forms = {name: ".1f" for name in row if name.startswith("emulated_") and name.endswith("mib")} | {
+        "error_pct": ".2f"
+    }
+    rounded = {name: format(row[name], form) for name, form in forms.items() if row[name] is not None}
+    return row | rounded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,73 +2,76 @@
 
 from itertools import groupby
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from bench.paper.check import Comparison
+from bench.paper.check import Comparison, check_table
 from bench.paper.inconsistencies import inconsistencies
 
 from .page import check_summary
+from .table_formats import Column, Printer, TableView, data_rows, number
 
-STYLE = {"pass": "green", "warn": "yellow", "differs": "red", "no record": "dim"}
+STYLES = {"pass": "green", "warn": "yellow", "differs": "red"}
+LEFT_BAND = "LEFT ITS BAND"
 
 
-def print_check(comparisons: list[Comparison], console: Console) -> None:
+def print_check(comparisons: list[Comparison], printer: Printer) -> None:
     """Each printed cell with a number of ours, a line for those without, what contradicts itself, and the sum."""
-    for name, group in groupby(comparisons, key=lambda one: one.printed_cell.table):
-        console.print(_table(name, list(group)))
-    contradictions = Table(
-        "Where", "It says", "But", title="Inside the paper", box=box.SIMPLE_HEAD, title_justify="left"
+    groups = groupby(comparisons, key=lambda one: one.printed_cell.table)
+    printer.show(data_rows(check_table(comparisons)), *(_view(name, list(group)) for name, group in groups))
+    contradictions = TableView(
+        title="Inside the paper",
+        columns=(
+            Column(heading="Where", show=lambda one: one.where),
+            Column(heading="It says", show=lambda one: one.says),
+            Column(heading="But", show=lambda one: one.but),
+        ),
+        items=inconsistencies(),
     )
-    for one in inconsistencies():
-        contradictions.add_row(one.where, one.says, one.but)
-    console.print(contradictions)
-    console.print(check_summary(comparisons), highlight=False)
+    printer.summarize(contradictions)
+    printer.note(check_summary(comparisons))
 
 
-def _table(name: str, comparisons: list[Comparison]) -> Table:
+def _view(name: str, comparisons: list[Comparison]) -> TableView:
+    """One table of the paper; reasons stand below it, each once."""
     answered = [one for one in comparisons if one.verdict != "no record"]
-    missing = sorted({one.printed_cell.column for one in comparisons if one.verdict == "no record"})
-    number = sum(one.verdict == "no record" for one in comparisons)
-    title = name if name.startswith("Fig") else f"Table {name}"
-    table = _plain(title)
-    if number:
-        table.caption = f"no record of ours: {number} cells ({', '.join(missing)})"
-        table.caption_justify = "left"
-    for heading in ("Row", "Column"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("Printed", "Ours", "Diff.", "%", "Of full, printed", "ours", "True count"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("Verdict", no_wrap=True)
-    table.add_column("Reason")
-    for one in answered:
-        table.add_row(*_cells(one))
-    return table
-
-
-def _cells(one: Comparison) -> tuple[str, ...]:
-    cell, decimals = one.printed_cell, one.printed_cell.decimals
-    printed = "/" if cell.printed is None else f"{cell.printed:,.{decimals}f}"
-    ours = "/" if one.ours.value is None else f"{one.ours.value:,.{max(decimals, 2 if cell.printed == 100 else 0)}f}"
-    return (
-        cell.row,
-        cell.column,
-        printed,
-        ours,
-        _text(one.difference, f"+,.{decimals}f"),
-        _text(None if one.relative is None else 100 * one.relative, "+.1f"),
-        _text(one.ratio_printed, ".3f"),
-        _text(one.ratio_ours, ".3f"),
-        _text(one.true_value, ",.2f"),
-        f"[{STYLE[one.verdict]}]{one.verdict}[/]" + (" [bold red]LEFT ITS BAND[/]" if one.left_band else ""),
-        one.reason,
+    missing = [one.printed_cell.column for one in comparisons if one.verdict == "no record"]
+    reasons = {reason: f"({index})" for index, reason in enumerate(_reasons(answered), start=1)}
+    notes = [f"{mark} {reason}" for reason, mark in reasons.items()]
+    if missing:
+        notes.append(f"no record of ours: {len(missing)} cells ({', '.join(sorted(set(missing)))})")
+    labelled = {id(next(group)) for _, group in groupby(answered, key=lambda one: one.printed_cell.row)}
+    return TableView(
+        title=name if name.startswith("Fig") else f"Table {name}",
+        columns=(
+            Column(heading="Row", show=lambda one: one.printed_cell.row if id(one) in labelled else ""),
+            Column(heading="Column", show=lambda one: one.printed_cell.column),
+            Column(heading="Printed", show=_printed, is_number=True),
+            Column(heading="Ours", show=_ours, is_number=True),
+            Column(heading="Diff.", show=_difference, is_number=True, is_extra=True),
+            number("%", "relative", "+.1f", 0.01),
+            number("Of full,\nprinted", "ratio_printed", ".3f", is_extra=True),
+            number("Of full,\nours", "ratio_ours", ".3f", is_extra=True),
+            number("True\ncount", "true_value", ",.2f", is_extra=True),
+            Column(heading="Verdict", show=lambda one: one.verdict, styles=STYLES, is_number=True),
+            Column(heading="Why", show=lambda one: reasons.get(one.reason, ""), is_number=True),
+            Column(heading="", show=lambda one: LEFT_BAND if one.left_band else "", styles={LEFT_BAND: "bold red"}),
+        ),
+        items=answered,
+        notes=notes,
     )
 
 
-def _text(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _reasons(comparisons: list[Comparison]) -> list[str]:
+    return list(dict.fromkeys(one.reason for one in comparisons if one.reason))
 
 
-def _plain(title: str) -> Table:
-    return Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+def _printed(one: Comparison) -> str:
+    cell = one.printed_cell
+    return "/" if cell.printed is None else f"{cell.printed:,.{cell.decimals}f}"
+
+
+def _ours(one: Comparison) -> str:
+    decimals = max(one.printed_cell.decimals, 2 if one.printed_cell.printed == 100 else 0)
+    return "/" if one.ours.value is None else f"{one.ours.value:,.{decimals}f}"
+
+
+def _difference(one: Comparison) -> str:
+    return "" if one.difference is None else f"{one.difference:+,.{one.printed_cell.decimals}f}"

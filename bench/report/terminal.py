@@ -1,142 +1,121 @@
-"""Tables on the terminal."""
+"""What people see of predictions and measurements: the tables of `run`, `advise` and `why`."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from bench.cards.gpus import Gpu
 from bench.cards.verdict import Word, verdict
 from bench.cells.anatomy import Anatomy
 from bench.cells.config import CellConfig
 from bench.cells.step_options import lora_in_words, shared_in_words
-from bench.predict.advice import LARGEST_BATCH, LARGEST_RES, Advice
+from bench.predict.advice import LARGEST_BATCH, LARGEST_RES, REMEDIES, Advice
 from bench.predict.contributions import Contribution, largest_groups, largest_tensors, place, taken_by_operators
 from bench.predict.prediction import card_of
 from bench.records.record import Record
 from bench.units import GIB, MIB
 from methods import find_method
 
-PLAIN_WIDTH = 180
-"""Columns of text where the output is no terminal."""
+from .table_formats import Column, Printer, TableView, number
+
+FITS_STYLES = {"maybe": "yellow", "no": "red"}
 
 
-def print_tables(records: list[Record], console: Console, gpu: Gpu) -> None:
+def print_records(records: Sequence[Record], printer: Printer, gpu: Gpu) -> None:
     """One table for each model, resolution and choice of axes, and a line for whatever is not ok."""
-    for setting, group in groupby(records, key=_setting):
-        cells = list(group)
-        console.print(_table(setting, cells, gpu))
-        if any(record.is_measured for record in cells):
-            console.print(_measured_table(cells))
+    views = [
+        view for setting, group in groupby(records, key=setting_of) for view in _run_views(setting, list(group), gpu)
+    ]
+    printer.show(map(asdict, records), *views)
     for detail in dict.fromkeys(_detail(record) for record in records if record.status == "ok"):
-        console.print(f"[dim]{detail}[/]", highlight=False)
+        printer.note(detail, "dim")
     for record in records:
         if record.status != "ok":
-            console.print(f"[red]{record.status}[/] {record.method}: {record.status_detail}", highlight=False)
+            printer.note(f"{record.status} {record.method}: {record.status_detail}", "red")
 
 
 def _detail(record: Record) -> str:
     """What there is to say of a cell that is ok, with its method where that is of it alone."""
     detail = record.status_detail or ""
-    return f"{_title(record)}: {detail}" if record.predicted_fits is False and not record.is_measured else detail
+    return f"{titled(record)}: {detail}" if record.predicted_fits is False and not record.is_measured else detail
 
 
-def make_console(**options) -> Console:
-    """A console that does not fold tables where the output goes to a file or a pipe."""
-    console = Console(**options)
-    return console if console.is_terminal else Console(**options, width=PLAIN_WIDTH)
-
-
-def _setting(record: Record) -> str:
+def setting_of(one: CellConfig | Record) -> str:
     """What the cells of one table share."""
     return (
-        f"{record.model}, {record.res} px, batch {record.batch_size}, {record.precision}, "
-        f"{record.attention} attention, checkpointing {record.checkpointing}, {record.optimizer}"
-        f"{shared_in_words(record)}"
+        f"{one.model}, {one.res} px, batch {one.batch_size}, {one.precision}, "
+        f"{one.attention} attention, checkpointing {one.checkpointing}, {one.optimizer}"
+        f"{shared_in_words(one)}"
     )
 
 
-def _title(record: Record) -> str:
+def titled(one: CellConfig | Record) -> str:
     """The method, with hyperparameters that are not its own."""
-    return find_method(record.method).title + lora_in_words(record)
+    return find_method(one.method).title + lora_in_words(one)
 
 
-def _table(setting: str, records: list[Record], gpu: Gpu) -> Table:
-    """The predictions in MiB."""
-    fits = f"Fits {gpu.memory_bytes / GIB:.3g} GiB"
+def named(one: CellConfig | Record) -> str:
+    """The method's name, with hyperparameters that are not its own."""
+    return one.method + lora_in_words(one)
+
+
+def _run_views(setting: str, records: list[Record], gpu: Gpu) -> Iterator[TableView]:
+    """What was predicted of cells of one setting and, if anything was, what was measured."""
     how = " and ".join(dict.fromkeys(record.predicted_by or "predicted" for record in records))
-    table = plain_table(f"{setting}; MiB {how} on {gpu.name}")
-    for heading in ("Method", *(column.heading for column in _PREDICTED), fits):
-        table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
-    for record in records:
-        values = [column.show(record) for column in _PREDICTED]
-        word = _word(record, gpu)
-        table.add_row(_title(record), *values, "" if word is None else FITS[word])
-        if word == "maybe":
-            _footnote(table, _title(record), gpu)
-    return table
+    yield TableView(
+        title=f"{setting}; MiB {how} on {gpu.name} with {gpu.memory_bytes / GIB:.3g} GiB",
+        columns=(
+            Column(heading="Method", show=titled),
+            *_PREDICTED,
+            Column(heading="Fits", show=lambda one: _word(one, gpu) or "", is_number=True, styles=FITS_STYLES),
+        ),
+        items=records,
+        notes=[context_decides(titled(record), gpu) for record in records if _word(record, gpu) == "maybe"],
+    )
+    if measured := [record for record in records if record.is_measured]:
+        devices = ", ".join(dict.fromkeys(record.device for record in measured))
+        columns = (Column(heading="Method", show=titled), *_MEASURED)
+        yield TableView(title=f"measured on {devices}; MiB", columns=columns, items=measured)
 
 
-def _measured_table(records: list[Record]) -> Table:
-    """What was measured of the same cells; a column for each quantity that was."""
-    measured = [column for column in _MEASURED if any(getattr(r, column.field) is not None for r in records)]
-    devices = dict.fromkeys(record.device for record in records if record.is_measured)
-    table = plain_table(f"measured on {', '.join(devices)}; MiB")
-    for heading in ("Method", *(column.heading for column in measured)):
-        table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
-    for record in records:
-        if record.is_measured:
-            table.add_row(_title(record), *(column.show(record) for column in measured))
-    return table
+def _rounded(heading: str, name: str, unit: float) -> Column:
+    """A number with a decimal only where it is small."""
 
+    def show(record: Record) -> str:
+        value = getattr(record, name)
+        return "" if value is None else f"{value / unit:,.{1 if value < 1000 * unit else 0}f}"
 
-@dataclass(frozen=True)
-class _Column:
-    """A number of a record as the table shows it."""
-
-    heading: str
-    field: str
-    style: str = ",.0f"
-    unit: float = 1
-
-    def show(self, record: Record) -> str:
-        value = getattr(record, self.field)
-        return "" if value is None else format(value / self.unit, self.style)
+    return Column(heading=heading, show=show, is_number=True)
 
 
 _PREDICTED = (
-    _Column("Learnable", "learnable_params"),
-    _Column("%", "params_pct", ".2f"),
-    _Column("GMACs/img", "forward_macs", ",.2f", 1e9),
-    _Column("GMACs/step", "train_step_macs", ",.1f", 1e9),
-    _Column("Process", "predicted_process_bytes", unit=MIB),
-    _Column("Reserved", "predicted_peak_reserved_bytes", unit=MIB),
-    _Column("Allocated", "predicted_peak_allocated_bytes", unit=MIB),
-    _Column("= weights", "predicted_weights_bytes", unit=MIB),
-    _Column("+ grads", "predicted_gradients_bytes", unit=MIB),
-    _Column("+ optim", "predicted_optimizer_bytes", unit=MIB),
-    _Column("+ activ", "predicted_activations_bytes", unit=MIB),
-    _Column("+ temp", "predicted_temporary_bytes", unit=MIB),
-    _Column("+ inputs", "predicted_inputs_bytes", unit=MIB),
+    number("Learnable", "learnable_params", is_extra=True),
+    number("Learn-\nable %", "params_pct", ".2f"),
+    number("GMACs\n/image", "forward_macs", ",.2f", 1e9, is_extra=True),
+    _rounded("GMACs\n/step", "train_step_macs", 1e9),
+    number("Process", "predicted_process_bytes", unit=MIB),
+    number("Reserved", "predicted_peak_reserved_bytes", unit=MIB, is_extra=True),
+    number("Allocated", "predicted_peak_allocated_bytes", unit=MIB),
+    number("Weights", "predicted_weights_bytes", unit=MIB, is_extra=True),
+    number("Gradi-\nents", "predicted_gradients_bytes", unit=MIB, is_extra=True),
+    number("Opti-\nmizer", "predicted_optimizer_bytes", unit=MIB, is_extra=True),
+    number("Activa-\ntions", "predicted_activations_bytes", unit=MIB),
+    number("Tempo-\nrary", "predicted_temporary_bytes", unit=MIB, is_extra=True),
+    number("Inputs", "predicted_inputs_bytes", unit=MIB, is_extra=True),
 )
 _MEASURED = (
-    _Column("Allocated", "measured_peak_allocated_bytes", unit=MIB),
-    _Column("Reserved", "measured_peak_reserved_bytes", unit=MIB),
-    _Column("Process", "measured_process_bytes", unit=MIB),
-    _Column("Context", "measured_context_bytes", unit=MIB),
-    _Column("img/s", "throughput_img_s", ".2f"),
-    _Column("img/s from disk", "loader_throughput_img_s", ".2f"),
-    _Column("20 epochs s (derived)", "derived_training_time_s"),
-    _Column("epochs s", "measured_training_time_s", ",.1f"),
-    _Column("Disk MiB/img", "disk_bytes_per_img", ",.2f", MIB),
-    _Column("Mean W", "mean_power_w", ".0f"),
-    _Column("net J/img", "energy_j_per_img", ",.2f"),
+    number("Process", "measured_process_bytes", unit=MIB),
+    number("Reserved", "measured_peak_reserved_bytes", unit=MIB),
+    number("Allocated", "measured_peak_allocated_bytes", unit=MIB),
+    number("Context", "measured_context_bytes", unit=MIB, is_extra=True),
+    number("Images\n/s", "throughput_img_s", ",.2f"),
+    number("Images/s\nfrom disk", "loader_throughput_img_s", ",.2f", is_extra=True),
+    number("20 epochs\nderived, s", "derived_training_time_s", is_extra=True),
+    number("Epochs\ns", "measured_training_time_s", ",.1f", is_extra=True),
+    number("Disk MiB\n/image", "disk_bytes_per_img", ",.2f", MIB, is_extra=True),
+    number("Mean\nW", "mean_power_w", ".0f"),
+    number("Net J\n/image", "energy_j_per_img", ",.2f"),
 )
-
-
-FITS = {"yes": "yes", "maybe": "[yellow]maybe[/]", "no": "[red]no[/]"}
 
 
 def _word(record: Record, gpu: Gpu) -> Word | None:
@@ -160,78 +139,51 @@ def fits_on(gpu: Gpu, cell: CellConfig | Record, word: Word, reserved_bytes: int
     return word if card_of(cell).memory_bytes == gpu.memory_bytes else verdict(reserved_bytes, gpu).word
 
 
-def _footnote(table: Table, title: str, gpu: Gpu) -> None:
-    """A line below the table where the size of the CUDA context decides."""
+def context_decides(title: str, gpu: Gpu) -> str:
+    """What stands below a table where the size of the CUDA context decides whether a method fits."""
     low, high = (size / MIB for size in (gpu.context.low_bytes, gpu.context.high_bytes))
-    sentence = f"{title}: whether it fits depends on the CUDA context, known between {low:,.0f} and {high:,.0f} MiB"
-    table.caption = "\n".join(filter(None, (table.caption, sentence)))
+    return f"{title}: whether it fits depends on the CUDA context, known between {low:,.0f} and {high:,.0f} MiB"
 
 
-def advice_table(asked: CellConfig, gpu: Gpu, advice: list[Advice]) -> Table:
-    """What each method can do on a GPU."""
+def advice_view(asked: CellConfig, gpu: Gpu, advice: Sequence[Advice]) -> TableView:
+    """What each method can do on a GPU, and below it what would make the others fit."""
+    titles = {one.method: find_method(one.method).title for one in advice}
+    notes = [context_decides(titles[one.method], gpu) for one in advice if one.fits == "maybe"]
+    notes += [f"{titles[one.method]} {_would_fit(one)}." for one in advice if one.fits != "yes"]
     setting = f"{asked.model}, {asked.res} px, batch {asked.batch_size}, {asked.precision}, {asked.attention} attention"
-    setting += shared_in_words(asked)
-    table = plain_table(f"{setting}; predicted on {gpu.name} with {gpu.memory_bytes / GIB:.2f} GiB")
-    for heading in ("Method", "Fits", "Needs MiB", "Headroom MiB", f"Batch at {asked.res} px"):
-        table.add_column(heading, justify="left" if heading == "Method" else "right", no_wrap=True)
-    table.columns[1].min_width = len("maybe")
-    table.add_column(f"Pixels at batch {asked.batch_size}", justify="right", no_wrap=True)
-    table.add_column("Would fit with")
-    for one in advice:
-        remedies = " or ".join(" + ".join(f"{axis} {value}" for axis, value in r.items()) for r in one.remedies)
-        if one.fits == "maybe":
-            _footnote(table, find_method(one.method).title, gpu)
-        table.add_row(
-            find_method(one.method).title,
-            FITS[one.fits],
-            f"{one.process_bytes / MIB:,.0f}",
-            f"{one.headroom_bytes / MIB:,.0f}",
-            _at_most(one.largest_batch, LARGEST_BATCH),
-            _at_most(one.largest_res, LARGEST_RES),
-            "" if one.fits == "yes" else remedies or "none of these",
-        )
-    return table
-
-
-def tensors_table(title: str, anatomy: Anatomy) -> Table:
-    """The largest tensors at a method's peak, the largest places over all blocks, and what operators have taken."""
-    table = plain_table(f"{title}: {anatomy.peak.allocated_bytes / MIB:,.0f} MiB allocated at the peak")
-    table.add_column("Largest tensors", no_wrap=True)
-    table.add_column("For", no_wrap=True)
-    table.add_column("MiB", justify="right")
-    for allocation in largest_tensors(anatomy):
-        table.add_row(place(allocation), allocation.kind, f"{allocation.num_bytes / MIB:,.1f}")
-    table.add_section()
-    parts = {"Largest places, all blocks together": largest_groups, "Taken by operators": taken_by_operators}
-    for heading, groups in parts.items():
-        if found := groups(anatomy):
-            table.add_row(f"[bold]{heading}[/]")
-            for group in found:
-                table.add_row(f"{group.where} ({group.count}x)", group.kind, f"{group.num_bytes / MIB:,.1f}")
-    return table
-
-
-def rules_table(title: str, added: list[Contribution]) -> Table:
-    """What each rule adds to the predicted memory of a method."""
-    table = plain_table(f"{title}: what each rule adds, MiB")
-    for heading in ("Rule", "Allocated", "Reserved"):
-        table.add_column(heading, justify="left" if heading == "Rule" else "right", no_wrap=True)
-    for one in added:
-        table.add_row(one.rule, f"{one.allocated_bytes / MIB:,.1f}", f"{one.reserved_bytes / MIB:,.1f}")
-    return table
-
-
-def plain_table(title: str) -> Table:
-    """A table without columns, in the looks of all of them."""
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
+    return TableView(
+        title=f"{setting}{shared_in_words(asked)}; predicted on {gpu.name} with {gpu.memory_bytes / GIB:.2f} GiB",
+        columns=(
+            Column(heading="Method", show=lambda one: titles[one.method]),
+            Column(heading="Fits", show=lambda one: one.fits, is_number=True, styles=FITS_STYLES),
+            number("Needs\nMiB", "process_bytes", unit=MIB),
+            number("Headroom\nMiB", "headroom_bytes", unit=MIB),
+            Column(
+                heading=f"Largest batch\nat {asked.res} px",
+                show=lambda one: _at_most(one.largest_batch, LARGEST_BATCH),
+                is_number=True,
+            ),
+            Column(
+                heading=f"Largest px\nat batch {asked.batch_size}",
+                show=lambda one: _at_most(one.largest_res, LARGEST_RES),
+                is_number=True,
+            ),
+        ),
+        items=advice,
+        notes=notes,
     )
+
+
+def _would_fit(advice: Advice) -> str:
+    """The end of a sentence that begins with the method."""
+    if not advice.remedies:
+        return f"would not fit with any change of {', '.join(REMEDIES)}"
+    return f"would fit with {remedies_in_words(advice)}".replace(" or ", ", or with ")
+
+
+def remedies_in_words(advice: Advice) -> str:
+    """Changes that would make a method fit, as `attention sdpa or precision bf16 + checkpointing block`."""
+    return " or ".join(" + ".join(f"{axis} {value}" for axis, value in one.items()) for one in advice.remedies)
 
 
 def _at_most(found: int | None, limit: int) -> str:
@@ -239,3 +191,74 @@ def _at_most(found: int | None, limit: int) -> str:
     if found is None:
         return "none"
     return f"{limit} or more" if found >= limit else str(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeakPart:
+    """A line of what a method's peak consists of."""
+
+    part: str
+    """Which list it is in."""
+
+    where: str
+    """Module and operator."""
+
+    kind: str
+    """What it is for, such as activations."""
+
+    count: int
+    """Tensors in it."""
+
+    allocated_bytes: int | None
+
+
+_PARTS = {"Largest places, all blocks together": largest_groups, "Taken by operators": taken_by_operators}
+
+
+def peak_parts(anatomy: Anatomy) -> list[PeakPart]:
+    """The largest tensors at a method's peak, the largest places over all blocks, and what operators have taken."""
+    tensors = [
+        PeakPart(part="Largest tensors", where=place(one), kind=one.kind, count=1, allocated_bytes=one.num_bytes)
+        for one in largest_tensors(anatomy)
+    ]
+    return tensors + [
+        PeakPart(part=part, where=one.where, kind=one.kind, count=one.count, allocated_bytes=one.num_bytes)
+        for part, groups in _PARTS.items()
+        for one in groups(anatomy)
+    ]
+
+
+def peak_view(title: str, anatomy: Anatomy) -> TableView:
+    """What a method's peak consists of."""
+    items: list[PeakPart] = []
+    for part, group in groupby(peak_parts(anatomy), key=lambda part: part.part):
+        headings = ("", part) if items else ()
+        items += [PeakPart(part=part, where=text, kind="", count=1, allocated_bytes=None) for text in headings]
+        items += group
+    return TableView(
+        title=f"{title}: {anatomy.peak.allocated_bytes / MIB:,.0f} MiB allocated at the peak",
+        columns=(
+            Column(heading="Largest tensors", show=_place, styles=dict.fromkeys(_PARTS, "bold")),
+            Column(heading="For", show=lambda part: part.kind),
+            number("MiB", "allocated_bytes", ",.1f", MIB),
+        ),
+        items=items,
+    )
+
+
+def _place(one: PeakPart) -> str:
+    is_group = one.part in _PARTS and one.allocated_bytes is not None
+    return f"{one.where} ({one.count}x)" if is_group else one.where
+
+
+def rules_view(title: str, added: Sequence[Contribution]) -> TableView:
+    """What each rule adds to the predicted memory of a method."""
+    return TableView(
+        title=f"{title}: what each rule adds, MiB",
+        columns=(
+            Column(heading="Rule", show=lambda one: one.rule),
+            number("Allocated", "allocated_bytes", ",.1f", MIB),
+            number("Reserved", "reserved_bytes", ",.1f", MIB),
+        ),
+        items=added,
+    )

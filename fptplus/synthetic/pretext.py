@@ -50,25 +50,25 @@ PRETEXT_STREAM = 2
 
 @dataclass(frozen=True, kw_only=True)
 class PretextConfig:
-    """How the LPM of the synthetic task is trained."""
+    """How the backbone of the synthetic task is trained."""
 
     crop_res: int = 128
-    """Height and width in pixels of the crops, a multiple of the patch size."""
+    """Height and width of the crops in pixels, a multiple of the patch size."""
 
     images: int = 100
-    """Generated images that crops are taken from."""
+    """Number of generated images that crops are taken from."""
 
     steps: int = 1000
-    """Batches of crops."""
+    """Number of training steps."""
 
     batch_size: int = 32
-    """Crops in a batch."""
+    """Crops per training step."""
 
     lr: float = 2e-3
-    """Of AdamW at its highest."""
+    """Peak learning rate of AdamW."""
 
     seed: int = 0
-    """Of the images, the crops and the weights."""
+    """Random seed for the images, the crops and the weights."""
 
     def __post_init__(self) -> None:
         for name in ("images", "steps", "batch_size"):

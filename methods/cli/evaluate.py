@@ -27,37 +27,40 @@ from .device import DeviceName, resolve_device
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Score a checkpoint on a split of a store, with the paper's efficiency figures, or classify single images.
+    """Score a checkpoint on a split of a store, or classify single images.
+
+    Scores include the paper's performance-to-parameter and performance-to-memory efficiency (PPE, PME).
 
     Example: --checkpoint runs/messidor2/lr0.001-wd0.1-seed0/best.safetensors --store stores/messidor2
     """
 
     checkpoint: Path
-    """best.safetensors of a run."""
+    """Checkpoint to score: best.safetensors of a run."""
 
     store: Path | None = None
-    """Store to score on."""
+    """Store to score on; give either this or images."""
 
     split: str = "test"
-    """train, val or test."""
+    """Split of the store: train, val or test."""
 
     image: UseAppendAction[tuple[Path, ...]] = ()
-    """Image file to classify instead; repeat for several."""
+    """Image file to classify."""
 
     weights: str | None = None
-    """The LPM's checkpoint or timm pretrained name, for images. Default: the one the checkpoint names."""
+    """Weights of the frozen large pre-trained model (LPM) for images: a checkpoint file or timm pretrained name.
+    Default: those that the checkpoint names."""
 
     batch_size: int = 16
-    """Images at a time."""
+    """Images per batch."""
 
     device: DeviceName = "auto"
-    """Where to run."""
+    """Device to run on. auto: the CUDA device if there is one, else the CPU."""
 
     memory_mib: tuple[float, float] | None = None
-    """Peak memory of the method and of full fine-tuning, as `python -m bench` prints both, for the PME of the paper."""
+    """Peak memory of the method and of full fine-tuning in MiB, as `python -m bench` prints both, for the PME."""
 
     out: Path | None = None
-    """JSON file for the scores."""
+    """JSON file to write the scores to."""
 
 
 def main(config: EvaluateConfig) -> int:
@@ -120,13 +123,15 @@ def score_on(
 
 def print_scores(console: Console, scores: Scores, classes: tuple[str, ...], split: str) -> None:
     """AUC and accuracy, each class and the confusion matrix."""
-    table = Table(box=box.SIMPLE_HEAD, title=f"{split}: rows are true classes, columns predicted", title_justify="left")
-    table.add_column("class")
-    table.add_column("AUC %", justify="right")
-    for name in classes:
-        table.add_column(name, justify="right")
-    for name, auc, counts in zip(classes, scores.auc_by_class, scores.confusion, strict=True):
-        table.add_row(name, f"{100 * auc:.2f}", *map(str, counts))
+    console.print(f"{split} split; rows are true classes, numbered columns the predicted ones", style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("")
+    table.add_column("Class", overflow="fold")
+    for heading in ("AUC %", *map(str, range(1, 1 + len(classes)))):
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows = zip(classes, scores.auc_by_class, scores.confusion, strict=True)
+    for index, (name, auc, counts) in enumerate(rows, start=1):
+        table.add_row(str(index), name, f"{100 * auc:.2f}", *map(str, counts))
     console.print(table)
     console.print(f"AUC {100 * scores.auc:.2f} %, accuracy {100 * scores.accuracy:.2f} %", highlight=False)
 

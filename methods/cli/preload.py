@@ -28,50 +28,53 @@ MAX_LISTED = 10
 
 @dataclass(frozen=True, kw_only=True)
 class PreloadConfig:
-    """Decode every image once, run the frozen LPM over it for FPT and FPT+, and keep what training reads in a store.
+    """Write the store that training reads: every image decoded once, and for FPT and FPT+ the features of the frozen
+    large pre-trained model (LPM).
 
-    Calling it again goes on where it stopped. Under torchrun each process makes one part of the store.
+    Call it again to resume where it stopped. Under torchrun each process writes one part of the store.
+
     Example: --data messidor2 --out stores/messidor2 --weights vit_b.safetensors --preset messidor2
     """
 
     data: Path
-    """Class folders, a CSV of path, label and split, or a MedMNIST .npz file."""
+    """Images: class folders, a CSV file of path, label and split, or a MedMNIST .npz file."""
 
     out: Path
-    """Folder of the store."""
+    """Folder for the store."""
 
     method: str = "fptplus"
-    """fptplus or fpt; any other method trains on images, and gets a store of images only."""
+    """Method that will be trained: fptplus or fpt. All others train on images and get a store of images alone."""
 
     model: str = "vit_b"
-    """LPM: vit_s, vit_b, vit_l or a timm ViT."""
+    """LPM: vit_s, vit_b, vit_l or a Vision Transformer (ViT) in timm."""
 
     weights: str | None = None
-    """LPM checkpoint file or timm pretrained name. Default: random weights."""
+    """Weights of the LPM: a checkpoint file or timm pretrained name. Default: random weights."""
 
     res: int = 512
-    """Height and width in pixels of the LPM's images, or of those that other methods train on."""
+    """Height and width in pixels of the images for the LPM, or for other methods to train on."""
 
     store_dtype: StoreDtype = "bf16"
-    """Of keys and values: bf16 is half and int8 about a quarter of fp32."""
+    """Number format of stored keys and values: bf16 takes half and int8 about a quarter of the space of fp32."""
 
     batch_size: int = 1
-    """Images in one pass through the LPM; 1 needs the least memory."""
+    """Images per pass through the LPM; 1 needs the least memory."""
 
     precision: Precision = "fp32"
-    """That the LPM runs in: fp32, bf16 or fp16 (autocast)."""
+    """Precision of the LPM: fp32, or bf16 or fp16 by autocast."""
 
     device: DeviceName = "auto"
-    """Where the LPM runs. auto: on the CUDA device if there is one."""
+    """Device for the LPM. auto: the CUDA device if there is one, else the CPU."""
 
     preset: str | None = None
-    """Dataset of the paper whose normalisation to use. Default: the one that the model was published with."""
+    """Dataset of the paper whose normalisation to use. Default: the normalisation that the model was published
+    with."""
 
     skip_bad_images: bool = False
-    """Leave out images that cannot be decoded, and list them; otherwise the first one stops."""
+    """Leave out images that cannot be decoded, and list them; otherwise stop at the first one."""
 
     seed: int = 0
-    """Of the split where the data has none, and of random weights."""
+    """Random seed for the split, if the data has none, and for random weights."""
 
 
 def main(config: PreloadConfig) -> int:

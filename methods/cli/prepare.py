@@ -10,19 +10,21 @@ from fptplus.data.presets import find_preset
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """Lay a raw download out as train/ val/ test/ with one folder a class; files are linked or copied, never altered.
+    """Sort a raw download into train/, val/ and test/ with one folder per class.
+
+    Files are linked or copied, never altered.
 
     Example: --preset messidor2 --raw downloads/messidor2 --out data/messidor2
     """
 
     preset: str
-    """ddr, messidor2, isic2018, isic2016, ddsm (Mini-DDSM), cmmd, covid or chncxr."""
+    """Dataset: ddr, messidor2, isic2018, isic2016, ddsm (Mini-DDSM), cmmd, covid or chncxr."""
 
     raw: Path
     """Folder that the download was unpacked into."""
 
     out: Path
-    """A new or empty folder."""
+    """New or empty folder for the images."""
 
 
 def main(config: PrepareConfig) -> int:

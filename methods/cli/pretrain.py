@@ -18,17 +18,19 @@ from .progress_bar import progress_bar
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(PretextConfig):
-    """Train a small ViT from random weights to say what each patch of a generated image holds.
+    """Train a small Vision Transformer (ViT) from random weights to recognise what each patch of an image holds.
 
-    It learns from the generator's structure maps (vessels, disc, drusen, microaneurysms), which is supervision, though
-    no image's class is among it. Example: --out weights/fundus.safetensors
+    Images are generated, with maps of vessels, disc, drusen and microaneurysms. That is supervision, but never with an
+    image's class.
+
+    Example: --out weights/fundus.safetensors
     """
 
     out: Path
-    """Checkpoint to write, a .safetensors file with timm's names; there must be none yet."""
+    """New checkpoint file to write, a .safetensors file with timm's parameter names."""
 
     model: str = "test_vit3"
-    """A timm ViT; the default has 0.9 million parameters."""
+    """ViT in timm; the default has 0.9 million parameters."""
 
 
 def main(config: PretrainConfig) -> int:

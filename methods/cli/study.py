@@ -42,11 +42,12 @@ SIDE_RES = 128
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """Train FPT+ on synthetic images: on stores of each type and on an LPM of random weights, and its side network
-    alone.
+    """Compare FPT+ on synthetic images: with each kind of store, with random features, and its side network alone.
 
-    The LPM is a small ViT trained here on the images' structure maps. All settings train with the same seeds, whose
-    number decides order, augmentation and initial weights. Calling it again goes on where it stopped.
+    The frozen large pre-trained model (LPM) is a small Vision Transformer (ViT), trained here on the images' structure
+    maps. All settings train with the same seeds, which decide order, augmentation and initial weights. Call it again
+    to resume where it stopped.
+
     Example: --out studies/fundus
     """
 
@@ -54,22 +55,22 @@ class StudyConfig:
     """Folder for images, weights, stores, runs, figures and the table, study.csv."""
 
     images_per_class: int = 400
-    """Of which 70, 10 and 20 % are for training, validation and testing."""
+    """Images per class: 70 % for training, 10 % for validation, 20 % for testing."""
 
     model: str = "test_vit3"
-    """LPM, a timm ViT."""
+    """LPM: a ViT in timm."""
 
     pretext_steps: int = 1000
-    """Batches that the LPM is trained on."""
+    """Number of training steps of the LPM."""
 
     epochs: int = 20
-    """Of each training."""
+    """Epochs per training."""
 
     repeats: int = 5
-    """Seeds of each setting, from 0."""
+    """Trainings per setting, with seeds from 0."""
 
     lr: float = 1e-3
-    """Learning rate at the start."""
+    """Initial learning rate."""
 
 
 def main(config: StudyConfig) -> int:
@@ -122,7 +123,8 @@ def _preloading(config: StudyConfig, setting: StudySetting, weights: Path) -> di
 def _report(console: Console, runs: pd.DataFrame) -> None:
     """Test AUC of each setting, and its change from the reference seed by seed."""
     auc = runs.pivot(index="seed", columns="setting", values="auc")
-    table = Table(box=box.SIMPLE_HEAD, title=f"Test AUC, %, over {len(auc)} seeds", title_justify="left")
+    console.print(f"Test AUC, %, over {len(auc)} seeds", style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("", "mean", "deviation", "change", "std. error"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, setting in SETTINGS.items():

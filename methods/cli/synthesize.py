@@ -12,22 +12,22 @@ from .progress_bar import progress_bar
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesizeConfig:
-    """Write synthetic fundus images in two classes that differ by lesions of a few pixels, as train/ val/ test/.
+    """Write synthetic fundus images, in train/, val/ and test/, of two classes that differ by lesions of a few pixels.
 
     Example: --out data/fundus --images-per-class 150
     """
 
     out: Path
-    """A new or empty folder."""
+    """New or empty folder for the images."""
 
     images_per_class: int = 150
-    """Of which 70, 10 and 20 % are for training, validation and testing."""
+    """Images per class: 70 % for training, 10 % for validation, 20 % for testing."""
 
     res: int = REFERENCE_RES
-    """Height and width in pixels."""
+    """Image height and width in pixels."""
 
     seed: int = 0
-    """The same seed gives the same images."""
+    """Random seed; the same seed gives the same images."""
 
 
 def main(config: SynthesizeConfig) -> int:

@@ -36,64 +36,69 @@ from .progress_bar import progress_bar
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Train a method on a preloaded store, keep the weights of the best validation AUC, and score them on the test
-    split.
+    """Train a method on a preloaded store, keep the weights with the best area under the ROC curve (AUC) on the
+    validation split, and score them on the test split.
 
     Give --lr or --weight-decay more than once to search the grid by validation AUC; --repeats trains the best with
-    further seeds. Calling it again with the same --out goes on where it stopped. Under torchrun all processes train
-    together. Example: --store stores/messidor2 --method fptplus --out runs/messidor2 --repeats 5
+    further seeds. Call it again with the same --out to resume where it stopped. Under torchrun all processes train
+    together.
+
+    Example: --store stores/messidor2 --method fptplus --out runs/messidor2 --repeats 5
     """
 
     store: Path
     """Folder that `preload` has written."""
 
     out: Path
-    """Folder for the runs: one subfolder each with metrics.csv and best.safetensors; runs.csv over all of them."""
+    """Folder for the runs: a subfolder for each, with metrics.csv and best.safetensors, and runs.csv with them all."""
 
     method: str = "fptplus"
     """Any method of the benchmark, such as fptplus, fpt, full, linear, vpt, adapter, bitfit, lora, adalora."""
 
     model: str | None = None
-    """Backbone: vit_s, vit_b, vit_l or a timm ViT. Default: the one that made the store's features, else vit_b."""
+    """Backbone: vit_s, vit_b, vit_l or a Vision Transformer in timm. Default: the one that made the store's features,
+    else vit_b."""
 
     weights: str | None = None
-    """LPM checkpoint file or timm pretrained name, for methods that train on images. Default: random weights."""
+    """Weights of the backbone, for methods that train on images: a checkpoint file or timm pretrained name. Default:
+    random weights."""
 
     res: int | None = None
-    """Image height and width in pixels for methods that train on images. Default: the most that the store has."""
+    """Image height and width in pixels, for methods that train on images. Default: as many as the store has."""
 
     epochs: int = 20
     """Passes over the training images."""
 
     batch_size: int = 16
-    """Images a step, of all processes together."""
+    """Images per training step, over all processes."""
 
     lr: UseAppendAction[tuple[float, ...]] = ()
-    """Learning rate at the start; repeat for a search. Default: 0.001."""
+    """Initial learning rate. Default: 0.001."""
 
     weight_decay: UseAppendAction[tuple[float, ...]] = ()
-    """Decoupled weight decay; repeat for a search. Default: 0.1."""
+    """Decoupled weight decay. Default: 0.1."""
 
     precision: str = "fp32"
-    """fp32, bf16 or fp16 (autocast)."""
+    """fp32, or bf16 or fp16 by autocast."""
 
     optimizer: str = "adamw"
-    """adamw, adamw_fused or sgd."""
+    """Optimizer: adamw, adamw_fused or sgd."""
 
     attention: AttentionMode = "sdpa"
-    """eager: explicit score matrices. sdpa: the fused kernel PyTorch chooses."""
+    """Attention kernel. eager: explicit score matrices. sdpa: the fused kernel that PyTorch chooses. flash, efficient:
+    that fused kernel."""
 
     checkpointing: Checkpointing = "none"
-    """block: recompute each transformer block in the backward pass."""
+    """Activation checkpointing. block: recompute each block in the backward pass."""
 
     seed: int = 0
-    """First seed."""
+    """Random seed of the first training."""
 
     repeats: int = 1
-    """Trainings of the best hyperparameters, each with a seed of its own (paper: 5)."""
+    """Trainings with the best hyperparameters, each with its own seed (paper: 5)."""
 
     device: DeviceName = "auto"
-    """Where to train. auto: on the CUDA device if there is one."""
+    """Device to train on. auto: the CUDA device if there is one, else the CPU."""
 
     tensorboard: bool = False
     """Also write TensorBoard event files (needs the tensorboard package)."""
@@ -344,9 +349,10 @@ def write_rows(rows: list[RunRow], out: Path) -> None:
 
 def report(console: Console, rows: list[RunRow], repeats: list[RunRow], out: Path) -> None:
     """All trainings, and mean and standard deviation of the repeats of the best hyperparameters."""
-    table = Table(box=box.SIMPLE_HEAD, title="Area under the ROC curve, %", title_justify="left")
+    console.print("Area under the ROC curve and accuracy, %", style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("lr", "weight decay", "seed", "best epoch", "val AUC", "test AUC", "test accuracy"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         numbers = (f"{row.val_auc:.2f}", f"{row.auc:.2f}", f"{row.accuracy:.2f}")
         table.add_row(f"{row.lr:g}", f"{row.weight_decay:g}", str(row.seed), str(row.best_epoch), *numbers)

@@ -22,9 +22,11 @@ from .device import DeviceName, resolve_device
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyStoreConfig:
-    """Check a store's manifest, the size of its files and the checksum of every row; exit status 1 if one is wrong.
+    """Check a store's manifest, the size of its files and the checksum of every row.
 
-    With --data (and --weights) the features of a few images are also made again and compared.
+    With --data (and --weights) the features of a few images are also recomputed and compared. The exit status is 1 if
+    anything is wrong.
+
     Example: --store stores/messidor2
     """
 
@@ -32,19 +34,20 @@ class VerifyStoreConfig:
     """Folder that `preload` has written."""
 
     data: Path | None = None
-    """The images that the store was made from."""
+    """Images that the store was made from, as given to `preload`."""
 
     weights: str | None = None
-    """The LPM that it was made with: checkpoint file or timm pretrained name. Default: random weights."""
+    """Weights of the frozen large pre-trained model (LPM) that the store was made with: a checkpoint file or timm
+    pretrained name. Default: random weights."""
 
     rows: int = 4
-    """Images whose features are made again, spread evenly."""
+    """Number of images whose features are recomputed, spread evenly."""
 
     device: DeviceName = "auto"
-    """Where the LPM runs."""
+    """Device for the LPM. auto: the CUDA device if there is one, else the CPU."""
 
     seed: int = 0
-    """That `preload` was given."""
+    """Random seed that was given to `preload`."""
 
 
 def main(config: VerifyStoreConfig) -> int:

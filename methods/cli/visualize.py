@@ -19,31 +19,31 @@ from .device import DeviceName, resolve_device
 
 @dataclass(frozen=True, kw_only=True)
 class VisualizeConfig:
-    """Draw the selected tokens and the prompts' attention on images, and the attention each layer gives the prompts.
+    """Draw which tokens are selected on images, the prompts' attention, and how much attention each layer gives them.
 
     Example: --checkpoint runs/x/lr0.001-wd0.1-seed0/best.safetensors --image eye.png --head 3 --out figures
     """
 
     checkpoint: Path
-    """best.safetensors of a run of FPT or FPT+."""
+    """Checkpoint of a run of FPT or FPT+, best.safetensors."""
 
     image: UseAppendAction[tuple[Path, ...]] = ()
-    """Image to look at; repeat for several. At least one."""
+    """Image file to look at; at least one is needed."""
 
     layer: int | None = None
-    """Layer of the LPM, from 1. Default: the top one."""
+    """Layer of the frozen large pre-trained model (LPM), counted from 1. Default: the top one."""
 
     head: UseAppendAction[tuple[int, ...]] = ()
-    """Head of the LPM, from 0; repeat for several. Default: 0."""
+    """Attention head of the LPM, counted from 0. Default: 0."""
 
     weights: str | None = None
-    """The LPM's checkpoint or timm pretrained name. Default: the one the checkpoint names."""
+    """Weights of the LPM: a checkpoint file or timm pretrained name. Default: those that the checkpoint names."""
 
     out: Path = Path("figures")
-    """Folder for the figures, PNG and SVG."""
+    """Folder for the figures, as PNG and SVG."""
 
     device: DeviceName = "auto"
-    """Where to run."""
+    """Device to run on. auto: the CUDA device if there is one, else the CPU."""
 
 
 def main(config: VisualizeConfig) -> int:

@@ -1,8 +1,11 @@
 """Both programs find their commands, and say what is wrong with a call."""
 
+import os
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -70,3 +73,64 @@ def test_the_list_of_commands_waits_for_no_library(program):
 def test_every_name_of_the_package_is_there():
     assert "build_fpt" in fptplus.__all__
     assert all(getattr(fptplus, name) is not None for name in fptplus.__all__)
+
+
+ROOT = Path(fptplus.__file__).parents[1]
+
+
+def test_output_that_nobody_reads_ends_the_program_quietly(tmp_path):
+    """As in `python -m ... | head -1`: the reader goes before the program has written all."""
+    code = (
+        "import sys, types\nfrom dataclasses import dataclass\nfrom rich.console import Console\n"
+        "from fptplus.front_door import FrontDoor\n@dataclass\nclass Options:\n    rich: bool = False\n"
+        "def main(config: Options) -> int:\n    write = Console().print if config.rich else print\n"
+        "    for _ in range(100_000): write('a line')\n    return 0\n"
+        "sys.modules['commands.count'] = types.SimpleNamespace(main=main)\n"
+        "sys.exit(FrontDoor(program='p', package='commands', commands={'count': ''}).enter(sys.argv[1:]))"
+    )
+    path = tmp_path / "program.py"
+    path.write_text(code)
+    for option in ("--no-rich", "--rich"):
+        command = [sys.executable, path, "count", option]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes) as program:
+            assert program.stdout.readline() == "a line\n"
+            program.stdout.close()
+            assert program.stderr.read() == "" and program.wait() == 141
+
+
+@pytest.mark.parametrize("program", ["bench", "fptplus"])
+@pytest.mark.parametrize("is_package", [True, False])
+def test_a_package_of_the_same_name_is_named_with_the_cure(program, is_package, tmp_path):
+    (tmp_path / "methods").mkdir()
+    if is_package:
+        (tmp_path / "methods" / "__init__.py").write_text("")
+    else:  # a folder without it is taken for a package only where no other one is on the path
+        (tmp_path / "methods.py").write_text("")
+    command = ["-m", program, "verify"]
+    called = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True}
+    run = subprocess.run([sys.executable, *command], check=False, **called)
+    found = tmp_path / ("methods/__init__.py" if is_package else "methods.py")
+    assert run.returncode == 2 and run.stdout == ""
+    assert run.stderr == (
+        f"error: package 'methods' must be the one in {ROOT}, Python imports {found} instead; "
+        f"call `python -P -m {program}`, or call it from another folder.\n"
+    )
+    run = subprocess.run([sys.executable, "-P", *command, "--help"], check=True, **called)
+    assert run.stdout.startswith(f"usage: python -m {program} verify ")
+
+
+def test_a_warning_is_a_line(commands, monkeypatch, capsys):
+    def warn(config: CountConfig) -> int:
+        print(warnings.formatwarning(UserWarning("that is much"), UserWarning, "count.py", 3), end="")
+        return 0
+
+    monkeypatch.setitem(sys.modules, "numbers_of.add", SimpleNamespace(main=warn))
+    assert FrontDoor(**commands).enter(["add"]) == 0
+    assert capsys.readouterr().out == "warning: that is much\n"
+    assert "count.py" in warnings.formatwarning(UserWarning(""), UserWarning, "count.py", 3), "only inside the program"
+
+
+def test_a_module_may_have_another_name_than_its_command(commands, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numbers_of.count_up", SimpleNamespace(main=count))
+    assert FrontDoor(**commands, modules={"count": "count_up"}).enter(["count", "--to", "7"]) == 7

@@ -1,5 +1,6 @@
 """The campaign without a GPU: its cells, its limit, its going on, and the paper's ratios beside faked measurements."""
 
+import io
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -8,6 +9,7 @@ from datetime import UTC, datetime
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
 from bench.__main__ import main
 from bench.cards.gpus import GPUS
@@ -15,6 +17,7 @@ from bench.commands import campaign
 from bench.commands.campaign import BUDGET, campaign_cells, ratios, run_campaign
 from bench.records.record import new_record
 from bench.records.results_store import ResultsStore
+from bench.report.table_formats import Printer
 from bench.sweep import harness
 from bench.sweep.duration import Eta
 from bench.sweep.sweep import SILENT
@@ -59,6 +62,16 @@ def test_ratios_are_to_full_fine_tuning_in_the_same_setting_beside_the_paper_s()
     large = table.loc["fast", "vit_l", 384, "fptplus"]
     assert large.process_ratio == pytest.approx(0.1) and 0 < large.paper_memory_ratio < 0.2
     assert pd.isna(table.loc["paper", "vit_l", 640, "fptplus"].paper_memory_ratio), "full ran out of memory there"
+
+
+def test_the_table_has_a_part_for_each_setting_and_fits_80_columns():
+    records = [measured(cell) for cell in CELLS if cell.method in ("full", "fptplus", "fptplus_preloading")]
+    console = Console(width=80, file=io.StringIO())
+    campaign.print_ratios(ratios(records), Printer(console=console))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80 and sum("relative to full" in " ".join(lines[i : i + 2]) for i in range(99)) > 12
+    (row,) = [line.split() for line in lines if line.startswith("fptplus ")][:1]
+    assert row == ["fptplus", "0.100", "0.032", "10.000", "19.338", "0.100", "0.100", "0.020"]
 
 
 def test_without_full_fine_tuning_there_is_no_ratio():

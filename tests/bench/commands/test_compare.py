@@ -1,5 +1,6 @@
 """Two folders side by side; every number is worked out by hand."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -92,7 +93,7 @@ def folders(tmp_path):
 def test_the_command_says_what_became_worse_with_its_status(folders, capsys):
     a, b = folders("a", RECORD, OTHER), folders("b", slower(2.0, measured_peak_allocated_bytes=900))
     assert main(["compare", a, b]) == 1
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert "-50.00" in printed and "worse" in printed and "better" in printed
     assert f"1 cells only in {a}, 0 only in {b}" in printed
     assert main(["compare", a, a]) == 0
@@ -112,3 +113,23 @@ def test_a_folder_without_records_is_not_made(tmp_path):
     with pytest.raises(InvalidInput, match="has none; name another"):
         read_records(str(tmp_path / "nowhere"))
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_at_80_columns_every_number_is_there_and_no_two_rows_look_alike(folders, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    size = 1_234_567 * 2**20
+    smaller = replace(RECORD, vram_bytes=11 * 2**30, cell_id="small", measured_process_bytes=size)
+    a, b = folders("a", RECORD, smaller), folders("b", RECORD, replace(smaller, measured_process_bytes=2 * size))
+    assert main(["compare", a, b]) == 1
+    printed = capsys.readouterr().out
+    assert "1,234,567.0 MiB" in printed and "2,469,134.0 MiB" in printed and "11 GiB of memory" in printed
+    assert max(len(line) for line in printed.splitlines() if a not in line and b not in line) <= 80
+
+
+def test_programs_get_the_difference_with_its_units(folders, capsys):
+    a, b = folders("a", RECORD), folders("b", replace(RECORD, measured_peak_allocated_bytes=1100))
+    assert main(["compare", a, b, "--format", "json"]) == 1
+    rows = {row["quantity"]: row for row in json.loads(capsys.readouterr().out)}
+    row = rows["measured_peak_allocated_bytes"]
+    assert (row["method"], row["before"], row["after"], row["verdict"]) == ("lora", 1000, 1100, "worse")
+    assert row["delta_pct"] == pytest.approx(10) and row["spread_pct"] is None

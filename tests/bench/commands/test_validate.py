@@ -14,11 +14,12 @@ from rich.console import Console
 from bench.__main__ import main
 from bench.cells.config import PROFILES, CellConfig
 from bench.commands import validate
-from bench.commands.validate import errors_table, validation_table
+from bench.commands.validate import errors_view, validation_views
 from bench.predict.predictor import predict_all
 from bench.records.measured_columns import MEASURED_MEMORY
 from bench.records.record import new_record
 from bench.records.results_store import ResultsStore
+from bench.report.table_formats import Printer
 from bench.sweep.harness import columns_of
 from bench.sweep.sweep import SILENT
 from bench.units import MIB
@@ -72,16 +73,16 @@ def test_measured_emulated_and_traced_stand_side_by_side(played, tmp_path):
     allocated = table[table.counter == "allocated"]
     assert allocated.traced_bytes.tolist() == by_trace
     assert allocated.traced_error_pct.abs().max() < 0.5
-    shown = text_of(validation_table(table))
+    shown = text_of(*validation_views(table))
     for row in allocated.itertuples():
         errors = rf"\+0.00 +{re.escape(f'{row.traced_error_pct:+.2f}')}"
-        assert re.search(rf"^ *{row.method} .* {row.measured_bytes / MIB:,.0f} +{errors} ", shown, re.MULTILINE)
+        assert re.search(rf"^ *{row.method} +{row.measured_bytes / MIB:,.0f} +{errors} ", shown, re.MULTILINE)
     assert (tmp_path / "validation.png").exists() and (tmp_path / "validation.svg").exists()
 
 
-def text_of(table):
+def text_of(*views):
     console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(table)
+    Printer(console=console).show([], *views)
     return console.export_text()
 
 
@@ -145,7 +146,19 @@ def test_errors_are_signed_and_summed_up_without_sign(cells, measured, tmp_path)
     worst = summaries["reserved", "traced"]
     assert (worst.num_cells, worst.median_pct, worst.worst_pct) == (3, 50, 50)
     assert {counter for counter, _ in summaries} == {"allocated", "reserved"}, "NVML said nothing"
-    assert "reserved traced 3 50.00 50.00" in " ".join(text_of(errors_table(list(summaries.values()), 5, 6)).split())
+    assert "reserved traced 3 50.00 50.00" in " ".join(text_of(errors_view(list(summaries.values()), 5, 6)).split())
+
+
+def test_at_80_columns_each_counter_stands_next_to_what_was_emulated(cells, measured, tmp_path):
+    records = validate.measure_cells(cells[:5], ResultsStore(tmp_path), SILENT, limit_s=60)
+    records = [replace(record, measured_process_bytes=10**12, predicted_process_bytes=10**12) for record in records]
+    console = Console(width=80, file=io.StringIO())
+    traced = {record.cell_id: replace(record, predicted_by="traced") for record in records}
+    Printer(console=console).show([], *validation_views(validate.errors(records, traced)))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    (row,) = [line.split() for line in lines if line.startswith(f"{cells[0].method} ")]
+    assert row == [cells[0].method, "0", "-1.96", "0", "+0.00", "953,674", "+0.00"]
 
 
 def test_where_the_card_cannot_be_emulated_the_trace_stands_alone(cells, measured, tmp_path):

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bench.cards.contexts import ContextSize
 from bench.cards.gpus import GPUS
-from bench.commands.published import _table
+from bench.commands.published import _view
 from bench.emulate.build import why_not
 from bench.emulate.pool import EmulatedPool, Job
 from bench.published import lora_layers as lora
@@ -22,6 +22,7 @@ from bench.published.emulate import SCRIPTS, run_script, script_of
 from bench.published.emulations import Emulated, Peaks
 from bench.published.figure import draw_comparisons
 from bench.published.measurements import MEMORY_CSV, Measurement, read_measurements
+from bench.report.table_formats import Printer
 from bench.units import MIB
 from fptplus import InvalidInput
 
@@ -155,11 +156,12 @@ def test_the_summary_counts_what_is_judged():
 def test_the_table_fits_80_columns():
     comparisons = [compared(one, emulated(ran_with=(False, False))) for one in read_measurements()]
     console = Console(width=80, file=io.StringIO())
-    console.print(_table("source", comparisons))
+    Printer(console=console).show([], _view("source", comparisons))
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert sum("…" in line for line in lines) == 0
     assert any("vit_base_patch14_reg4_dinov2" in line and "19,456" in line for line in lines)
+    assert "not met: torchvision vit_l_16, batch 64, reserved" in lines
 
 
 def test_the_figure_is_drawn_as_png_and_svg(tmp_path):
