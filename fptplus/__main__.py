@@ -17,7 +17,12 @@ COMMANDS = {
     "verify": "check that a store is whole",
 }
 
-DOOR = FrontDoor(program="python -m fptplus", package="methods.cli", commands=COMMANDS)
+DOOR = FrontDoor(
+    program="python -m fptplus",
+    package="methods.cli",
+    commands=COMMANDS,
+    modules={"verify": "verify_store"},  # `python -m bench verify` has the other name
+)
 
 
 def main(arguments: list[str]) -> int:

@@ -6,7 +6,7 @@ imported when it is called, so that the list of commands comes at once.
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, get_type_hints
@@ -29,6 +29,9 @@ class FrontDoor:
 
     default: str | None = None
     """The command where none is named, only options."""
+
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Module of a command that is not named after it."""
 
     interrupted: str = "interrupted"
     """What Ctrl-C is answered with."""
@@ -58,7 +61,7 @@ class FrontDoor:
         import tyro
 
         name, options = self.split(arguments)
-        main = import_module(f"{self.package}.{name}").main
+        main = import_module(f"{self.package}.{self.modules.get(name, name)}").main
         return main, tyro.cli(get_type_hints(main)["config"], args=options, prog=f"{self.program} {name}")
 
     def split(self, arguments: list[str]) -> tuple[str, list[str]]:
