@@ -17,6 +17,20 @@ ENVIRONMENT = ROOT / ".nox" / "environment"
 OLDER_TORCH = ("2.9.1", "2.11.0")
 """Releases that the emulated device is tried with; the first is built for CUDA 12."""
 
+EXAMPLE = (
+    "synthesize --out example/images --images-per-class 200",
+    "pretrain --out example/lpm.safetensors",
+    "preload --data example/images --model test_vit3 --weights example/lpm.safetensors --out example/store",
+    "train --store example/store --batch-size 8 --repeats 3 --out example/fptplus",
+    "train --store example/store --batch-size 8 --repeats 3 --method side_only --model test_vit3 --res 128 "
+    "--out example/side",
+    "evaluate --store example/store --checkpoint example/fptplus/lr0.001-wd0.1-seed0/best.safetensors",
+    "visualize --image example/images/test/microaneurysms/microaneurysms_00199.png "
+    "--checkpoint example/fptplus/lr0.001-wd0.1-seed0/best.safetensors --weights example/lpm.safetensors "
+    "--out example/figures",
+)
+"""Commands of `python -m fptplus`, as docs/training.md shows them; a test holds both together."""
+
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
@@ -78,10 +92,9 @@ def fptplus(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"], default=False)
 def example(session: nox.Session) -> None:
-    """Run the README's example of a task where resolution matters, as it stands there, into example/."""
-    section = (ROOT / "README.md").read_text().split("### A task where resolution matters")[1]
-    for line in section.split("```bash\n")[1].split("```")[0].splitlines():
-        _run(session, *shlex.split(line.removeprefix("python ")))
+    """Run the example of docs/training.md, a task where resolution matters, into example/."""
+    for command in EXAMPLE:
+        _run(session, "-m", "fptplus", *shlex.split(command))
 
 
 @nox.session(venv_backend="none", requires=["environment"], default=False)

@@ -42,11 +42,11 @@ class FrontDoor:
     default: str | None = None
     """The command to run where only options are given."""
 
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Module of a command that is not named after it."""
+
     interrupted: str = "interrupted"
     """The answer to Ctrl-C."""
-
-    modules: Mapping[str, str] = field(default_factory=dict)
-    """Modules that are not named as their command, by command."""
 
     needs: tuple[str, ...] = ()
     """Packages of this project that the commands import."""

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+import bench.__main__
 import fptplus
+import fptplus.__main__
 from fptplus.errors import InvalidInput
 from fptplus.front_door import FrontDoor
 
@@ -68,6 +70,14 @@ def test_the_list_of_commands_waits_for_no_library(program):
     assert run.stdout.startswith(f"usage: python -m {program} ")
     assert not {"torch", "numpy", "pandas", "tyro", "timm"} & set(run.stdout.splitlines()[-1].split())
     assert all(len(line) <= 80 for line in run.stdout.splitlines()[:-1])
+
+
+@pytest.mark.parametrize("door", [bench.__main__.DOOR, fptplus.__main__.DOOR], ids=lambda door: door.package)
+def test_every_command_can_be_asked_for_help(door, capsys):
+    for name in door.commands:
+        with pytest.raises(SystemExit) as stop:
+            door.read([name, "--help"])
+        assert stop.value.code == 0 and f"{door.program} {name}" in capsys.readouterr().out
 
 
 def test_every_name_of_the_package_is_there():

@@ -243,9 +243,9 @@ def test_the_settings_of_the_fair_comparison_change_one_axis_each_before_they_ad
     assert [len(axes) for axes in SETTINGS.values()] == [0, 1, 1, 1, 1, 2, 3, 4]
 
 
-def test_the_readme_says_how_many_numbers_pass(comparisons):
-    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
-    assert check_summary(comparisons).partition(" No cell")[0] in readme
+def test_the_docs_say_how_many_numbers_pass(comparisons):
+    page = (RESULTS.parent / "docs" / "paper.md").read_text(encoding="utf-8")
+    assert check_summary(comparisons).partition(" No cell")[0] in page
 
 
 def test_the_table_of_the_check_has_a_row_a_cell_and_never_a_0_for_nothing(comparisons):
