@@ -12,6 +12,7 @@ COMMANDS = {
     "run": "Predict memory and compute of methods; measure on a GPU, if any.",
     "advise": "Which methods fit a GPU, and what would make the others fit.",
     "why": "Draw what the memory of a method is for.",
+    "emulate": "Run any training script on a GPU that is not there: will it fit?",
     "plan": "What a sweep would run, and how long it would take.",
     "validate": "Hold emulated and traced memory against this machine's GPU.",
     "campaign": "Measure the paper's efficiency tables on this machine's GPU.",

@@ -6,7 +6,7 @@ imported when it is called, so that the list of commands comes at once.
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, get_type_hints
@@ -57,9 +57,12 @@ class FrontDoor:
         """
         import tyro
 
-        name, options = self.split(arguments)
+        name, words = self.split(arguments)
         main = import_module(f"{self.package}.{name}").main
-        return main, tyro.cli(get_type_hints(main)["config"], args=options, prog=f"{self.program} {name}")
+        kind = get_type_hints(main)["config"]
+        options, command = _parted(words) if any(field.name == "command" for field in fields(kind)) else (words, [])
+        config = tyro.cli(kind, args=options, prog=f"{self.program} {name}")
+        return main, replace(config, command=tuple(command)) if command else config
 
     def split(self, arguments: list[str]) -> tuple[str, list[str]]:
         """Name of a command, and the words after it.
@@ -85,3 +88,9 @@ class FrontDoor:
         if self.default is not None:
             lines.append(f"Without a command it is {self.default}.")
         return "\n".join(lines)
+
+
+def _parted(words: list[str]) -> tuple[list[str], list[str]]:
+    """Options, and a foreign command after --."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
