@@ -46,7 +46,7 @@ def pool(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(request.path.parent))
         with EmulatedPool() as pool:
-            patch.setattr(predictor, "_pool", lambda: pool)
+            patch.setattr(predictor, "shared_pool", lambda: pool)
             yield pool
 
 
