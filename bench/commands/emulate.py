@@ -11,7 +11,7 @@ from tyro.conf import UseAppendAction
 from bench.cards.gpus import PAPER_GPU, Gpu, find_gpu
 from bench.records.results_store import writable_folder
 from bench.scripts.batch_size import check_name, largest_that_fits, with_option
-from bench.scripts.script_run import ScriptOptions, ScriptRun, in_gib, run_script
+from bench.scripts.script_run import ScriptOptions, ScriptRun, in_words, run_script
 from bench.scripts.script_timeline import write_timeline
 from bench.scripts.script_words import banner, summary
 from bench.units import parse_bytes
@@ -116,7 +116,7 @@ def _largest_batch(config: EmulateConfig, card: Gpu, folder: Path) -> ScriptRun:
     options = replace(config.options, stop_after_steps=config.stop_after_steps or 2)
     runs: dict[int, ScriptRun] = {}
 
-    def fits(size: int) -> bool:
+    def needs(size: int) -> int | None:
         command = with_option(config.command, config.find_batch_size, size)
         run = runs[size] = run_script(command, card, folder / f"batch_{size}", options)
         if run.exit_status and not run.ran_out_of_memory:
@@ -125,9 +125,9 @@ def _largest_batch(config: EmulateConfig, card: Gpu, folder: Path) -> ScriptRun:
                 "for another reason than memory; see its output."
             )
         say(f"{config.find_batch_size} {size}: {'out of memory' if run.ran_out_of_memory else 'fits'}")
-        return not run.ran_out_of_memory
+        return None if run.ran_out_of_memory else run.largest.process_bytes(run.context)
 
-    found = largest_that_fits(fits)
+    found = largest_that_fits(needs, card.memory_bytes)
     say(f"largest {config.find_batch_size} that fits {card.title}: {found or 'none, not even 1'}")
     run = runs[found or 1]
     write_run(run, folder)
@@ -162,9 +162,9 @@ def write_run(run: ScriptRun, folder: Path) -> None:
 def _comparison(runs: list[ScriptRun]) -> str:
     lines = ["", f"{'card':<34}{'process':>12}{'of':>12}  fits"]
     for run in runs:
-        needs = "" if run.largest is None else in_gib(run.largest.process_bytes(run.context))
+        needs = "" if run.largest is None else in_words(run.largest.process_bytes(run.context))
         word = "" if run.verdict is None else run.verdict.word
-        lines.append(f"{run.gpu.title:<34}{needs:>12}{in_gib(run.gpu.memory_bytes):>12}  {word}")
+        lines.append(f"{run.gpu.title:<34}{needs:>12}{in_words(run.gpu.memory_bytes):>12}  {word}")
     return "\n".join(lines)
 
 

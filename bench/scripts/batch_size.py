@@ -32,31 +32,45 @@ def with_option(command: tuple[str, ...], name: str, value: int) -> tuple[str, .
     return (*command, option, str(value))
 
 
-def largest_that_fits(fits: Callable[[int], bool], most: int = MOST) -> int | None:
-    """The largest number that fits, if all below one that fits do: by doubling, then by halving the gap.
+def largest_that_fits(needs: Callable[[int], int | None], capacity_bytes: int, most: int = MOST) -> int | None:
+    """The largest number that fits, if all below one that fits do.
+
+    Memory grows nearly in proportion: two numbers that fit say where the limit must be, and what is tried next is
+    there, or in the middle where that has misled.
 
     Args:
-        fits: tries a number.
+        needs: tries a number; the bytes that it takes, None if they do not suffice.
+        capacity_bytes: that there are.
         most: no larger one is tried.
 
     Returns:
         None if not even 1 fits.
     """
-    largest, failed = 0, most + 1
-    number = 1
-    while number < failed:
-        if fits(number):
-            largest = number
-            number = min(2 * number, most) if number < most else failed
-        else:
+    taken: dict[int, int] = {}
+    failed, number, misled = most + 1, 1, False
+    while True:
+        if (num_bytes := needs(number)) is None:
+            misled = failed - number < (failed - max(taken, default=0)) / 2
             failed = number
-    while failed - largest > 1:
-        middle = (largest + failed) // 2
-        if fits(middle):
-            largest = middle
         else:
-            failed = middle
-    return largest or None
+            misled = bool(taken) and failed <= most and number - max(taken) < (failed - max(taken)) / 2
+            taken[number] = num_bytes
+        largest = max(taken, default=0)
+        if failed - largest <= 1:
+            return largest or None
+        guess = (largest + failed) // 2 if misled else _guess(taken, capacity_bytes, failed)
+        number = min(max(guess, largest + 1), failed - 1)
+
+
+def _guess(taken: dict[int, int], capacity_bytes: int, failed: int) -> int:
+    """Where the limit should be by the two largest numbers that fit."""
+    if len(taken) < 2:
+        return 2 * max(taken, default=0)
+    (low, low_bytes), (high, high_bytes) = sorted(taken.items())[-2:]
+    slope = (high_bytes - low_bytes) / (high - low)
+    if slope <= 0:
+        return min(2 * high, failed)
+    return high + int((capacity_bytes - high_bytes) / slope)
 
 
 def check_name(name: str) -> None:

@@ -13,7 +13,7 @@ from bench.cards.gpus import Gpu
 from bench.cards.verdict import Verdict
 from bench.emulate.build import TorchInstall
 from bench.emulate.launch import describe, environment
-from bench.units import GIB
+from bench.units import GIB, MIB
 
 from .script_python import torch_of
 from .script_report import ProcessReport, read_reports
@@ -134,6 +134,6 @@ def _interrupts_left_to_the_script() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def in_gib(num_bytes: int) -> str:
-    """A size as 3.1 GiB."""
-    return f"{num_bytes / GIB:,.1f} GiB"
+def in_words(num_bytes: int) -> str:
+    """A size as 3.1 GiB, or 310 MiB where it is less than one."""
+    return f"{num_bytes / GIB:,.1f} GiB" if num_bytes >= GIB else f"{num_bytes / MIB:,.0f} MiB"

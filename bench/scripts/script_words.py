@@ -7,7 +7,7 @@ from textwrap import wrap
 from bench.units import MIB
 
 from .script_report import ProcessReport
-from .script_run import ScriptRun, in_gib
+from .script_run import ScriptRun, in_words
 
 WIDTH = 80
 
@@ -25,7 +25,7 @@ def summary(run: ScriptRun) -> str:
 
 
 def _summary(run: ScriptRun) -> Iterator[str]:
-    yield f"{run.gpu.title}, {in_gib(run.gpu.memory_bytes)}; PyTorch {run.torch.version}"
+    yield f"{run.gpu.title}, {in_words(run.gpu.memory_bytes)}; PyTorch {run.torch.version}"
     if run.largest is None:
         yield from _folded("no process of the command has used the card, or it was killed before its first step")
         return
@@ -52,9 +52,10 @@ def _process(report: ProcessReport, run: ScriptRun) -> Iterator[str]:
     size = f"with a CUDA context of {context.typical_bytes / MIB:,.0f} MiB"
     yield _row("process", report.process_bytes(context), size)
     yield from _folded(_conclusion(report, run), indent="  ")
-    yield f"  {report.num_steps} optimizer steps, {report.kernel_launches:,} kernels launched"
+    steps = "1 optimizer step" if report.num_steps == 1 else f"{report.num_steps:,} optimizer steps"
+    yield f"  {steps}, {report.kernel_launches:,} kernels launched"
     if report.retries:
-        yield f"  the allocator has emptied its cache {report.retries} times to find room"
+        yield f"  times that the allocator emptied its cache to find room: {report.retries}"
     if report.peak_place is not None:
         yield from _folded(f"{_of_recorded(report)} {report.peak_place}", indent="  ")
         yield from _parts(report)
@@ -68,9 +69,9 @@ def _conclusion(report: ProcessReport, run: ScriptRun) -> str:
     if run.ran_out_of_memory:
         return f"does not fit: {run.verdict.sentence}"
     if run.verdict.word == "yes":
-        return f"fits with {in_gib(spare)} to spare"
+        return f"fits with {in_words(spare)} to spare"
     if run.verdict.word == "no":
-        return f"does not fit: {in_gib(-spare)} are lacking"
+        return f"does not fit: {in_words(-spare)} are lacking"
     return run.verdict.sentence
 
 

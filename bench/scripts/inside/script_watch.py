@@ -421,11 +421,11 @@ def in_words(frame):
 
 
 def shortened(path):
-    """A path from the package it is in, or from the working directory."""
+    """A path from the package it is in or from the working directory; of others, the name of the file."""
     for folder in (*_LIBRARIES, os.path.join(os.getcwd(), "")):
         if path.startswith(folder):
             return path[len(folder) :].removeprefix("site-packages" + os.sep)
-    return path
+    return os.path.basename(path)
 
 
 def caller(frame):
