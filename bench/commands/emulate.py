@@ -8,14 +8,13 @@ from pathlib import Path
 
 from tyro.conf import UseAppendAction
 
-from bench.cards.gpus import PAPER_GPU, Gpu, find_gpu
-from bench.records.results_store import writable_folder
+from bench.cards.gpus import GPUS, PAPER_GPU, Gpu, find_gpu
+from bench.records.output_folder import writable_folder
 from bench.scripts.batch_size import check_name, largest_that_fits, with_option
 from bench.scripts.script_run import ScriptOptions, ScriptRun, in_words, run_script
-from bench.scripts.script_timeline import write_timeline
 from bench.scripts.script_words import banner, summary
 from bench.units import parse_bytes
-from fptplus import InvalidInput
+from fptplus.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,7 @@ class EmulateConfig:
 
     def cards(self) -> list[Gpu]:
         """The cards to run on, with as much memory as may be used."""
-        found = [find_gpu(name) for name in dict.fromkeys(self.gpu or (PAPER_GPU,))]
+        found = [GPUS.get(name) or find_gpu(name) for name in dict.fromkeys(self.gpu or (PAPER_GPU,))]
         if self.gpu_memory is None:
             return found
         return [replace(gpu, memory_bytes=parse_bytes("gpu-memory", self.gpu_memory)) for gpu in found]
@@ -156,6 +155,8 @@ def write_run(run: ScriptRun, folder: Path) -> None:
     }
     (folder / "report.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     if run.largest is not None and run.largest.timeline:
+        from bench.scripts.script_timeline import write_timeline  # matplotlib takes a second, which no script waits for
+
         write_timeline(run, folder)
 
 

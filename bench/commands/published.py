@@ -9,7 +9,7 @@ from rich.table import Table
 from bench.published.comparison import HeldMeasurement, Summary, summarize, write_comparisons
 from bench.published.figure import draw_comparisons
 from bench.published.measurements import read_measurements
-from bench.records.results_store import writable_folder
+from bench.records.output_folder import writable_folder
 from bench.report.terminal import make_console
 
 _SHORT = {

@@ -6,7 +6,7 @@ from bench.cells.config import Setting
 from bench.cells.step_options import shared_in_words
 from bench.predict.contributions import contributions
 from bench.predict.predictor import dissect_all
-from bench.records.results_store import writable_folder
+from bench.records.output_folder import writable_folder
 from bench.report.figures import draw_breakdown, draw_timeline
 from bench.report.terminal import make_console, rules_table, tensors_table
 from bench.sweep.sweep import checked_cells

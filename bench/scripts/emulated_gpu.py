@@ -17,7 +17,7 @@ from inspect import getsourcefile
 from pathlib import Path
 from typing import Any
 
-from bench.cards.gpus import Gpu, find_gpu
+from bench.cards.gpus import GPUS, Gpu, find_gpu
 from bench.cards.verdict import Verdict
 from bench.units import parse_bytes
 from fptplus.errors import InvalidInput
@@ -108,7 +108,7 @@ def emulated(gpu: str = "a6000", *, memory: str | None = None, num_gpus: int = 1
     Raises:
         InvalidInput: if there is no such card, or the limit is no size.
     """
-    card = find_gpu(gpu)
+    card = GPUS.get(gpu) or find_gpu(gpu)
     if memory is not None:
         card = replace(card, memory_bytes=parse_bytes("memory", memory))
     with tempfile.TemporaryDirectory(prefix="emulated-gpu-") as folder:

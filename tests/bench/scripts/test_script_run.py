@@ -5,7 +5,6 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -102,9 +101,12 @@ def test_what_it_leaves_is_in_its_folder_and_can_be_looked_at(ran):
     assert pickle.loads(snapshot.read_bytes())["device_traces"][0]
 
 
-def test_it_ends_after_the_steps_that_are_asked_for(tmp_path):
-    process = emulate(tmp_path, "--steps", 10**9, options=["--stop-after-steps", "2", "--record-steps", "1"])
+def test_it_ends_after_the_steps_that_are_asked_for_and_the_environment_s_own_sitecustomize_runs(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("print('own sitecustomize')\n")
+    options = ["--stop-after-steps", "2", "--record-steps", "1"]
+    process = emulate(tmp_path, "--steps", 10**9, options=options, PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}")
     assert process.returncode == 0 and "allocated" not in process.stdout
+    assert process.stdout.startswith("own sitecustomize\n" * 2 + "read: hello\n"), "ours and the script's process"
     (told,) = report_of(tmp_path)["processes"]
     assert (told["num_steps"], told["ended"]) == (2, "stopped")
 
@@ -115,30 +117,24 @@ def test_running_out_of_memory_is_pytorch_s_own_error_with_its_place(tmp_path):
     report = report_of(tmp_path)
     assert report["fits"] == "no" and report["processes"][0]["out_of_memory"][-1]["step"] == 2
     assert "does not fit: out of memory: step 2, forward, training_script.py:" in " ".join(process.stderr.split())
-    needs = emulate(tmp_path / "..", options=["--gpu-memory", "200MiB", "--unlimited", "--out", str(tmp_path / "more")])
-    assert needs.returncode == 0 and "are lacking" in needs.stderr
+    more = tmp_path / "more"
+    more.mkdir()
+    needs = emulate(more, options=["--gpu-memory", "200MiB", "--unlimited"])
+    assert needs.returncode == 0 and report_of(more)["fits"] == "no", "it takes 208 MiB"
 
 
-def test_the_largest_batch_fits_and_the_next_does_not(tmp_path):
-    options = ["--gpu-memory", "260MiB", "--find-batch-size", "batch-size"]
-    process = emulate(tmp_path, "--layers", 1, options=options)
-    (said,) = (line for line in process.stderr.splitlines() if line.startswith("largest batch-size"))
+def test_the_largest_number_fits_and_the_next_does_not(tmp_path):
+    process = emulate(tmp_path, options=["--gpu-memory", "300MiB", "--find-batch-size", "layers"])
+    (said,) = (line for line in process.stderr.splitlines() if line.startswith("largest layers"))
     largest = int(said.split()[-1])
-    assert process.returncode == 0 and f"batch-size {largest}: fits" in process.stderr
-    assert f"batch-size {largest + 1}: out of memory" in process.stderr
+    assert process.returncode == 0 and f"layers {largest}: fits" in process.stderr
+    assert f"layers {largest + 1}: out of memory" in process.stderr
 
 
 def test_cards_are_compared(tmp_path):
     process = emulate(tmp_path, options=["--gpu", "h100", "--stop-after-steps", "1"])
     table = process.stderr.splitlines()[-4:-1]
     assert [row.split()[-1] for row in table] == ["fits", "yes", "yes"] and "H100" in table[2]
-
-
-def test_the_environment_s_own_sitecustomize_still_runs(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text("print('own sitecustomize')\n")
-    process = emulate(tmp_path, "--steps", 1, PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}")
-    assert process.stdout.startswith("own sitecustomize\n" * 2 + "read: hello\n"), "ours and the script's process"
-    assert "fits with" in process.stderr
 
 
 def test_a_command_that_uses_no_card_is_said_to(tmp_path):
@@ -195,9 +191,3 @@ def test_the_fixture_fails_a_test_whose_step_needs_more_than_its_card(emulated_g
     called = emulated_gpu("t4").run(allocate, 1)
     assert called.fits and called.report.peak_allocated_bytes == 1024 * MIB
     assert not emulated_gpu("t4", memory="1GiB").run(allocate, 1).fits
-
-
-def test_it_starts_within_seconds(tmp_path):
-    began = time.monotonic()
-    emulate(tmp_path, "--steps", 1)
-    assert time.monotonic() - began < 60, "a hang, not a measurement: benchmarks are elsewhere"
