@@ -110,6 +110,12 @@ def study(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["environment"], default=False)
+def emulate(session: nox.Session) -> None:
+    """Will a training script fit? nox -s emulate -- --gpu rtx4090 -- python train.py --epochs 1"""
+    _run(session, "-m", "bench", "emulate", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"], default=False)
 def plan(session: nox.Session) -> None:
     """What a sweep would run, what would not fit, how long it takes: nox -s plan -- --model vit_l --res 640."""
     _run(session, "-m", "bench", "plan", *session.posargs)

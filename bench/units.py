@@ -2,7 +2,7 @@
 
 import re
 
-from fptplus import InvalidInput
+from fptplus.errors import InvalidInput
 
 MIB = 2**20
 GIB = 2**30

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
@@ -107,13 +107,16 @@ class FrontDoor:
         """
         import tyro
 
-        name, options = self.split(arguments)
+        name, words = self.split(arguments)
         main = import_module(f"{self.package}.{self.modules.get(name, name)}").main
-        config, called = get_type_hints(main)["config"], f"{self.program} {name}"
+        kind, called = get_type_hints(main)["config"], f"{self.program} {name}"
+        takes_command = any(field.name == "command" for field in fields(kind))
+        options, command = _parted(words) if takes_command else (words, [])
         if {"-h", "--help"} & set(options):
             with wrapped_output():
-                tyro.cli(explained(config), args=options, prog=called)
-        return main, tyro.cli(config, args=options, prog=called)
+                tyro.cli(explained(kind), args=options, prog=called)
+        config = tyro.cli(kind, args=options, prog=called)
+        return main, replace(config, command=tuple(command)) if command else config
 
     def split(self, arguments: list[str]) -> tuple[str, list[str]]:
         """Name of a command, and the words after it.
@@ -157,3 +160,9 @@ def _discard_output() -> int:
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return BROKEN_PIPE
+
+
+def _parted(words: list[str]) -> tuple[list[str], list[str]]:
+    """Options, and a foreign command after --."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]

@@ -40,6 +40,7 @@ ROOMS = {
         "sweep",
         "paper",
         "report",
+        "scripts",
         "published",
         "commands",
     ],

@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-import torch
-
-from fptplus import InvalidInput
+from fptplus.errors import InvalidInput
 
 from .contexts import ContextSize, context_of
 from .probe import Properties, present_properties
@@ -101,6 +99,8 @@ class Gpu:
     @property
     def context(self) -> ContextSize:
         """CUDA context and loaded kernels of one process of the installed PyTorch."""
+        import torch  # the catalogue is read without it
+
         return context_of(self, torch.version.cuda)
 
     @property

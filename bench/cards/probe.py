@@ -11,9 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
-
-from fptplus import InvalidInput
+from fptplus.errors import InvalidInput
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,6 +35,8 @@ def present_properties() -> Properties | None:
     Raises:
         InvalidInput: if PyTorch sees a device that does not answer.
     """
+    import torch  # the catalogue is read without it
+
     if not torch.cuda.is_available():
         return None
     if torch.cuda.is_initialized():
@@ -54,6 +54,8 @@ def present_properties() -> Properties | None:
 
 def ask() -> Properties:
     """Ask CUDA, in this process."""
+    import torch
+
     properties = torch.cuda.get_device_properties(0)
     return Properties(
         name=properties.name,

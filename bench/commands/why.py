@@ -7,7 +7,7 @@ from bench.cells.config import CellConfig, Setting
 from bench.cells.step_options import AXES, shared_in_words
 from bench.predict.contributions import Contribution, contributions
 from bench.predict.predictor import dissect_all
-from bench.records.results_store import writable_folder
+from bench.records.output_folder import writable_folder
 from bench.report.figures import draw_breakdown, draw_timeline
 from bench.report.table_formats import FormatOption, Printer, Value, printing
 from bench.report.terminal import PeakPart, peak_parts, peak_view, rules_view

@@ -4,7 +4,6 @@ Several processes, on several machines, may use one folder: file locks keep them
 """
 
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,27 +15,8 @@ from filelock import FileLock, Timeout
 from fptplus import InvalidInput
 from fptplus.whole_file import whole_file
 
+from .output_folder import writable_folder
 from .record import COLUMNS, Record
-
-
-def writable_folder(name: str | Path) -> Path:
-    """The folder of a name, made where it is missing.
-
-    Raises:
-        InvalidInput: if nothing can be written there.
-    """
-    try:
-        if not str(name):
-            raise ValueError("the name is empty")
-        folder = Path(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidInput(
-            f"out must be a folder that can be written, got {str(name)!r} ({reason}); name another."
-        ) from error
 
 
 class ResultsStore:

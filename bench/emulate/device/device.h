@@ -9,6 +9,7 @@
 //   driver.cpp      libcuda.so.1: the primary context, virtual memory management
 //   nvml.cpp        libnvidia-ml.so.1
 //   library.cpp     calls of libraries: counted, recorded, what is not known of them named
+//   nccl.cpp        small messages between the processes of a machine
 //   blas.cpp, blas_lt.cpp, cudnn*.cpp   the libraries that PyTorch calls (cudnn_parts.h lists cuDNN's)
 //
 // Whatever else PyTorch imports has a generated answer that fails by its name (build.py).

@@ -1,0 +1,174 @@
+"""`python -m bench emulate --gpu rtx4090 -- python train.py`: whether anybody's training script fits a card."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from tyro.conf import UseAppendAction
+
+from bench.cards.gpus import GPUS, PAPER_GPU, Gpu, find_gpu
+from bench.records.output_folder import writable_folder
+from bench.scripts.batch_size import check_name, largest_that_fits, with_option
+from bench.scripts.script_run import ScriptOptions, ScriptRun, in_words, run_script
+from bench.scripts.script_words import banner, summary
+from bench.units import parse_bytes
+from fptplus.errors import InvalidInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmulateConfig:
+    """Run a training script, unchanged, on a GPU that is not there, and say how much memory it needs.
+
+    PyTorch's own allocator and operators run; kernels do not, so losses and metrics mean nothing. The exit status is
+    the script's. Example: --gpu rtx4090 -- python train.py --epochs 1
+    """
+
+    gpu: UseAppendAction[tuple[str, ...]] = ()
+    """GPU to run on; repeat to compare several. Default: a6000."""
+
+    gpu_memory: str | None = None
+    """Memory limit, e.g. 11GiB. Default: all that the GPU has."""
+
+    gpus: int = 1
+    """Number of GPUs that the machine has, for torchrun and the like."""
+
+    stop_after_steps: int = 0
+    """End the script after this many optimizer steps. Default: let it run to its end."""
+
+    record_steps: int = 3
+    """Optimizer steps in which each allocation is recorded with the line that asked for it."""
+
+    find_batch_size: str | None = None
+    """Name of the script's batch size option, without dashes: find the largest value that fits."""
+
+    unlimited: bool = False
+    """Give the script as much memory as it asks for, to see how much it would need."""
+
+    out: str = "emulated"
+    """Folder for the reports: JSON, timeline, and a snapshot for PyTorch's memory viewer."""
+
+    command: tuple[str, ...] = ()
+    """The script's command; everything after -- is taken as it is."""
+
+    def check(self) -> None:
+        """Refuse what cannot be run.
+
+        Raises:
+            InvalidInput: naming the option, the rule and the value.
+        """
+        if not self.command:
+            raise InvalidInput(
+                "emulate must be given the script's command after --, got none; for example: "
+                "python -m bench emulate --gpu rtx4090 -- python train.py"
+            )
+        for name, least in (("gpus", 1), ("stop_after_steps", 0), ("record_steps", 0)):
+            if (value := getattr(self, name)) < least:
+                raise InvalidInput(f"{name.replace('_', '-')} must be at least {least}, got {value}.")
+        if self.find_batch_size is not None:
+            check_name(self.find_batch_size)
+
+    def cards(self) -> list[Gpu]:
+        """The cards to run on, with as much memory as may be used."""
+        found = [GPUS.get(name) or find_gpu(name) for name in dict.fromkeys(self.gpu or (PAPER_GPU,))]
+        if self.gpu_memory is None:
+            return found
+        return [replace(gpu, memory_bytes=parse_bytes("gpu-memory", self.gpu_memory)) for gpu in found]
+
+    @property
+    def options(self) -> ScriptOptions:
+        """How each run is made."""
+        return ScriptOptions(
+            num_gpus=self.gpus,
+            record_steps=self.record_steps,
+            stop_after_steps=self.stop_after_steps,
+            is_unlimited=self.unlimited,
+        )
+
+
+def main(config: EmulateConfig) -> int:
+    """Run the script on each card; the last exit status of those that is not 0."""
+    config.check()
+    cards = config.cards()
+    out = writable_folder(config.out) / f"{datetime.now():%Y-%m-%d_%H.%M.%S}"
+    runs = [_run(config, card, out / card.name) for card in cards]
+    for run in runs:
+        say(summary(run))
+    if len(runs) > 1:
+        say(_comparison(runs))
+    say(f"reports in {out}")
+    return next((run.exit_status for run in runs if run.exit_status), 0)
+
+
+def _run(config: EmulateConfig, card: Gpu, folder: Path) -> ScriptRun:
+    say(banner(card.title))
+    if config.find_batch_size is not None:
+        return _largest_batch(config, card, folder)
+    run = run_script(config.command, card, folder, config.options)
+    write_run(run, folder)
+    return run
+
+
+def _largest_batch(config: EmulateConfig, card: Gpu, folder: Path) -> ScriptRun:
+    """The run with the largest batch that fits, or with a batch of 1 where none does."""
+    options = replace(config.options, stop_after_steps=config.stop_after_steps or 2)
+    runs: dict[int, ScriptRun] = {}
+
+    def needs(size: int) -> int | None:
+        command = with_option(config.command, config.find_batch_size, size)
+        run = runs[size] = run_script(command, card, folder / f"batch_{size}", options)
+        if run.exit_status and not run.ran_out_of_memory:
+            raise InvalidInput(
+                f"the script must run with {config.find_batch_size} {size}, it has ended with status {run.exit_status} "
+                "for another reason than memory; see its output."
+            )
+        say(f"{config.find_batch_size} {size}: {'out of memory' if run.ran_out_of_memory else 'fits'}")
+        return None if run.ran_out_of_memory else run.largest.process_bytes(run.context)
+
+    found = largest_that_fits(needs, card.memory_bytes)
+    say(f"largest {config.find_batch_size} that fits {card.title}: {found or 'none, not even 1'}")
+    run = runs[found or 1]
+    write_run(run, folder)
+    return replace(run, exit_status=0) if found else run
+
+
+def write_run(run: ScriptRun, folder: Path) -> None:
+    """Write report.json, and the timeline of the largest process as a picture and a page."""
+    verdict = run.verdict
+    told = {
+        "command": run.command,
+        "gpu": run.gpu.name,
+        "memory_bytes": run.gpu.memory_bytes,
+        "torch": run.torch.version,
+        "exit_status": run.exit_status,
+        "fits": verdict and verdict.word,
+        "verdict": verdict and verdict.sentence,
+        "context_bytes": run.context.typical_bytes,
+        "processes": [
+            {
+                **{name: value for name, value in asdict(report).items() if name not in ("timeline", "phases")},
+                "process_bytes": report.process_bytes(run.context),
+            }
+            for report in run.reports
+        ],
+    }
+    (folder / "report.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    if run.largest is not None and run.largest.timeline:
+        from bench.scripts.script_timeline import write_timeline  # matplotlib takes a second, which no script waits for
+
+        write_timeline(run, folder)
+
+
+def _comparison(runs: list[ScriptRun]) -> str:
+    lines = ["", f"{'card':<34}{'process':>12}{'of':>12}  fits"]
+    for run in runs:
+        needs = "" if run.largest is None else in_words(run.largest.process_bytes(run.context))
+        word = "" if run.verdict is None else run.verdict.word
+        lines.append(f"{run.gpu.title:<34}{needs:>12}{in_words(run.gpu.memory_bytes):>12}  {word}")
+    return "\n".join(lines)
+
+
+def say(text: str) -> None:
+    """A line on the error stream: the output is the script's."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,83 @@
+"""The largest value of a script's option with which it still fits, by running it again and again."""
+
+from collections.abc import Callable
+
+from fptplus.errors import InvalidInput
+
+MOST = 2**20
+"""No batch is tried beyond."""
+
+
+def with_option(command: tuple[str, ...], name: str, value: int) -> tuple[str, ...]:
+    """A command with an option set: where it stands already, as --name 8, --name=8 or name=8; else added as --name 8.
+
+    Args:
+        command: a program and its arguments.
+        name: of the option, with or without dashes.
+        value: to set.
+    """
+    plain = name.lstrip("-")
+    spellings = {name, f"-{plain}" if len(plain) == 1 else f"--{plain}", f"--{plain.replace('_', '-')}"}
+    spellings.add(f"--{plain.replace('-', '_')}")
+    words = list(command)
+    for index, word in enumerate(words):
+        key, equals, _ = word.partition("=")
+        if equals and (key in spellings or key == plain):
+            words[index] = f"{key}={value}"
+            return tuple(words)
+        if word in spellings and index + 1 < len(words):
+            words[index + 1] = str(value)
+            return tuple(words)
+    option = name if name.startswith("-") else f"-{plain}" if len(plain) == 1 else f"--{plain}"
+    return (*command, option, str(value))
+
+
+def largest_that_fits(needs: Callable[[int], int | None], capacity_bytes: int, most: int = MOST) -> int | None:
+    """The largest number that fits, if all below one that fits do.
+
+    Memory grows nearly in proportion: two numbers that fit say where the limit must be, and what is tried next is
+    there, or in the middle where that has misled.
+
+    Args:
+        needs: tries a number; the bytes that it takes, None if they do not suffice.
+        capacity_bytes: that there are.
+        most: no larger one is tried.
+
+    Returns:
+        None if not even 1 fits.
+    """
+    taken: dict[int, int] = {}
+    failed, number, misled = most + 1, 1, False
+    while True:
+        if (num_bytes := needs(number)) is None:
+            misled = failed - number < (failed - max(taken, default=0)) / 2
+            failed = number
+        else:
+            misled = bool(taken) and failed <= most and number - max(taken) < (failed - max(taken)) / 2
+            taken[number] = num_bytes
+        largest = max(taken, default=0)
+        if failed - largest <= 1:
+            return largest or None
+        guess = (largest + failed) // 2 if misled else _guess(taken, capacity_bytes, failed)
+        number = min(max(guess, largest + 1), failed - 1)
+
+
+def _guess(taken: dict[int, int], capacity_bytes: int, failed: int) -> int:
+    """Where the limit should be by the two largest numbers that fit."""
+    if len(taken) < 2:
+        return 2 * max(taken, default=0)
+    (low, low_bytes), (high, high_bytes) = sorted(taken.items())[-2:]
+    slope = (high_bytes - low_bytes) / (high - low)
+    if slope <= 0:
+        return min(2 * high, failed)
+    return high + int((capacity_bytes - high_bytes) / slope)
+
+
+def check_name(name: str) -> None:
+    """Refuse what names no option.
+
+    Raises:
+        InvalidInput: if it is empty or has blanks.
+    """
+    if not name.strip("-") or any(character.isspace() for character in name):
+        raise InvalidInput(f"find-batch-size must be the name of an option of the script, got {name!r}.")

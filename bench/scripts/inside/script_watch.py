@@ -1,0 +1,457 @@
+"""Watches the memory of a training script from inside its process, without a change to it; stands alone.
+
+    PyTorch's hooks      an optimizer's step begins and ends, a backward pass does     -> phases, by time
+    allocator's history  each block given and taken back, with the lines that asked   -> what is in use at the peak
+    the optimizer        parameters, gradients, state; every module: buffers           -> what a block is for
+
+The history is kept for the first steps only (EMULATED_RECORD_STEPS); the allocator's own counters tell of all others.
+A report is a JSON file of its own for each process, written whole after each recorded step and when the process ends.
+"""
+
+import atexit
+import bisect
+import gc
+import json
+import os
+import sys
+import sysconfig
+import threading
+import time
+
+MOST_ENTRIES = 5_000_000
+"""Of the allocator's history."""
+
+QUIET_S = 60.0
+"""Without a kernel launched for so long, the script may be waiting for a value that no kernel writes."""
+
+LARGEST = 10
+"""Tensors that are listed."""
+
+TIMELINE_POINTS = 2000
+
+KINDS = ("weights", "gradients", "optimizer", "buffers", "activations", "temporary", "other")
+
+
+def start(torch):
+    """Watch a process that has just imported PyTorch."""
+    watch = Watch(torch, os.environ["EMULATED_REPORTS"])
+    torch.cuda._lazy_call(watch.cuda_begins)
+
+
+class Watch:
+    """One process.
+
+    Args:
+        torch: the module.
+        folder: where its report goes.
+    """
+
+    def __init__(self, torch, folder):
+        self.torch, self.folder, self.pid = torch, folder, os.getpid()
+        self.record_steps = int(os.environ.get("EMULATED_RECORD_STEPS", "3"))
+        self.stop_after = int(os.environ.get("EMULATED_STOP_AFTER_STEPS", "0"))
+        self.num_steps = 0
+        self.steps_of = {}
+        """Steps done, by optimizer."""
+        self.phases = [(0, 0, "setup", None)]
+        """Since when (µs), in which step (from 1), which phase, and the user's line that began it."""
+        self.known = []
+        """What was seen in use: (time in µs, {address: (kind, name)})."""
+        self.out_of_memory = []
+        self.peaks = []
+        self.is_recording = False
+        self.recorded = None
+        self.ended = "running"
+
+    def cuda_begins(self):
+        """CUDA has been started in this process."""
+        torch = self.torch
+        if hasattr(torch._C, "_cuda_attach_out_of_memory_observer"):
+            torch._C._cuda_attach_out_of_memory_observer(self.memory_runs_out)
+        optimizers = sys.modules["torch.optim.optimizer"]  # hidden from its package by a class of that name
+        optimizers.register_optimizer_step_pre_hook(self.step_begins)
+        optimizers.register_optimizer_step_post_hook(self.step_ends)
+        self._watch_backward()
+        self._first_call = torch.nn.modules.module.register_module_forward_pre_hook(self.first_call)
+        self._record()
+        atexit.register(self.process_ends)
+        self.excepthook, sys.excepthook = sys.excepthook, self.script_fails
+        threading.Thread(target=self._notice_waiting, name="emulated-watch", daemon=True).start()
+
+    def _record(self):
+        memory = self.torch.cuda.memory
+        try:
+            memory._record_memory_history("all", context="alloc", stacks="python", max_entries=MOST_ENTRIES)
+            self.is_recording = True
+        except TypeError:  # before PyTorch 2.1: counters alone
+            pass
+
+    def _watch_backward(self):
+        autograd = self.torch.autograd
+        backward = autograd.backward
+
+        def watched(*arguments, **options):
+            self._phase("backward", caller(sys._getframe(1)))
+            try:
+                return backward(*arguments, **options)
+            finally:
+                self._phase("forward")
+
+        autograd.backward = watched
+
+    def _phase(self, phase, line=None):
+        if self.is_recording:
+            self.phases.append((time.time_ns() // 1000, self.num_steps + 1, phase, line))
+        self.phase = phase
+
+    phase = "setup"
+
+    def first_call(self, _module, _inputs):
+        """A module is called for the first time: what came before is not of the first step."""
+        self._first_call.remove()
+        if self.phase == "setup":
+            self._phase("forward")
+
+    def step_begins(self, optimizer, _arguments, _options):
+        """An optimizer is about to step: weights, gradients and what is left of older state are in use."""
+        if os.getpid() != self.pid:
+            return
+        self._note_known(optimizer)
+        self._phase("optimizer", caller(sys._getframe(1)))
+
+    def step_ends(self, optimizer, _arguments, _options):
+        """An optimizer has stepped."""
+        if os.getpid() != self.pid:
+            return
+        self._note_known(optimizer)
+        number = self.steps_of[id(optimizer)] = self.steps_of.get(id(optimizer), 0) + 1
+        self.num_steps = max(self.num_steps, number)
+        self.peaks.append(self._counters())
+        self._phase("forward")
+        if self.is_recording:
+            if self.num_steps >= self.record_steps:
+                self._stop_recording()
+            self.write()
+        if self.stop_after and min(self.steps_of.values()) >= self.stop_after:
+            self.ended = "stopped"
+            raise SystemExit(0)
+
+    def _note_known(self, optimizer):
+        """What the blocks in use are for, by their addresses; an optimizer's too where one is given."""
+        if not self.is_recording:
+            return
+        names, known = {}, {}
+        for module in roots(self.torch, gc.get_objects()):
+            for name, parameter in module.named_parameters():
+                names.setdefault(id(parameter), name)
+                note(known, parameter, "weights", name)
+                note(known, parameter.grad, "gradients", name)
+            for name, buffer in module.named_buffers():
+                note(known, buffer, "buffers", name)
+        for group in optimizer.param_groups if optimizer is not None else ():
+            for parameter in group["params"]:
+                name = names.get(id(parameter), "")
+                note(known, parameter, "weights", name)
+                note(known, parameter.grad, "gradients", name)
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    note(known, value, "optimizer", f"{name} {key}".strip())
+        self.known.append((time.time_ns() // 1000, known))
+
+    def memory_runs_out(self, device, wanted_bytes, _device_total, _device_free):
+        """The allocator is about to raise; it has tried again after freeing its cache."""
+        self._note_known(None)
+        self.out_of_memory.append(
+            {
+                "device": device,
+                "wanted_bytes": wanted_bytes,
+                "step": self.num_steps + 1,
+                "phase": self.phase,
+                "line": caller(sys._getframe(1)),
+            }
+        )
+
+    def script_fails(self, kind, error, traceback):
+        """Nobody caught an error."""
+        self.ended = f"{kind.__name__}: {error}"
+        self.excepthook(kind, error, traceback)
+
+    def process_ends(self):
+        """Python is about to end this process."""
+        if os.getpid() != self.pid:
+            return
+        if self.ended == "running":
+            self.ended = "ended"
+        if self.is_recording:
+            self._stop_recording()
+        self.write()
+
+    def _stop_recording(self):
+        memory = self.torch.cuda.memory
+        self.is_recording = False
+        snapshot = memory._snapshot()
+        memory._record_memory_history(None)
+        self._write_snapshot(snapshot)
+        device = self.torch.cuda.current_device()
+        blocks = Blocks(snapshot["device_traces"][device], self.phases, self.known)
+        so_far = {"steps": self.num_steps, "allocated_bytes": self._counters()["allocated_bytes"]}
+        self.recorded = so_far | blocks.summary()
+        self.known.clear()
+
+    def _write_snapshot(self, snapshot):
+        """For PyTorch's memory viewer (pytorch.org/memory_viz)."""
+        import pickle
+
+        with open(os.path.join(self.folder, f"{self.pid}.pickle"), "wb") as file:
+            pickle.dump(snapshot, file)
+
+    def _counters(self):
+        """Peaks since the process began, on all devices together with the current one's number."""
+        stats = self.torch.cuda.memory_stats()
+        peak = {f"{name}_bytes": stats[f"{name}_bytes.all.peak"] for name in ("allocated", "reserved")}
+        return peak | {"retries": stats.get("num_alloc_retries", 0)}
+
+    def write(self):
+        """The report as far as it goes."""
+        torch = self.torch
+        device = torch.cuda.current_device()
+        report = {
+            "pid": self.pid,
+            "rank": int(os.environ.get("RANK", "0")),
+            "command": sys.argv,
+            "torch": torch.__version__,
+            "device": device,
+            "gpu": torch.cuda.get_device_name(device),
+            "capacity_bytes": torch.cuda.get_device_properties(device).total_memory,
+            "num_steps": self.num_steps,
+            "ended": self.ended,
+            "peak": self._counters(),
+            "peak_by_step": [peak["allocated_bytes"] for peak in self.peaks],
+            "recorded": self.recorded,
+            "out_of_memory": self.out_of_memory,
+            "unanswered": unanswered(),
+            "kernel_launches": launches(),
+        }
+        path = os.path.join(self.folder, f"{self.pid}.json")
+        with open(path + ".new", "w", encoding="utf-8") as file:
+            json.dump(report, file)
+        os.replace(path + ".new", path)
+
+    def _notice_waiting(self):
+        """Say where the script is if it launches no kernel for long: it may wait for a value that none writes."""
+        main, last, since = threading.main_thread().ident, launches(), time.monotonic()
+        while True:
+            time.sleep(QUIET_S / 6)
+            if (now := launches()) != last:
+                last, since = now, time.monotonic()
+            elif time.monotonic() - since > QUIET_S:
+                frame = sys._current_frames().get(main)
+                place = caller(frame) if frame is not None else "?"
+                print(
+                    f"emulated: no kernel has been launched for {QUIET_S:.0f} s; the script is at {place}. "
+                    "Kernels do not run here: a loop that waits for a value that one writes never ends.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                since = time.monotonic()
+
+
+class Blocks:
+    """The allocator's history of one device.
+
+    Args:
+        entries: of the history.
+        phases, known: as of Watch.
+    """
+
+    def __init__(self, entries, phases, known):
+        self.phases, self.times = phases, [phase[0] for phase in phases]
+        self.blocks, self.changes = [], []
+        alive = {}
+        for entry in entries:
+            if entry["action"] == "alloc":
+                alive[entry["addr"]] = len(self.blocks)
+                self.changes.append((len(self.blocks), True))
+                self.blocks.append(Block(entry))
+            elif entry["action"] == "free_requested" and entry["addr"] in alive:
+                number = alive.pop(entry["addr"])
+                self.blocks[number].freed_us = entry["time_us"]
+                self.changes.append((number, False))
+        self._tell_kinds(known)
+
+    def _tell_kinds(self, known):
+        by_address = {}
+        for block in self.blocks:
+            by_address.setdefault(block.address, []).append(block)
+        for time_us, kinds in known:
+            for address, (kind, name) in kinds.items():
+                for block in by_address.get(address, ()):
+                    if block.made_us <= time_us < block.freed_us and not block.kind:
+                        block.kind, block.name = kind, name
+        for block in self.blocks:
+            if not block.kind:
+                block.kind = self._kind_by_time(block)
+
+    def _kind_by_time(self, block):
+        phase, until = self.phase_at(block.made_us), self.phase_at(block.freed_us)
+        if phase[2] == "forward" and (until[1:3] != phase[1:3] or block.freed_us == float("inf")):
+            return "activations"
+        return "other" if phase[2] == "setup" else "temporary"
+
+    def phase_at(self, time_us):
+        """The phase of a moment."""
+        return self.phases[bisect.bisect_right(self.times, time_us) - 1]
+
+    def summary(self):
+        """Where the peak is, what is in use there, and the sizes of each kind over time."""
+        peak_at, peak, series = self._replay()
+        if peak_at is None:
+            return {"peak": None}
+        number, alive = peak_at
+        block = self.blocks[number]
+        _, step, phase, line = self.phase_at(block.made_us)
+        by_kind = dict.fromkeys(KINDS, 0)
+        for other in alive:
+            by_kind[self.blocks[other].kind] += self.blocks[other].num_bytes
+        largest = sorted((self.blocks[other] for other in alive), key=lambda block: -block.num_bytes)[:LARGEST]
+        return {
+            "peak": {
+                "num_bytes": peak,
+                "step": step,
+                "phase": phase,
+                "line": block.line or line or "",
+                "inner": block.inner,
+                "by_kind": by_kind,
+                "largest": [
+                    {
+                        "num_bytes": one.num_bytes,
+                        "kind": one.kind,
+                        "name": one.name,
+                        "line": one.line or self.phase_at(one.made_us)[3] or "",
+                        "inner": one.inner,
+                    }
+                    for one in largest
+                ],
+            },
+            "timeline": series,
+            "phases": [list(phase[:3]) for phase in self.phases],
+        }
+
+    def _replay(self):
+        """The change that makes the peak with the blocks in use there, its bytes, and the sizes over time."""
+        total = peak = 0
+        peak_at = -1
+        for position, (number, is_given) in enumerate(self.changes):
+            total += self.blocks[number].num_bytes if is_given else -self.blocks[number].num_bytes
+            if total > peak:
+                peak, peak_at = total, position
+        if peak_at < 0:
+            return None, 0, []
+        alive, sizes, series = set(), dict.fromkeys(KINDS, 0), []
+        every = max(1, len(self.changes) // TIMELINE_POINTS)
+        found = None
+        for position, (number, is_given) in enumerate(self.changes):
+            block = self.blocks[number]
+            (alive.add if is_given else alive.discard)(number)
+            sizes[block.kind] += block.num_bytes if is_given else -block.num_bytes
+            if position == peak_at:
+                found = (number, set(alive))
+            if position % every == 0 or position == peak_at:
+                series.append([block.made_us if is_given else block.freed_us, *sizes.values()])
+        return found, peak, series
+
+
+class Block:
+    """A block of memory from when it was given until it was taken back."""
+
+    __slots__ = ("address", "freed_us", "inner", "kind", "line", "made_us", "name", "num_bytes")
+
+    def __init__(self, entry):
+        self.address, self.made_us, self.freed_us = entry["addr"], entry["time_us"], float("inf")
+        self.num_bytes = (entry["size"] + 511) // 512 * 512
+        self.kind = self.name = ""
+        frames = [frame for frame in entry.get("frames", ()) if not is_watch(frame["filename"])]
+        own = next((frame for frame in frames if not is_library(frame["filename"])), None)
+        self.line = in_words(own) if own else ""
+        outside = next((frame for frame in frames if not is_torch(frame["filename"])), None)
+        self.inner = in_words(outside) if outside and outside is not own else ""
+
+
+def note(known, tensor, kind, name):
+    """Remember what the block of a tensor on a device is for; the first kind that is told stays."""
+    tensor = getattr(tensor, "_local_tensor", tensor)  # of a DTensor
+    try:
+        if tensor is not None and tensor.is_cuda:
+            known.setdefault(tensor.untyped_storage().data_ptr(), (kind, name))
+    except (AttributeError, RuntimeError):
+        pass  # no tensor, or one without a storage
+
+
+def roots(torch, objects):
+    """Modules that are in no other one."""
+    modules = [one for one in objects if issubclass(type(one), torch.nn.Module)]  # isinstance would ask the object
+    inner = {id(child) for module in modules for child in module._modules.values()}
+    return [module for module in modules if id(module) not in inner]
+
+
+_LIBRARIES = tuple(
+    os.path.realpath(path) + os.sep
+    for path in {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    if path
+)
+
+
+def is_library(path):
+    """Whether a file is of the standard library or an installed package, not of the user."""
+    return os.path.realpath(path).startswith(_LIBRARIES) or "site-packages" in path or path.startswith("<")
+
+
+def is_torch(path):
+    """Whether a file is PyTorch's, or Python's own."""
+    return (f"{os.sep}torch{os.sep}" in path and is_library(path)) or path.startswith("<")
+
+
+def is_watch(path):
+    """Whether a file is this one."""
+    return path == __file__
+
+
+def in_words(frame):
+    """A line of the history as train.py:12 (main)."""
+    return f"{shortened(frame['filename'])}:{frame['line']} ({frame['name']})"
+
+
+def shortened(path):
+    """A path from the package it is in or from the working directory; of others, the name of the file."""
+    for folder in (*_LIBRARIES, os.path.join(os.getcwd(), "")):
+        if path.startswith(folder):
+            return path[len(folder) :].removeprefix("site-packages" + os.sep)
+    return os.path.basename(path)
+
+
+def caller(frame):
+    """The user's line that a frame was called from; the innermost one where all are of libraries."""
+    first = frame
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if not is_library(path) and not is_watch(path):
+            return f"{shortened(path)}:{frame.f_lineno} ({frame.f_code.co_name})"
+        frame = frame.f_back
+    return f"{shortened(first.f_code.co_filename)}:{first.f_lineno} ({first.f_code.co_name})"
+
+
+def launches():
+    """Kernels launched in this process."""
+    import ctypes
+
+    count = ctypes.CDLL(None).emulated_launches
+    count.restype = ctypes.c_ulonglong
+    return count()
+
+
+def unanswered():
+    """Functions that the device had no answer to."""
+    import ctypes
+
+    ask = ctypes.CDLL(None).emulated_unanswered
+    ask.restype = ctypes.c_char_p
+    return ask().decode()

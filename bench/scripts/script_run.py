@@ -1,0 +1,139 @@
+"""Run a command whose CUDA devices are emulated cards, and gather what its processes tell of their memory."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.cards.contexts import ContextSize, context_of
+from bench.cards.gpus import Gpu
+from bench.cards.verdict import Verdict
+from bench.emulate.build import TorchInstall
+from bench.emulate.launch import describe, environment
+from bench.units import GIB, MIB
+
+from .script_python import torch_of
+from .script_report import ProcessReport, read_reports
+
+INSIDE = Path(__file__).parent / "inside"
+"""What each process of the script imports first."""
+
+UNLIMITED_BYTES = 2**42
+"""Memory of a card that holds whatever a script asks for."""
+
+_KILLED_BY = 128
+"""A shell's exit status of a program that a signal has ended is this and the signal's number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptOptions:
+    """How a script is run and watched."""
+
+    num_gpus: int = 1
+    """Cards that the machine has."""
+
+    record_steps: int = 3
+    """Optimizer steps whose allocations are recorded with the lines that asked for them."""
+
+    stop_after_steps: int = 0
+    """Optimizer steps after which the script is ended; 0 lets it run."""
+
+    is_unlimited: bool = False
+    """Give the card as much memory as the script asks for, to see what it would need."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptRun:
+    """A script that has run on an emulated card."""
+
+    command: tuple[str, ...]
+    gpu: Gpu
+    torch: TorchInstall
+    exit_status: int
+    reports: list[ProcessReport]
+    """Of the processes that have used a card; empty if none has."""
+
+    @property
+    def context(self) -> ContextSize:
+        """CUDA context of one process."""
+        return context_of(self.gpu, self.torch.cuda)
+
+    @property
+    def largest(self) -> ProcessReport | None:
+        """The process that takes the most."""
+        return max(self.reports, key=lambda report: report.peak_reserved_bytes, default=None)
+
+    @property
+    def ran_out_of_memory(self) -> bool:
+        """Whether an allocation failed that the script has not survived."""
+        return self.exit_status != 0 and any(report.out_of_memory for report in self.reports)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the largest process fits; None where none has used a card."""
+        if self.largest is None:
+            return None
+        if self.ran_out_of_memory:
+            failed = next(report for report in self.reports if report.out_of_memory)
+            return Verdict(word="no", sentence=f"out of memory: {failed.out_of_memory[-1]}")
+        return self.largest.verdict(self.gpu, self.context)
+
+
+def run_script(command: tuple[str, ...], gpu: Gpu, folder: Path, options: ScriptOptions) -> ScriptRun:
+    """Run a command to its end, with this process's input, output and working directory.
+
+    Args:
+        command: a program and its arguments.
+        gpu: the card of each device.
+        folder: where the reports of its processes go, and what else the run leaves.
+        options: of the run.
+
+    Raises:
+        InvalidInput: if the program is not found or has no PyTorch.
+        CannotEmulate: if its PyTorch cannot be emulated.
+    """
+    torch = torch_of(command)
+    folder.mkdir(parents=True, exist_ok=True)
+    variables = script_environment(torch, gpu, folder, options)
+    with _interrupts_left_to_the_script():
+        status = subprocess.run(command, env=variables, check=False).returncode
+    (folder / "processes").unlink(missing_ok=True)
+    return ScriptRun(
+        command=command,
+        gpu=gpu,
+        torch=torch,
+        exit_status=status if status >= 0 else _KILLED_BY - status,
+        reports=read_reports(folder),
+    )
+
+
+def script_environment(torch: TorchInstall, gpu: Gpu, folder: Path, options: ScriptOptions) -> dict[str, str]:
+    """Variables for a process of a watched script."""
+    card = replace(gpu, memory_bytes=UNLIMITED_BYTES) if options.is_unlimited else gpu
+    base = environment(count=options.num_gpus, state=folder.resolve() / "processes", torch_folder=torch.folder)
+    paths = os.pathsep.join(filter(None, [str(INSIDE), os.environ.get("PYTHONPATH")]))
+    return base | {
+        "EMULATED_GPU": describe(card, context_of(gpu, torch.cuda).typical_bytes),
+        "EMULATED_REPORTS": str(folder.resolve()),
+        "EMULATED_RECORD_STEPS": str(options.record_steps),
+        "EMULATED_STOP_AFTER_STEPS": str(options.stop_after_steps),
+        "PYTHONPATH": paths,
+    }
+
+
+@contextmanager
+def _interrupts_left_to_the_script() -> Iterator[None]:
+    """Ctrl-C reaches the whole group of processes; the script decides what becomes of it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def in_words(num_bytes: int) -> str:
+    """A size as 3.1 GiB, or 310 MiB where it is less than one."""
+    return f"{num_bytes / GIB:,.1f} GiB" if num_bytes >= GIB else f"{num_bytes / MIB:,.0f} MiB"
