@@ -30,7 +30,7 @@ class PublishedConfig(FormatOption):
 
 def main(config: PublishedConfig) -> int:
     """The table of all rows, and what it comes to."""
-    from bench.published.emulate import emulate  # it imports torchvision and transformers: no other command waits
+    from bench.published.rerun import emulate  # it imports torchvision and transformers: no other command waits
 
     folder, rows = writable_folder(config.out), read_measurements()
     emulated = emulate(rows)

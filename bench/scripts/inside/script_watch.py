@@ -271,7 +271,7 @@ class Blocks:
             if entry["action"] == "alloc":
                 alive[entry["addr"]] = len(self.blocks)
                 self.changes.append((len(self.blocks), True))
-                self.blocks.append(Block(entry))
+                self.blocks.append(WatchedBlock(entry))
             elif entry["action"] == "free_requested" and entry["addr"] in alive:
                 number = alive.pop(entry["addr"])
                 self.blocks[number].freed_us = entry["time_us"]
@@ -360,7 +360,7 @@ class Blocks:
         return found, peak, series
 
 
-class Block:
+class WatchedBlock:
     """A block of memory from when it was given until it was taken back."""
 
     __slots__ = ("address", "freed_us", "inner", "kind", "line", "made_us", "name", "num_bytes")

@@ -35,7 +35,7 @@ def quick(monkeypatch, small):
     monkeypatch.setattr(why, "contributions", lambda cell: [])
     monkeypatch.setattr(reproduce, "predict_missing", lambda *_: 0)
     monkeypatch.setattr(reproduce, "write_everything", lambda results: None)
-    monkeypatch.setitem(sys.modules, "bench.published.emulate", SimpleNamespace(emulate=lambda rows: {}))
+    monkeypatch.setitem(sys.modules, "bench.published.rerun", SimpleNamespace(emulate=lambda rows: {}))
     measurements = published.read_measurements()[:1]
     monkeypatch.setattr(published, "read_measurements", lambda: measurements)
     monkeypatch.setattr(published, "draw_comparisons", lambda *_: None)
