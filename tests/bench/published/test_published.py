@@ -18,10 +18,10 @@ from bench.emulate.pool import EmulatedPool, Job
 from bench.published import lora_layers as lora
 from bench.published import older
 from bench.published.comparison import HeldMeasurement, summarize, write_comparisons
-from bench.published.rerun import SCRIPTS, run_script, script_of
 from bench.published.emulations import Emulated, Peaks
 from bench.published.figure import draw_comparisons
 from bench.published.measurements import MEMORY_CSV, Measurement, read_measurements
+from bench.published.rerun import SCRIPTS, run_script, script_of
 from bench.report.table_formats import Printer
 from bench.units import MIB
 from fptplus import InvalidInput
