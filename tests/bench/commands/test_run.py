@@ -294,7 +294,7 @@ def test_an_unwritable_folder_is_refused(tmp_path, capsys):
 
 def test_help_explains_every_option(capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["--help"])
+        main(["run", "--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
     for option in (
@@ -321,6 +321,7 @@ def test_help_explains_every_option(capsys):
         "--engine",
         "--weights",
         "--out",
+        "--format",
     ):
         assert option in printed
 
