@@ -321,6 +321,7 @@ def test_help_explains_every_option(capsys):
         "--engine",
         "--weights",
         "--out",
+        "--format",
     ):
         assert option in printed
 
