@@ -12,6 +12,8 @@ from rich.table import Table
 from bench.cards.gpus import present_gpu
 from bench.cells.config import PROFILES, CellConfig
 from bench.cells.grid import with_preloading
+from bench.cells.identity import identity_of
+from bench.cells.step_options import LORA_OPTIONS
 from bench.emulate.device_state import is_emulated
 from bench.measure.measure import Budget
 from bench.predict.predictor import predict_all
@@ -76,7 +78,7 @@ def run_campaign(
         chosen, left = left[:count], left[count:]
         answers = dict(zip((cell.cell_id for cell in chosen), predict_all(chosen), strict=True))
         predictions = {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
-        runner = cell_runner(BUDGET, NUM_IMAGES, progress.phase, predictions, end_by)
+        runner = cell_runner(BUDGET, NUM_IMAGES, progress.phase, predictions, end_by, store=store)
         run_sweep(chosen, store, progress, runner, Rules(end_by=end_by))
     records = (store.find(cell.cell_id) for cell in cells)
     return [record for record in records if is_settled(record, Redo())]
@@ -105,7 +107,8 @@ def ratios(records: list[Record]) -> pd.DataFrame:
 
 
 def _setting(record: Record) -> tuple:
-    return record.model, record.res, record.batch_size, _profile(record)
+    """What a method and full fine-tuning have in common: all but the method and the options of LoRA."""
+    return identity_of(record, without=("method", *LORA_OPTIONS))
 
 
 def _profile(record: Record) -> str:

@@ -1,6 +1,9 @@
 """`python -m bench compare A B`: what has changed from one results folder to another."""
 
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +11,8 @@ from rich import box
 from rich.table import Table
 from tyro.conf import Positional
 
-from bench.cells.step_options import IDENTITY, axes_in_words
+from bench.cells.identity import IDENTITY, MACHINE, identity_in_words, identity_of
+from bench.cells.step_options import axes_in_words
 from bench.records.record import Record
 from bench.records.results_store import ResultsStore
 from bench.report.terminal import make_console
@@ -34,14 +38,49 @@ QUANTITIES = (
     Quantity("energy_j_per_img", "energy net of idle"),
 )
 
+MADE_WITH = {"torch_version": "PyTorch", "cuda_version": "CUDA", "driver_version": "driver"}
+"""Columns that do not identify a cell and may explain a difference."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One cell in both folders, on one machine or on two."""
+
+    before: Record
+    after: Record
+
+    @property
+    def failed_since(self) -> bool:
+        """Whether the cell has run in the first folder and has not in the second."""
+        return self.before.status == "ok" != self.after.status
+
+    def both(self, column: str, missing: str = "none") -> str:
+        """A column of both records, as `H200`, or `A100 → H200` where they differ."""
+        values = [getattr(record, column) for record in (self.before, self.after)]
+        return " → ".join(dict.fromkeys(missing if value is None else str(value) for value in values))
+
+    def deltas(self) -> Iterator["Delta"]:
+        """All quantities that both records have."""
+        for quantity in QUANTITIES:
+            before, after = (getattr(record, quantity.name) for record in (self.before, self.after))
+            if None not in (before, after):
+                has_spread = quantity.name == "throughput_img_s"
+                spread, overlap = _spread(self.before, self.after) if has_spread else (None, False)
+                yield Delta(
+                    pair=self,
+                    quantity=quantity,
+                    before=before,
+                    after=after,
+                    spread_pct=spread,
+                    is_within_spread=overlap,
+                )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Delta:
     """One quantity of one cell in both folders."""
 
-    record: Record
-    """Of the second folder."""
-
+    pair: Pair
     quantity: Quantity
     before: float
     after: float
@@ -79,37 +118,44 @@ def read_records(folder: str) -> list[Record]:
     return records
 
 
-def compare(before: list[Record], after: list[Record]) -> tuple[list[Delta], int, int]:
-    """All quantities that both sides have, cell by cell.
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """The records of two folders: each is in a pair, or in one folder only."""
 
-    Returns:
-        Deltas, and how many cells only the first and only the second side has.
+    pairs: list[Pair]
+    only_before: list[Record]
+    only_after: list[Record]
+
+    @property
+    def deltas(self) -> list[Delta]:
+        """Of all pairs."""
+        return [delta for pair in self.pairs for delta in pair.deltas()]
+
+
+_NEARNESS: tuple[Callable[[Record], tuple], ...] = (
+    lambda record: (record.cell_id, identity_of(record)),
+    identity_of,
+    lambda record: (record.is_measured, identity_of(record, without=MACHINE)),
+    lambda record: identity_of(record, without=MACHINE),
+)
+"""What two records have in common, nearest first: all with the name; all; all but the machine."""
+
+
+def match(before: list[Record], after: list[Record]) -> Matched:
+    """Pair each record with the nearest of the other folder, and with all of them where several are as near.
+
+    Records of one cell on two machines are a pair where neither has one of the same machine. Any other difference, of
+    seed, classes or weights for instance, makes two cells.
     """
-    first, second = ({_identity(record): record for record in records} for records in (before, after))
-    deltas = []
-    for identity in first.keys() & second.keys():
-        old, new = first[identity], second[identity]
-        for quantity in QUANTITIES:
-            pair = getattr(old, quantity.name), getattr(new, quantity.name)
-            if None not in pair:
-                spread, overlap = (None, False) if quantity.name != "throughput_img_s" else _spread(old, new)
-                deltas.append(
-                    Delta(
-                        record=new,
-                        quantity=quantity,
-                        before=pair[0],
-                        after=pair[1],
-                        spread_pct=spread,
-                        is_within_spread=overlap,
-                    )
-                )
-    order = [quantity.name for quantity in QUANTITIES]
-    deltas.sort(key=lambda d: (*(str(part) for part in _identity(d.record)), order.index(d.quantity.name)))
-    return deltas, len(first.keys() - second.keys()), len(second.keys() - first.keys())
-
-
-def _identity(record: Record) -> tuple:
-    return tuple(getattr(record, name) for name in IDENTITY)
+    pairs, order = [], lambda record: tuple(map(str, identity_of(record)))
+    before, after = sorted(before, key=order), sorted(after, key=order)
+    for key in _NEARNESS:
+        keyed = [[(key(record), record) for record in side] for side in (before, after)]
+        names, others = ({name for name, _ in side} for side in keyed)
+        pairs += [Pair(one, other) for (name, one), (its, other) in product(*keyed) if name == its]
+        before, after = ([record for name, record in side if name not in names & others] for side in keyed)
+    pairs.sort(key=lambda pair: order(pair.after))
+    return Matched(pairs=pairs, only_before=before, only_after=after)
 
 
 def _spread(old: Record, new: Record) -> tuple[float, bool]:
@@ -123,7 +169,7 @@ def comparison_table(deltas: list[Delta], threshold_pct: float, names: tuple[str
     """A row for each quantity of each cell, changes marked.
 
     Args:
-        deltas: of both folders.
+        deltas: of both folders; those that were predicted name the card, those measured the device.
         threshold_pct: above which a delta is a change.
         names: of the folders.
     """
@@ -134,18 +180,19 @@ def comparison_table(deltas: list[Delta], threshold_pct: float, names: tuple[str
         title_style="bold",
         pad_edge=False,
     )
-    for heading in ("Method", "Model", "Axes", "Quantity"):
-        table.add_column(heading, no_wrap=True)
+    for heading in ("Method", "Model", "Axes", "On", "Quantity"):
+        table.add_column(heading, no_wrap=heading != "On")
     for heading in ("Pixels", "Batch", "Before", "After", "Delta %", "Spread ± %"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
     for delta in deltas:
-        record, is_bytes = delta.record, delta.quantity.name.endswith("_bytes")
+        record, is_bytes = delta.pair.after, delta.quantity.name.endswith("_bytes")
         numbers = [f"{n / MIB:,.1f} MiB" if is_bytes else f"{n:,.3f}" for n in (delta.before, delta.after)]
         table.add_row(
             record.method,
             record.model,
             axes_in_words(record),
+            delta.pair.both("gpu" if delta.quantity.name.startswith("predicted") else "device"),
             delta.quantity.title,
             str(record.res),
             str(record.batch_size),
@@ -169,8 +216,9 @@ def _verdict(delta: Delta, threshold_pct: float) -> str:
 class CompareConfig:
     """Deltas between two results folders, cell by cell: memory, throughput, energy.
 
-    A change is more than the threshold and, for throughput, more than the deciles of both folders' step times overlap.
-    The exit status is 1 if something became worse.
+    A cell is compared with the same cell on the same machine or, where the other folder has none, on its machine, which
+    the table names. A change is more than the threshold and, for throughput, more than the deciles of both folders'
+    step times overlap. The exit status is 1 if something became worse, or no longer runs.
     """
 
     before: Annotated[str, Positional]
@@ -183,20 +231,67 @@ class CompareConfig:
     """Percent above which a delta is a change."""
 
 
+def remarks(matched: Matched, names: tuple[str, str]) -> Iterator[str]:
+    """What the table does not say: changed outcomes, changed software, pairs without a number, records without a pair.
+
+    Args:
+        matched: the records.
+        names: of the folders.
+    """
+    for pair in matched.pairs:
+        if pair.before.status != pair.after.status:
+            yield f"{pair.both('status')}: {identity_in_words(pair.after)}: {_details(pair)}"
+        elif not any(pair.deltas()):
+            yield f"nothing measured or predicted in both: {identity_in_words(pair.after)}, {pair.both('device')}"
+    for column, title in MADE_WITH.items():
+        values = Counter(pair.both(column, "not known") for pair in matched.pairs)
+        yield from (f"{title} {value} in {count} cells" for value, count in values.items() if "→" in value)
+    for name, records in zip(names, (matched.only_before, matched.only_after), strict=True):
+        for record in records:
+            yield f"only in {name}: {identity_in_words(record)}, {_machine_in_words(record)}"
+
+
+def _details(pair: Pair) -> str:
+    return next(
+        (r.status_detail for r in (pair.after, pair.before) if r.status != "ok" and r.status_detail), "no reason"
+    )
+
+
+def _machine_in_words(record: Record) -> str:
+    return f"on {record.device}" if record.is_measured else f"predicted for {record.gpu}"
+
+
 def main(config: CompareConfig) -> int:
     """The table of deltas."""
     if not config.threshold_pct >= 0:
         raise InvalidInput(f"threshold-pct must be at least 0, got {config.threshold_pct:g}.")
-    sides = read_records(config.before), read_records(config.after)
-    deltas, only_before, only_after = compare(*sides)
-    if not deltas:
+    names = config.before, config.after
+    matched = match(*map(read_records, names))
+    if not matched.pairs:
         raise InvalidInput(
-            f"compare needs a cell that both folders have, {config.before} and {config.after} share none."
+            f"compare needs a cell that both folders have, {names[0]} and {names[1]} share none: their nearest cells "
+            f"differ in {_least_difference(matched)}."
         )
-    console = make_console()
-    console.print(comparison_table(deltas, config.threshold_pct, (config.before, config.after)))
-    if only_before or only_after:
-        console.print(
-            f"{only_before} cells only in {config.before}, {only_after} only in {config.after}", highlight=False
-        )
-    return int(any(delta.is_worse(config.threshold_pct) for delta in deltas))
+    console, deltas = make_console(), matched.deltas
+    console.print(comparison_table(deltas, config.threshold_pct, names))
+    for remark in remarks(matched, names):
+        console.print(remark, highlight=False, markup=False, soft_wrap=True)
+    console.print(_counts(matched, names), highlight=False, markup=False, soft_wrap=True)
+    return int(any(d.is_worse(config.threshold_pct) for d in deltas) or any(p.failed_since for p in matched.pairs))
+
+
+def _counts(matched: Matched, names: tuple[str, str]) -> str:
+    return (
+        f"{len(matched.pairs)} pairs compared, {len(matched.only_before)} cells only in {names[0]}, "
+        f"{len(matched.only_after)} only in {names[1]}"
+    )
+
+
+def _least_difference(matched: Matched) -> str:
+    """The fields in which the most alike records without a pair differ."""
+    cells = [name for name in IDENTITY if name not in MACHINE]
+    sides = (
+        [identity_of(record, without=MACHINE) for record in side] for side in (matched.only_before, matched.only_after)
+    )
+    differences = ([n for n, a, b in zip(cells, *pair, strict=True) if a != b] for pair in product(*sides))
+    return ", ".join(min(differences, key=len))

@@ -48,7 +48,7 @@ def predict_missing(results: Path, again: bool, track: Track) -> int:
     cells = [cell for cell in all_cells() if again or not _is_answered(store.find(cell.cell_id))]
     try:
         for cell, answer in zip(cells, track(predict_all(cells), "cells", len(cells)), strict=True):
-            store.write(run_cell(cell, Budget(), prediction=answer))
+            store.write(run_cell(cell, Budget(), prediction=answer, store=store))
     finally:
         store.write_csv()
     passes_done = _predict_into(folder / "preloading.csv", again, preloading_cells(), _preloading, track)

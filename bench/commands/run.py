@@ -57,7 +57,9 @@ def main(config: RunConfig) -> int:
         console.print(plan_summary(plan, gpu, duration_in_words(plan.left_s)), highlight=False)
     with sweep_progress(cells, plan.eta) as progress:
         if config.executor == "none":
-            runner = cell_runner(budget, config.num_images, progress.phase, plan.predictions, engine=config.engine)
+            runner = cell_runner(
+                budget, config.num_images, progress.phase, plan.predictions, engine=config.engine, store=store
+            )
             records = run_sweep(cells, store, progress, runner, rules)
         else:
             jobs = Jobs(kind=config.executor, count=config.jobs, minutes=config.job_minutes, partition=config.partition)
