@@ -1,9 +1,8 @@
 """`python -m bench compare A B`: what has changed from one results folder to another."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +10,9 @@ from rich import box
 from rich.table import Table
 from tyro.conf import Positional
 
-from bench.cells.identity import IDENTITY, MACHINE, identity_in_words, identity_of
+from bench.cells.identity import identity_in_words
 from bench.cells.step_options import axes_in_words
+from bench.records.pairing import Pair, PairedRecords, paired
 from bench.records.record import Record
 from bench.records.results_store import ResultsStore
 from bench.report.terminal import make_console
@@ -40,40 +40,6 @@ QUANTITIES = (
 
 MADE_WITH = {"torch_version": "PyTorch", "cuda_version": "CUDA", "driver_version": "driver"}
 """Columns that do not identify a cell and may explain a difference."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One cell in both folders, on one machine or on two."""
-
-    before: Record
-    after: Record
-
-    @property
-    def failed_since(self) -> bool:
-        """Whether the cell has run in the first folder and has not in the second."""
-        return self.before.status == "ok" != self.after.status
-
-    def both(self, column: str, missing: str = "none") -> str:
-        """A column of both records, as `H200`, or `A100 → H200` where they differ."""
-        values = [getattr(record, column) for record in (self.before, self.after)]
-        return " → ".join(dict.fromkeys(missing if value is None else str(value) for value in values))
-
-    def deltas(self) -> Iterator["Delta"]:
-        """All quantities that both records have."""
-        for quantity in QUANTITIES:
-            before, after = (getattr(record, quantity.name) for record in (self.before, self.after))
-            if None not in (before, after):
-                has_spread = quantity.name == "throughput_img_s"
-                spread, overlap = _spread(self.before, self.after) if has_spread else (None, False)
-                yield Delta(
-                    pair=self,
-                    quantity=quantity,
-                    before=before,
-                    after=after,
-                    spread_pct=spread,
-                    is_within_spread=overlap,
-                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,48 +84,25 @@ def read_records(folder: str) -> list[Record]:
     return records
 
 
-@dataclass(frozen=True, kw_only=True)
-class Matched:
-    """The records of two folders: each is in a pair, or in one folder only."""
-
-    pairs: list[Pair]
-    only_before: list[Record]
-    only_after: list[Record]
-
-    @property
-    def deltas(self) -> list[Delta]:
-        """Of all pairs."""
-        return [delta for pair in self.pairs for delta in pair.deltas()]
-
-
-_NEARNESS: tuple[Callable[[Record], tuple], ...] = (
-    lambda record: (record.cell_id, identity_of(record)),
-    identity_of,
-    lambda record: (record.is_measured, identity_of(record, without=MACHINE)),
-    lambda record: identity_of(record, without=MACHINE),
-)
-"""What two records have in common, nearest first: all with the name; all; all but the machine."""
+def deltas(pair: Pair) -> Iterator[Delta]:
+    """All quantities that both records of a pair have."""
+    for quantity in QUANTITIES:
+        before, after = (getattr(record, quantity.name) for record in (pair.before, pair.after))
+        if None not in (before, after):
+            spread, overlap = _spread(pair) if quantity.name == "throughput_img_s" else (None, False)
+            yield Delta(
+                pair=pair,
+                quantity=quantity,
+                before=before,
+                after=after,
+                spread_pct=spread,
+                is_within_spread=overlap,
+            )
 
 
-def match(before: list[Record], after: list[Record]) -> Matched:
-    """Pair each record with the nearest of the other folder, and with all of them where several are as near.
-
-    Records of one cell on two machines are a pair where neither has one of the same machine. Any other difference, of
-    seed, classes or weights for instance, makes two cells.
-    """
-    pairs, order = [], lambda record: tuple(map(str, identity_of(record)))
-    before, after = sorted(before, key=order), sorted(after, key=order)
-    for key in _NEARNESS:
-        keyed = [[(key(record), record) for record in side] for side in (before, after)]
-        names, others = ({name for name, _ in side} for side in keyed)
-        pairs += [Pair(one, other) for (name, one), (its, other) in product(*keyed) if name == its]
-        before, after = ([record for name, record in side if name not in names & others] for side in keyed)
-    pairs.sort(key=lambda pair: order(pair.after))
-    return Matched(pairs=pairs, only_before=before, only_after=after)
-
-
-def _spread(old: Record, new: Record) -> tuple[float, bool]:
+def _spread(pair: Pair) -> tuple[float, bool]:
     """Spread of the noisier side in percent, and whether the deciles overlap."""
+    old, new = pair.before, pair.after
     widths = [50 * (r.step_time_p90_s - r.step_time_p10_s) / r.step_time_s for r in (old, new)]
     overlap = old.step_time_p10_s <= new.step_time_p90_s and new.step_time_p10_s <= old.step_time_p90_s
     return max(widths), overlap
@@ -231,29 +174,27 @@ class CompareConfig:
     """Percent above which a delta is a change."""
 
 
-def remarks(matched: Matched, names: tuple[str, str]) -> Iterator[str]:
+def remarks(found: PairedRecords, names: tuple[str, str]) -> Iterator[str]:
     """What the table does not say: changed outcomes, changed software, pairs without a number, records without a pair.
 
     Args:
-        matched: the records.
+        found: the records.
         names: of the folders.
     """
-    for pair in matched.pairs:
+    for pair in found.pairs:
+        cell = identity_in_words(pair.after)
         if pair.before.status != pair.after.status:
-            yield f"{pair.both('status')}: {identity_in_words(pair.after)}: {_details(pair)}"
-        elif not any(pair.deltas()):
-            yield f"nothing measured or predicted in both: {identity_in_words(pair.after)}, {pair.both('device')}"
+            yield f"{pair.both('status')}: {cell}: {pair.after.status_detail or pair.before.status_detail}"
+        elif not any(deltas(pair)):
+            yield f"nothing measured or predicted in both: {cell}, {pair.both('device')}"
     for column, title in MADE_WITH.items():
-        values = Counter(pair.both(column, "not known") for pair in matched.pairs)
-        yield from (f"{title} {value} in {count} cells" for value, count in values.items() if "→" in value)
-    for name, records in zip(names, (matched.only_before, matched.only_after), strict=True):
-        for record in records:
-            yield f"only in {name}: {identity_in_words(record)}, {_machine_in_words(record)}"
-
-
-def _details(pair: Pair) -> str:
-    return next(
-        (r.status_detail for r in (pair.after, pair.before) if r.status != "ok" and r.status_detail), "no reason"
+        values = Counter(pair.both(column, "not known") for pair in found.pairs)
+        yield from (f"{title} {value} in {count} pairs" for value, count in values.items() if "→" in value)
+    for name, records in zip(names, (found.only_before, found.only_after), strict=True):
+        yield from (f"only in {name}: {identity_in_words(record)}, {_machine_in_words(record)}" for record in records)
+    yield (
+        f"{len(found.pairs)} pairs compared, {len(found.only_before)} cells only in {names[0]}, "
+        f"{len(found.only_after)} only in {names[1]}"
     )
 
 
@@ -262,36 +203,19 @@ def _machine_in_words(record: Record) -> str:
 
 
 def main(config: CompareConfig) -> int:
-    """The table of deltas."""
+    """The table of deltas. Returns 1 if something became worse, or no longer runs."""
     if not config.threshold_pct >= 0:
         raise InvalidInput(f"threshold-pct must be at least 0, got {config.threshold_pct:g}.")
     names = config.before, config.after
-    matched = match(*map(read_records, names))
-    if not matched.pairs:
+    found = paired(*map(read_records, names))
+    if not found.pairs:
         raise InvalidInput(
             f"compare needs a cell that both folders have, {names[0]} and {names[1]} share none: their nearest cells "
-            f"differ in {_least_difference(matched)}."
+            f"differ in {', '.join(found.least_difference())}."
         )
-    console, deltas = make_console(), matched.deltas
-    console.print(comparison_table(deltas, config.threshold_pct, names))
-    for remark in remarks(matched, names):
+    console, all_deltas = make_console(), [delta for pair in found.pairs for delta in deltas(pair)]
+    console.print(comparison_table(all_deltas, config.threshold_pct, names))
+    for remark in remarks(found, names):
         console.print(remark, highlight=False, markup=False, soft_wrap=True)
-    console.print(_counts(matched, names), highlight=False, markup=False, soft_wrap=True)
-    return int(any(d.is_worse(config.threshold_pct) for d in deltas) or any(p.failed_since for p in matched.pairs))
-
-
-def _counts(matched: Matched, names: tuple[str, str]) -> str:
-    return (
-        f"{len(matched.pairs)} pairs compared, {len(matched.only_before)} cells only in {names[0]}, "
-        f"{len(matched.only_after)} only in {names[1]}"
-    )
-
-
-def _least_difference(matched: Matched) -> str:
-    """The fields in which the most alike records without a pair differ."""
-    cells = [name for name in IDENTITY if name not in MACHINE]
-    sides = (
-        [identity_of(record, without=MACHINE) for record in side] for side in (matched.only_before, matched.only_after)
-    )
-    differences = ([n for n, a, b in zip(cells, *pair, strict=True) if a != b] for pair in product(*sides))
-    return ", ".join(min(differences, key=len))
+    is_worse = any(delta.is_worse(config.threshold_pct) for delta in all_deltas)
+    return int(is_worse or any(pair.no_longer_runs for pair in found.pairs))

@@ -6,7 +6,9 @@ import pytest
 
 from bench.__main__ import main
 from bench.cells.config import CellConfig
-from bench.commands.compare import match, read_records
+from bench.commands import compare
+from bench.commands.compare import read_records
+from bench.records.pairing import paired
 from bench.records.record import new_record
 from bench.records.results_store import ResultsStore
 from fptplus import InvalidInput
@@ -29,8 +31,12 @@ def slower(factor, **columns):
     return replace(RECORD, throughput_img_s=RECORD.throughput_img_s / factor, **times, **columns)
 
 
+def all_deltas(found):
+    return [delta for pair in found.pairs for delta in compare.deltas(pair)]
+
+
 def deltas(after):
-    return {delta.quantity.name: delta for delta in match([RECORD], [after]).deltas}
+    return {delta.quantity.name: delta for delta in all_deltas(paired([RECORD], [after]))}
 
 
 def test_the_delta_is_signed_in_percent_of_the_first():
@@ -64,17 +70,20 @@ def test_what_either_side_has_not_measured_is_not_compared():
 
 
 def test_cells_of_one_side_alone_are_counted():
-    matched = match([RECORD, OTHER], [RECORD])
-    assert (matched.only_before, matched.only_after) == ([OTHER], [])
-    matched = match([RECORD], [RECORD, OTHER])
-    assert (matched.only_before, matched.only_after) == ([], [OTHER])
+    found = paired([RECORD, OTHER], [RECORD])
+    assert (found.only_before, found.only_after) == ([OTHER], [])
+    found = paired([RECORD], [RECORD, OTHER])
+    assert (found.only_before, found.only_after) == ([], [OTHER])
 
 
 def test_another_machine_s_record_of_the_cell_is_found():
     other = replace(RECORD, gpu="h200", device="another", cell_id="x", measured_peak_allocated_bytes=500)
-    (pair,) = match([RECORD], [other]).pairs
+    (pair,) = paired([RECORD], [other]).pairs
     assert pair.both("device") == "a GPU → another" and pair.both("gpu") == "a6000 → h200"
-    assert {delta.quantity.name for delta in pair.deltas()} >= {"measured_peak_allocated_bytes", "throughput_img_s"}
+    assert {delta.quantity.name for delta in compare.deltas(pair)} >= {
+        "measured_peak_allocated_bytes",
+        "throughput_img_s",
+    }
 
 
 @pytest.mark.parametrize(
@@ -83,48 +92,48 @@ def test_another_machine_s_record_of_the_cell_is_found():
 def test_records_that_differ_in_what_identifies_them_are_compared_each_with_its_own(change):
     """One folder has both; the second of them is ten times slower in the other folder."""
     second = replace(RECORD, cell_id="second", **change)
-    matched = match([RECORD, second], [RECORD, slower(10.0, cell_id="second", **change)])
-    assert len(matched.pairs) == 2 and not matched.only_before and not matched.only_after
-    worse = [delta for delta in matched.deltas if delta.is_worse(5)]
+    found = paired([RECORD, second], [RECORD, slower(10.0, cell_id="second", **change)])
+    assert len(found.pairs) == 2 and not found.only_before and not found.only_after
+    worse = [delta for delta in all_deltas(found) if delta.is_worse(5)]
     assert [delta.pair.after.cell_id for delta in worse] == ["second"]
-    alone = match([RECORD], [replace(RECORD, cell_id="second", **change)])
+    alone = paired([RECORD], [replace(RECORD, cell_id="second", **change)])
     assert alone.pairs == [] and len(alone.only_before) == len(alone.only_after) == 1
 
 
 def test_machines_of_one_folder_are_compared_each_with_its_own():
     h200 = {"gpu": "h200", "device": "an H200", "cell_id": "h200"}
-    matched = match([RECORD, replace(RECORD, **h200)], [RECORD, slower(10.0, **h200)])
-    assert [pair.both("device") for pair in matched.pairs] == ["a GPU", "an H200"]
-    (worse,) = [delta for delta in matched.deltas if delta.is_worse(5)]
+    found = paired([RECORD, replace(RECORD, **h200)], [RECORD, slower(10.0, **h200)])
+    assert [pair.both("device") for pair in found.pairs] == ["a GPU", "an H200"]
+    (worse,) = [delta for delta in all_deltas(found) if delta.is_worse(5)]
     assert worse.pair.after.gpu == "h200"
-    matched = match([RECORD], [RECORD, slower(10.0, **h200)])
-    assert len(matched.pairs) == 1 and [record.gpu for record in matched.only_after] == ["h200"]
+    found = paired([RECORD], [RECORD, slower(10.0, **h200)])
+    assert len(found.pairs) == 1 and [record.gpu for record in found.only_after] == ["h200"]
 
 
 def test_a_prediction_is_no_pair_of_a_measurement_where_both_folders_have_one_of_each():
     predicted = replace(RECORD, device=None, measured_peak_allocated_bytes=None, cell_id="p")
     h200 = {"gpu": "h200", "device": "an H200"}
-    matched = match([RECORD, predicted], [replace(RECORD, **h200), replace(predicted, gpu="h200")])
-    assert [pair.before.is_measured == pair.after.is_measured for pair in matched.pairs] == [True, True]
+    found = paired([RECORD, predicted], [replace(RECORD, **h200), replace(predicted, gpu="h200")])
+    assert [pair.before.is_measured == pair.after.is_measured for pair in found.pairs] == [True, True]
 
 
 def test_every_record_is_in_a_pair_or_in_one_folder_only():
     """Repeats of one measurement too: all are compared with all."""
     repeats = [replace(RECORD, cell_id=name) for name in ("x", "y")]
     before, after = [RECORD, OTHER], [*repeats, replace(RECORD, seed=7, cell_id="z")]
-    matched = match(before, after)
-    assert len(matched.pairs) == 2
-    for side, single, paired in (
-        (before, matched.only_before, [pair.before for pair in matched.pairs]),
-        (after, matched.only_after, [pair.after for pair in matched.pairs]),
+    found = paired(before, after)
+    assert len(found.pairs) == 2
+    for side, single, in_pairs in (
+        (before, found.only_before, [pair.before for pair in found.pairs]),
+        (after, found.only_after, [pair.after for pair in found.pairs]),
     ):
-        assert {record.cell_id for record in side} == {record.cell_id for record in [*single, *paired]}
-        assert not {record.cell_id for record in single} & {record.cell_id for record in paired}
+        assert {record.cell_id for record in side} == {record.cell_id for record in [*single, *in_pairs]}
+        assert not {record.cell_id for record in single} & {record.cell_id for record in in_pairs}
 
 
 def test_energy_of_0_has_no_percentage():
     before = replace(RECORD, energy_j_per_img=0.0)
-    (delta,) = [d for d in match([before], [RECORD]).deltas if d.quantity.name == "energy_j_per_img"]
+    (delta,) = [d for d in all_deltas(paired([before], [RECORD])) if d.quantity.name == "energy_j_per_img"]
     assert delta.delta_pct is None and not delta.is_change(0)
 
 
@@ -164,7 +173,7 @@ def test_another_machine_and_other_software_are_said(folders, capsys):
     assert main(["compare", folders("a", before), folders("b", after)]) == 0
     printed = capsys.readouterr().out
     assert "a GPU → an H200" in printed
-    assert "PyTorch 2.9 → 2.14 in 1 cells" in printed and "driver" not in printed
+    assert "PyTorch 2.9 → 2.14 in 1 pairs" in printed and "driver" not in printed
 
 
 def test_a_cell_that_no_longer_runs_is_worse(folders, capsys):
