@@ -10,6 +10,7 @@ from tyro.conf import UseAppendAction
 
 from bench.units import parse_bytes
 from fptplus import InvalidInput
+from fptplus.paper_training import TABLE2_SPLIT_IMAGES
 from fptplus.training.step import OptimizerName, ZeroGrad
 from methods import PASSES
 from methods.backbone import AttentionMode, Checkpointing
@@ -87,7 +88,7 @@ class SweepConfig(Selection):
     epochs: int = 0
     """Also run and time so many whole epochs, with batches from disk."""
 
-    num_images: int = 1049
+    num_images: int = TABLE2_SPLIT_IMAGES
     """Images of an epoch, run or derived. Default: 60 % of Messidor-2, which is what the paper's Table II implies."""
 
     weights: str | None = None
