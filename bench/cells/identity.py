@@ -17,7 +17,7 @@ MACHINE = ("gpu", "device")
 
 SIZE = ("res", "batch_size")
 
-_IN_WORDS_BY_THEMSELVES = ("num_classes", "seed", "weights", "epochs", "epoch_images", "vram_bytes")
+_SAID_IF_GIVEN = ("num_classes", "seed", "weights", "epochs", "epoch_images", "vram_bytes")
 _DEFAULTS = {field.name: field.default for field in fields(CellConfig)}
 
 
@@ -37,6 +37,11 @@ def identity_of(one: object, *, without: Collection[str] = ()) -> tuple:
 
 def identity_in_words(one: object) -> str:
     """A cell or record without its machine, as `lora vit_b, 512 px, batch 16, fp32, eager, none, adamw, seed 1`."""
-    values = {name: getattr(one, name) for name in _IN_WORDS_BY_THEMSELVES}
+    return f"{one.method} {one.model}, {one.res} px, batch {one.batch_size}, {choices_in_words(one)}"
+
+
+def choices_in_words(one: object) -> str:
+    """The same without method, model and sizes: axes, and whatever else is not the default."""
+    values = {name: getattr(one, name) for name in _SAID_IF_GIVEN}
     further = [f", {name} {value}" for name, value in values.items() if value and value != _DEFAULTS[name]]
-    return f"{one.method} {one.model}, {one.res} px, batch {one.batch_size}, {axes_in_words(one)}{''.join(further)}"
+    return axes_in_words(one) + "".join(further)

@@ -10,8 +10,7 @@ from rich import box
 from rich.table import Table
 from tyro.conf import Positional
 
-from bench.cells.identity import identity_in_words
-from bench.cells.step_options import axes_in_words
+from bench.cells.identity import choices_in_words, identity_in_words
 from bench.records.pairing import Pair, PairedRecords, paired
 from bench.records.record import Record
 from bench.records.results_store import ResultsStore
@@ -134,7 +133,7 @@ def comparison_table(deltas: list[Delta], threshold_pct: float, names: tuple[str
         table.add_row(
             record.method,
             record.model,
-            axes_in_words(record),
+            choices_in_words(record),
             delta.pair.both("gpu" if delta.quantity.name.startswith("predicted") else "device"),
             delta.quantity.title,
             str(record.res),

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
-from bench.cards.gpus import GPUS, PAPER_GPU, card_name, find_gpu, short_title
+from bench.cards.gpus import GPUS, PAPER_GPU, card_name, short_title
 from bench.cells.config import CellConfig
 from bench.cells.identity import identity_of
 from bench.paper.stack.stack_rows import FILE as PAPER_STACK
@@ -98,12 +98,13 @@ class Evidence:
         return Number(value=record.params_pct, source="counted", record=record.cell_id)
 
     def memory_mib(self, cell: CellConfig) -> Number:
-        """Memory of the process in MiB; None where the cell's card cannot hold it."""
+        """Memory of the process in MiB; None where the cell's card, which the catalogue has, cannot hold it."""
         record, needed = self.record(cell), self.needed_mib(cell)
         if record.status == "oom":
             return replace(needed, value=None, source="measured", card=measured_card(record))
-        too_much = needed.source != "measured" and needed.value and needed.value * MIB > find_gpu(cell.gpu).memory_bytes
-        return replace(needed, value=None) if too_much else needed
+        if needed.source == "measured" or needed.value * MIB <= GPUS[cell.gpu].memory_bytes:
+            return needed
+        return replace(needed, value=None)
 
     def paper_memory_mib(self, cell: CellConfig) -> Number:
         """Memory of the process in MiB as the paper could read it: FPT and FPT+ on the paper's PyTorch 2.0.0.

@@ -164,7 +164,8 @@ def test_a_tenfold_slowdown_of_one_of_two_seeds_gives_status_1(folders, capsys):
     b = folders("b", RECORD, slower(10.0, seed=1, cell_id="seed1"))
     for sides in ((a, b), (b, a)):
         assert main(["compare", *sides]) == int(sides == (a, b))
-        assert "2 pairs compared" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "2 pairs compared" in printed and "adamw, seed 1 " in printed
 
 
 def test_another_machine_and_other_software_are_said(folders, capsys):
