@@ -52,10 +52,7 @@ def run_isolated(
         reader.start()
         is_cut_first = cut_s is not None and cut_s <= budget.timeout_s
         try:
-            process.wait(cut_s if is_cut_first else budget.timeout_s)
-            is_late = False
-        except subprocess.TimeoutExpired:
-            is_late = True
+            is_late = not _ends_within(process, cut_s if is_cut_first else budget.timeout_s)
         finally:
             _end(process)
             reader.join()
@@ -96,6 +93,14 @@ def _follow(process: subprocess.Popen, stories: list[Story], on_phase: Callable[
         stories.append(story)
         if story.phase != phase:
             on_phase(phase := story.phase)
+
+
+def _ends_within(process: subprocess.Popen, limit_s: float) -> bool:
+    try:
+        process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -61,8 +61,7 @@ def run_cell(
         prediction = prediction or predict(cell, engine)
         record = replace(record, **columns_of(prediction))
         if cell.device == "nothing":
-            said = prediction.remark or prediction.out_of_memory
-            return replace(record, status_detail=said or f"{prediction.by}, nothing measured: no device was asked")
+            return replace(record, status_detail=_why_unmeasured(prediction))
         if (reading := _measure(cell, prediction, budget, on_phase, end_by, keep_log)) is None:
             return None
         record = replace(record, **recordable(reading))
@@ -71,8 +70,17 @@ def run_cell(
         return replace(record, status="unsupported", status_detail=str(error))
     except Exception as error:  # one broken cell must not end a sweep; the record says what broke
         warnings.warn(f"{cell.method} at {cell.model} {cell.res}: {error!r}", stacklevel=2)
-        failed = {"status": "failed", "status_detail": f"{type(error).__name__}: {error}"}
-        return replace(record, **with_log(failed, "".join(format_exception(error)), keep_log))
+        return replace(record, **_failed(error, keep_log))
+
+
+def _why_unmeasured(prediction: Prediction) -> str:
+    said = prediction.remark or prediction.out_of_memory
+    return said or f"{prediction.by}, nothing measured: no device was asked"
+
+
+def _failed(error: Exception, keep_log: KeepLog) -> Reading:
+    failed: Reading = {"status": "failed", "status_detail": f"{type(error).__name__}: {error}"}
+    return with_log(failed, "".join(format_exception(error)), keep_log)
 
 
 def cell_runner(
