@@ -127,7 +127,7 @@ def _draw_figure2(needed: dict[str, list[Number]], setting: str, path: Path) -> 
         axes.minorticks_off()
         axes.grid(alpha=0.2)
         sources = sources_in_words(number for numbers in needed.values() for number in numbers)
-        axes.set_title(f"Memory against resolution, {sources}: {setting}", fontsize=10)
+        axes.set_title(f"Memory against resolution, {sources}\n{setting}", fontsize=10)
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8.5)
 
