@@ -8,6 +8,7 @@ from peft import AdaLoraConfig, AdaLoraModel
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from fptplus.paper_training import EPOCHS, MESSIDOR2_STATED_IMAGES
 from fptplus.training.fine_tuning import FineTuning
 
 from .freezing import train_only
@@ -28,8 +29,8 @@ class AdaLoRA(ImageMethod):
     alpha: int = 16
     """Scale factor (FPT+, Sec. IV-B1)."""
 
-    total_steps: int = 1520
-    """Steps of the whole training; default 20 epochs of Messidor-2's 1,218 training images in batches of 16."""
+    total_steps: int = EPOCHS * (MESSIDOR2_STATED_IMAGES // 16)
+    """Steps of the whole training; default 1,520, the paper's on Messidor-2 in batches of 16."""
 
     warmup_steps: int = 200
     """Steps before the budget begins to shrink."""

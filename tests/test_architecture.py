@@ -18,6 +18,7 @@ def sources(package):
 ROOMS = {
     "fptplus": [
         "errors",
+        "paper_training",
         "whole_file",
         "build_cache",
         "cpu_kernels",

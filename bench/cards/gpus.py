@@ -14,7 +14,7 @@ from pathlib import Path
 from fptplus.errors import InvalidInput
 
 from .contexts import ContextSize, context_of
-from .probe import Properties, present_properties
+from .probe import present_properties
 
 PAPER_GPU = "a6000"
 KIB = 2**10
@@ -169,15 +169,19 @@ def present_gpu() -> Gpu | None:
         "max_threads_per_sm": properties.max_threads_per_sm,
         "memory_source": "the device",
     }
-    if known := _listed(properties):
-        return replace(known, **own)
-    return Gpu(name=properties.name.lower().replace(" ", "-"), title=properties.name, **own)
+    name = card_name(properties.name)
+    return replace(GPUS[name], **own) if name in GPUS else Gpu(name=name, title=properties.name, **own)
 
 
-def _listed(properties: Properties) -> Gpu | None:
-    """The catalogue's card of that name; drivers before 465 leave out the vendor."""
-    bare = properties.name.removeprefix("NVIDIA ")
-    return next((gpu for gpu in GPUS.values() if gpu.title.removeprefix("NVIDIA ") == bare), None)
+def card_name(title: str) -> str:
+    """The name of a card, from what CUDA calls it: the catalogue's, else one made of the title."""
+    names = {short_title(gpu.title): gpu.name for gpu in GPUS.values()}
+    return names.get(short_title(title), title.lower().replace(" ", "-"))
+
+
+def short_title(title: str) -> str:
+    """A card's title without its vendor, which drivers before 465 leave out."""
+    return title.removeprefix("NVIDIA ")
 
 
 def has_kernels(gpu: Gpu, architectures: Iterable[str]) -> bool:

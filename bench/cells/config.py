@@ -261,7 +261,7 @@ class Selection:
         """Every combination, each once; models outermost, then resolutions, axes, and methods innermost.
 
         Args:
-            axes: batch size and AXES of each; options that a method does not take are left out for it.
+            axes: batch size, axes and options of the step of each; a method gets none that it does not take.
             shared: further fields of all cells.
 
         Raises:

@@ -10,6 +10,7 @@ from tyro.conf import UseAppendAction
 
 from bench.units import parse_bytes
 from fptplus import InvalidInput
+from fptplus.paper_training import TABLE2_SPLIT_IMAGES
 from fptplus.training.step import OptimizerName, ZeroGrad
 from methods import PASSES
 from methods.backbone import AttentionMode, Checkpointing
@@ -89,7 +90,7 @@ class SweepConfig(Selection):
     epochs: int = 0
     """Number of whole epochs to run and time as well, with batches read from disk."""
 
-    num_images: int = 1049
+    num_images: int = TABLE2_SPLIT_IMAGES
     """Images per epoch. The default is 60 % of Messidor-2, which the paper's Table II implies."""
 
     weights: str | None = None

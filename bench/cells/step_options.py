@@ -1,7 +1,6 @@
-"""What a training step can do otherwise than the paper's: options that memory depends on, and what identifies a cell.
+"""What a training step can do otherwise than the paper's: options that memory depends on, and how they are worded.
 
-The defaults are the paper's and the official code's step (FPT+, Sec. IV-B1). A cell, its record and everything that
-compares cells take the names from here.
+The defaults are the paper's and the official code's step (FPT+, Sec. IV-B1).
 """
 
 from typing import Literal
@@ -31,12 +30,6 @@ STEP_OPTIONS: dict[str, int | float | str] = {
 LORA_OPTIONS = ("lora_rank", "lora_targets")
 NO_STEP = STEP_OPTIONS | dict.fromkeys(LORA_OPTIONS)
 """Of a frozen pass, which takes no training step."""
-
-AXES = ("precision", "attention", "checkpointing", "optimizer", *STEP_OPTIONS, "alloc_conf")
-"""What tells apart two cells of one method, model, resolution and batch size."""
-
-IDENTITY = ("method", "model", "res", "batch_size", *AXES, "num_classes", "vram_bytes")
-"""What makes two records those of one cell, on whatever machine."""
 
 
 def given_options(one: object) -> dict[str, int | float | str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from bench.cards.gpus import Gpu
 from bench.cells.config import CellConfig, Setting
 from bench.cells.grid import preloading_of
-from bench.cells.step_options import AXES
+from bench.cells.identity import IDENTITY
 from bench.predict.advice import Advice, advise_all
 from bench.predict.prediction import Prediction
 from bench.predict.predictor import Engine, predict_all
@@ -67,7 +67,7 @@ def _preloading(cells: list[CellConfig], engine: Engine) -> dict[str, Prediction
 
 def _row(cell: CellConfig, gpu: Gpu, advice: Advice, preloading: Prediction | None) -> dict[str, Value]:
     """One method's advice with all that was asked."""
-    asked = {name: getattr(cell, name) for name in ("method", "model", "res", "batch_size", *AXES)}
+    asked = {name: getattr(cell, name) for name in IDENTITY}
     return asked | {
         "gpu": gpu.name,
         "gpu_memory_bytes": gpu.memory_bytes,

@@ -10,6 +10,8 @@ import pandas as pd
 from bench.cards.gpus import present_gpu
 from bench.cells.config import PROFILES, CellConfig
 from bench.cells.grid import with_preloading
+from bench.cells.identity import identity_of
+from bench.cells.step_options import LORA_OPTIONS
 from bench.emulate.device_state import is_emulated
 from bench.measure.measure import Budget
 from bench.predict.predictor import predict_all
@@ -20,14 +22,13 @@ from bench.sweep.duration import Eta
 from bench.sweep.harness import cell_runner
 from bench.sweep.sweep import Progress, Redo, Rules, is_settled, run_sweep
 from fptplus import InvalidInput
+from fptplus.paper_training import TABLE2_SPLIT_IMAGES
 from methods import METHODS
 
 from .progress import sweep_progress
 
 SIZES = (("vit_b", 512), *(("vit_l", res) for res in (128, 256, 384, 512, 640)))
 BUDGET = Budget(cuda_s=2.0, idle_s=1.0, loader_s=1.5, timeout_s=240.0)
-NUM_IMAGES = 1049
-"""Training images of Messidor-2, as Table II implies."""
 
 _WRITING_S = 10.0
 """Kept for the table at the end."""
@@ -74,7 +75,7 @@ def run_campaign(
         chosen, left = left[:count], left[count:]
         answers = dict(zip((cell.cell_id for cell in chosen), predict_all(chosen), strict=True))
         predictions = {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
-        runner = cell_runner(BUDGET, NUM_IMAGES, progress.phase, predictions, end_by)
+        runner = cell_runner(BUDGET, TABLE2_SPLIT_IMAGES, progress.phase, predictions, end_by, store=store)
         run_sweep(chosen, store, progress, runner, Rules(end_by=end_by))
     records = (store.find(cell.cell_id) for cell in cells)
     return [record for record in records if is_settled(record, Redo())]
@@ -103,7 +104,8 @@ def ratios(records: list[Record]) -> pd.DataFrame:
 
 
 def _setting(record: Record) -> tuple:
-    return record.model, record.res, record.batch_size, _profile(record)
+    """What a method and full fine-tuning have in common: all but the method and the options of LoRA."""
+    return identity_of(record, without=("method", *LORA_OPTIONS))
 
 
 def _profile(record: Record) -> str:

@@ -1,17 +1,20 @@
 """`python -m bench compare A B`: what has changed from one results folder to another."""
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional
 
-from bench.cells.step_options import IDENTITY
+from bench.cells.identity import IDENTITY, choices_in_words, identity_in_words
+from bench.records.pairing import Pair, PairedRecords, paired
 from bench.records.record import Record
 from bench.records.results_store import ResultsStore
 from bench.report.table_formats import Column, FormatOption, Printer, TableView, Value, number, printing
-from bench.report.terminal import named, setting_of
-from bench.units import GIB, MIB
+from bench.report.terminal import named
+from bench.units import MIB
 from fptplus import InvalidInput
 
 
@@ -33,14 +36,15 @@ QUANTITIES = (
     Quantity("energy_j_per_img", "energy net of idle"),
 )
 
+MADE_WITH = {"torch_version": "PyTorch", "cuda_version": "CUDA", "driver_version": "driver"}
+"""Columns that do not identify a cell and may explain a difference."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Delta:
     """One quantity of one cell in both folders."""
 
-    record: Record
-    """Of the second folder."""
-
+    pair: Pair
     quantity: Quantity
     before: float
     after: float
@@ -78,41 +82,25 @@ def read_records(folder: str) -> list[Record]:
     return records
 
 
-def compare(before: list[Record], after: list[Record]) -> tuple[list[Delta], int, int]:
-    """All quantities that both sides have, cell by cell.
-
-    Returns:
-        Deltas, and how many cells only the first and only the second side has.
-    """
-    first, second = ({_identity(record): record for record in records} for records in (before, after))
-    deltas = []
-    for identity in first.keys() & second.keys():
-        old, new = first[identity], second[identity]
-        for quantity in QUANTITIES:
-            pair = getattr(old, quantity.name), getattr(new, quantity.name)
-            if None not in pair:
-                spread, overlap = (None, False) if quantity.name != "throughput_img_s" else _spread(old, new)
-                deltas.append(
-                    Delta(
-                        record=new,
-                        quantity=quantity,
-                        before=pair[0],
-                        after=pair[1],
-                        spread_pct=spread,
-                        is_within_spread=overlap,
-                    )
-                )
-    order = [quantity.name for quantity in QUANTITIES]
-    deltas.sort(key=lambda d: (*(str(part) for part in _identity(d.record)), order.index(d.quantity.name)))
-    return deltas, len(first.keys() - second.keys()), len(second.keys() - first.keys())
+def deltas(pair: Pair) -> Iterator[Delta]:
+    """All quantities that both records of a pair have."""
+    for quantity in QUANTITIES:
+        before, after = (getattr(record, quantity.name) for record in (pair.before, pair.after))
+        if None not in (before, after):
+            spread, overlap = _spread(pair) if quantity.name == "throughput_img_s" else (None, False)
+            yield Delta(
+                pair=pair,
+                quantity=quantity,
+                before=before,
+                after=after,
+                spread_pct=spread,
+                is_within_spread=overlap,
+            )
 
 
-def _identity(record: Record) -> tuple:
-    return tuple(getattr(record, name) for name in IDENTITY)
-
-
-def _spread(old: Record, new: Record) -> tuple[float, bool]:
+def _spread(pair: Pair) -> tuple[float, bool]:
     """Spread of the noisier side in percent, and whether the deciles overlap."""
+    old, new = pair.before, pair.after
     widths = [50 * (r.step_time_p90_s - r.step_time_p10_s) / r.step_time_s for r in (old, new)]
     overlap = old.step_time_p10_s <= new.step_time_p90_s and new.step_time_p10_s <= old.step_time_p90_s
     return max(widths), overlap
@@ -128,22 +116,25 @@ def print_comparison(deltas: list[Delta], threshold_pct: float, printer: Printer
     """
     groups: dict[str, list[Delta]] = {}
     for delta in deltas:
-        groups.setdefault(_setting(delta.record), []).append(delta)
+        groups.setdefault(_setting(delta), []).append(delta)
     views = (_view(setting, group, threshold_pct) for setting, group in groups.items())
     printer.show((_row(delta, threshold_pct) for delta in deltas), *views)
 
 
-def _setting(record: Record) -> str:
-    """What the cells of one table share, so that no two rows of a table look alike."""
-    memory = "" if record.vram_bytes is None else f", {record.vram_bytes / GIB:.4g} GiB of memory"
-    return f"{setting_of(record)}, {record.num_classes} classes{memory}"
+def _setting(delta: Delta) -> str:
+    """What the rows of one table share, so that no two look alike: all that identifies a cell but its method."""
+    record = delta.pair.after
+    machine = delta.pair.both("gpu" if delta.quantity.name.startswith("predicted") else "device")
+    choices = choices_in_words(record)
+    size = f"{record.model}, {record.res} px, batch {record.batch_size}"
+    return ", ".join(filter(None, (size, choices, f"on {machine}")))
 
 
 def _view(setting: str, deltas: list[Delta], threshold_pct: float) -> TableView:
     return TableView(
         title=setting,
         columns=(
-            Column(heading="Method", show=lambda delta: named(delta.record)),
+            Column(heading="Method", show=lambda delta: named(delta.pair.after)),
             Column(heading="Quantity", show=lambda delta: delta.quantity.title),
             Column(heading="Before", show=lambda delta: _amount(delta, delta.before), is_number=True),
             Column(heading="After", show=lambda delta: _amount(delta, delta.after), is_number=True),
@@ -162,7 +153,9 @@ def _amount(delta: Delta, amount: float) -> str:
 
 def _row(delta: Delta, threshold_pct: float) -> dict[str, Value]:
     """The cell, the quantity by the name of its column, and what has become of it."""
-    return {name: getattr(delta.record, name) for name in IDENTITY} | {
+    return {name: getattr(delta.pair.after, name) for name in IDENTITY} | {
+        "before_device": delta.pair.before.device,
+        "before_gpu": delta.pair.before.gpu,
         "quantity": delta.quantity.name,
         "before": delta.before,
         "after": delta.after,
@@ -187,8 +180,10 @@ def _verdict(delta: Delta, threshold_pct: float) -> str:
 class CompareConfig(FormatOption):
     """Show what changed from one results folder to another, cell by cell: memory, throughput and energy.
 
-    A difference counts as a change if it exceeds the threshold and, for throughput, if the step times of the two
-    folders do not overlap between their first and last deciles. The exit status is 1 if anything became worse.
+    A cell is compared with the same cell on the same machine or, where the other folder has none, on its machine, which
+    the table names. A difference counts as a change if it exceeds the threshold and, for throughput, if the step times
+    of the two folders do not overlap between their first and last deciles. The exit status is 1 if anything became
+    worse, or no longer runs.
     """
 
     before: Annotated[str, Positional]
@@ -201,20 +196,51 @@ class CompareConfig(FormatOption):
     """Smallest difference that counts as a change, in percent."""
 
 
+def remarks(found: PairedRecords, names: tuple[str, str]) -> Iterator[str]:
+    """What the table does not say: changed outcomes, changed software, pairs without a number, records without a pair.
+
+    Args:
+        found: the records.
+        names: of the folders.
+    """
+    for pair in found.pairs:
+        cell = identity_in_words(pair.after)
+        if pair.before.status != pair.after.status:
+            yield f"{pair.both('status')}: {cell}: {pair.after.status_detail or pair.before.status_detail}"
+        elif not any(deltas(pair)):
+            yield f"nothing measured or predicted in both: {cell}, {pair.both('device')}"
+    for column, title in MADE_WITH.items():
+        values = Counter(pair.both(column, "not known") for pair in found.pairs)
+        yield from (f"{title} {value} in {count} pairs" for value, count in values.items() if "→" in value)
+    for name, records in zip(names, (found.only_before, found.only_after), strict=True):
+        yield from (f"only in {name}: {identity_in_words(record)}, {_machine_in_words(record)}" for record in records)
+    yield (
+        f"{len(found.pairs)} pairs compared, {len(found.only_before)} cells only in {names[0]}, "
+        f"{len(found.only_after)} only in {names[1]}"
+    )
+
+
+def _machine_in_words(record: Record) -> str:
+    return f"on {record.device}" if record.is_measured else f"predicted for {record.gpu}"
+
+
 def main(config: CompareConfig) -> int:
-    """The table of deltas."""
+    """The table of deltas. Returns 1 if something became worse, or no longer runs."""
     if not config.threshold_pct >= 0:
         raise InvalidInput(f"threshold-pct must be at least 0, got {config.threshold_pct:g}.")
-    sides = read_records(config.before), read_records(config.after)
-    deltas, only_before, only_after = compare(*sides)
-    if not deltas:
+    names = config.before, config.after
+    found = paired(*map(read_records, names))
+    if not found.pairs:
         raise InvalidInput(
-            f"compare needs a cell that both folders have, {config.before} and {config.after} share none."
+            f"compare needs a cell that both folders have, {names[0]} and {names[1]} share none: their nearest cells "
+            f"differ in {', '.join(found.least_difference())}."
         )
+    all_deltas = [delta for pair in found.pairs for delta in deltas(pair)]
     with printing(config.format) as printer:
-        printer.note(f"{config.before} → {config.after}", "bold")
+        printer.note(f"{names[0]} → {names[1]}", "bold")
         printer.note(f"A change is more than {config.threshold_pct:g} % and more than the spread.")
-        print_comparison(deltas, config.threshold_pct, printer)
-        if only_before or only_after:
-            printer.note(f"{only_before} cells only in {config.before}, {only_after} only in {config.after}")
-    return int(any(delta.is_worse(config.threshold_pct) for delta in deltas))
+        print_comparison(all_deltas, config.threshold_pct, printer)
+        for remark in remarks(found, names):
+            printer.note(remark)
+    is_worse = any(delta.is_worse(config.threshold_pct) for delta in all_deltas)
+    return int(is_worse or any(pair.no_longer_runs for pair in found.pairs))

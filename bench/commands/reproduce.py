@@ -28,6 +28,8 @@ from bench.report.table_formats import Printer
 from bench.sweep.harness import run_cell
 from fptplus.whole_file import whole_file
 
+from .progress import say_engine
+
 Track = Callable[[Iterable, str, int], Iterable]
 """Shows progress over an iterable: (iterable, what, how many)."""
 
@@ -46,9 +48,11 @@ def predict_missing(results: Path, again: bool, track: Track) -> int:
     folder = results / PAPER_FOLDER
     store = ResultsStore(folder)
     cells = [cell for cell in all_cells() if again or not _is_answered(store.find(cell.cell_id))]
+    if cells or again or not all((folder / name).exists() for name in ("preloading.csv", "grid.csv")):
+        say_engine("auto")
     try:
         for cell, answer in zip(cells, track(predict_all(cells), "cells", len(cells)), strict=True):
-            store.write(run_cell(cell, Budget(), prediction=answer))
+            store.write(run_cell(cell, Budget(), prediction=answer, store=store))
     finally:
         store.write_csv()
     passes_done = _predict_into(folder / "preloading.csv", again, preloading_cells(), _preloading, track)
@@ -141,8 +145,10 @@ def main(config: ReproduceConfig) -> int:
     shown = {"console": progress, "transient": True, "disable": not progress.is_terminal}
     predicted = predict_missing(results, config.again, lambda items, what, total: track(items, what, total, **shown))
     write_everything(results)
+    traced = sum(record.predicted_by == "traced" for record in ResultsStore(results / PAPER_FOLDER).records())
+    remark = f"; memory of {traced} cells is traced, not emulated, and marked ∗" if traced else ""
     Printer().note(
-        f"{predicted} predictions made, all others were there; tables, figures and findings in {results}/paper, "
-        f"report in {results}/report.html"
+        f"{predicted} predictions made, all others were there{remark}; tables, figures and findings in "
+        f"{results}/paper, report in {results}/report.html"
     )
     return 0

@@ -74,7 +74,9 @@ def _run(config: RunConfig, plan: Plan, store: ResultsStore, rules: Rules, budge
     cells = [planned.cell for planned in plan.cells]
     with sweep_progress(cells, plan.eta) as progress:
         if config.executor == "none":
-            runner = cell_runner(budget, config.num_images, progress.phase, plan.predictions, engine=config.engine)
+            runner = cell_runner(
+                budget, config.num_images, progress.phase, plan.predictions, engine=config.engine, store=store
+            )
             return run_sweep(cells, store, progress, runner, rules)
         jobs = Jobs(kind=config.executor, count=config.jobs, minutes=config.job_minutes, partition=config.partition)
         return run_on_executor(cells, store, progress, rules, budget, config.num_images, jobs)

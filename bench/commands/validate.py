@@ -10,6 +10,7 @@ import pandas as pd
 
 from bench.cards.gpus import present_gpu
 from bench.cells.config import PROFILES, CellConfig
+from bench.cells.identity import IDENTITY
 from bench.measure.measure import Budget
 from bench.predict.predictor import predict_all
 from bench.records.record import Record
@@ -31,7 +32,7 @@ COUNTERS = {"allocated": "peak_allocated_bytes", "reserved": "peak_reserved_byte
 ENGINES = ("emulated", "traced")
 
 _SIZES = (("vit_b", 512, 16), ("vit_b", 224, 16), ("vit_b", 224, 64), ("vit_l", 384, 16))
-_AXES = (
+_PROFILES = (
     PROFILES["paper"],
     PROFILES["paper"] | {"attention": "sdpa"},
     PROFILES["fast"],
@@ -44,7 +45,7 @@ def validation_cells(gpu: str) -> list[CellConfig]:
     """All methods, two models, several resolutions, batch sizes, precisions and attention modes; the paper's first."""
     return [
         CellConfig(method=method, model=model, res=res, batch_size=batch_size, device="cuda", gpu=gpu, **axes)
-        for axes in _AXES
+        for axes in _PROFILES
         for model, res, batch_size in _SIZES
         for method in METHODS
     ]
@@ -65,7 +66,7 @@ def measure_cells(cells: list[CellConfig], store: ResultsStore, progress: Progre
     budget = Budget(cuda_s=1.0, power_window_s=0.0, loader_s=0.0)
 
     def run(cell: CellConfig) -> Record | None:
-        return run_cell(cell, budget, on_phase=progress.phase)
+        return run_cell(cell, budget, on_phase=progress.phase, store=store)
 
     records = run_sweep(cells, store, progress, run, Rules(end_by=time.monotonic() + limit_s))
     return [record for record in records if is_settled(record, Redo())]
@@ -84,7 +85,7 @@ def trace_cells(cells: list[CellConfig], folder: Path, track: Track = lambda ite
     missing = [cell for cell in asked.values() if store.find(cell.cell_id) is None]
     for cell, answer in zip(missing, track(predict_all(missing, "traced"), len(missing)), strict=True):
         if not isinstance(answer, Exception):
-            store.write(run_cell(cell, Budget(), prediction=answer))
+            store.write(run_cell(cell, Budget(), prediction=answer, store=store))
     store.write_csv()
     found = {cell_id: store.find(cell.cell_id) for cell_id, cell in asked.items()}
     return {cell_id: record for cell_id, record in found.items() if record is not None}
@@ -98,22 +99,21 @@ def errors(records: list[Record], traced: Mapping[str, Record]) -> pd.DataFrame:
         traced: the prediction of the meta trace, by cell_id.
 
     Returns:
-        Columns method, model, res, batch_size, precision, attention, checkpointing, counter, measured_bytes, and for
-        each of ENGINES name_bytes and name_error_pct (to measured, signed); empty where an engine did not predict it.
+        Columns IDENTITY, counter, measured_bytes, and for each of ENGINES name_bytes and name_error_pct (to measured,
+        signed); empty where an engine did not predict it.
     """
-    shared = ("method", "model", "res", "batch_size", "precision", "attention", "checkpointing")
     rows = []
     for record, (counter, column) in product(records, COUNTERS.items()):
         if (measured := getattr(record, f"measured_{column}")) is None:
             continue
-        row = {name: getattr(record, name) for name in shared} | {"counter": counter, "measured_bytes": measured}
+        row = {name: getattr(record, name) for name in IDENTITY} | {"counter": counter, "measured_bytes": measured}
         by_engine = {"traced": traced.get(record.cell_id), record.predicted_by: record}
         for engine in ENGINES:
             size = getattr(by_engine.get(engine), f"predicted_{column}", None)
             row |= {f"{engine}_bytes": size, f"{engine}_error_pct": size and 100 * (size / measured - 1)}
         rows.append(row)
     predicted = [f"{engine}_{what}" for engine in ENGINES for what in ("bytes", "error_pct")]
-    return pd.DataFrame(rows, columns=[*shared, "counter", "measured_bytes", *predicted])
+    return pd.DataFrame(rows, columns=[*IDENTITY, "counter", "measured_bytes", *predicted])
 
 
 @dataclass(frozen=True)
@@ -157,21 +157,18 @@ def validation_views(errors: pd.DataFrame) -> Iterator[TableView]:
     Args:
         errors: as bench.commands.validate.errors gives them.
     """
-    for setting, cells in errors.groupby(["model", "res", "batch_size", *_SHOWN_AXES], sort=False):
-        model, res, batch_size, precision, attention, checkpointing = setting
-        kept = "" if checkpointing == "none" else f", checkpointing {checkpointing}"
+    for _, cells in errors.groupby([name for name in IDENTITY if name != "method"], sort=False, dropna=False):
+        shown = cells.iloc[0]
+        kept = "" if shown.checkpointing == "none" else f", checkpointing {shown.checkpointing}"
         yield TableView(
-            title=f"{model}, {res} px, batch {batch_size}, {precision}, {attention} attention{kept}; measured in MiB, "
-            "emulated and traced against it in %",
+            title=f"{shown.model}, {shown.res} px, batch {shown.batch_size}, {shown.precision}, {shown.attention} "
+            f"attention{kept}; measured in MiB, emulated and traced against it in %",
             columns=[
                 Column(heading="Method", show=lambda rows: rows.method.iloc[0]),
                 *(column for counter in COUNTERS for column in _counter_columns(counter)),
             ],
             items=[rows for _, rows in cells.groupby("method", sort=False)],
         )
-
-
-_SHOWN_AXES = ("precision", "attention", "checkpointing")
 
 
 def _counter_columns(counter: str) -> Iterator[Column]:

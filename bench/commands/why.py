@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.cells.config import CellConfig, Setting
-from bench.cells.step_options import AXES, shared_in_words
+from bench.cells.identity import IDENTITY
+from bench.cells.step_options import shared_in_words
 from bench.predict.contributions import Contribution, contributions
 from bench.predict.predictor import dissect_all
 from bench.records.output_folder import writable_folder
@@ -62,6 +63,6 @@ def _explain(cells: list[CellConfig], config: WhyConfig, folder: Path, printer: 
 
 def _row(cell: CellConfig, found: PeakPart | Contribution) -> dict[str, Value]:
     """A part of a method's peak, or what a rule adds to it."""
-    asked = {name: getattr(cell, name) for name in ("method", "model", "res", "batch_size", *AXES, "gpu")}
+    asked = {name: getattr(cell, name) for name in IDENTITY}
     nothing = dict.fromkeys(("part", "where", "kind", "count", "allocated_bytes", "rule", "reserved_bytes"))
     return asked | nothing | asdict(found)

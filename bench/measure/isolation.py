@@ -10,11 +10,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
 from bench.cells import alloc_conf
 from bench.cells.config import CellConfig
 from bench.records.measured_columns import Reading
 
+from .failure_log import KeepLog, forget, with_log
 from .journal import Story, read_journal
 from .measure import Budget
 
@@ -27,6 +29,7 @@ def run_isolated(
     budget: Budget,
     on_phase: Callable[[str], None] = lambda phase: None,
     cut_s: float | None = None,
+    keep_log: KeepLog = forget,
 ) -> Reading | None:
     """Measure a cell in a process of its own.
 
@@ -35,42 +38,42 @@ def run_isolated(
         budget: of time; its timeout ends the process.
         on_phase: told the name of each phase as it begins, from another thread.
         cut_s: seconds after which the process is ended as if the cell had not begun; None for never.
+        keep_log: given the error stream of a cell that failed.
 
     Returns:
         Columns of the record, with all that was found before a death; None if the cell was cut.
     """
     with tempfile.TemporaryDirectory(prefix="fptplus-bench-", ignore_cleanup_errors=True) as scratch:
         errors_path = Path(scratch) / "stderr.txt"
-        with errors_path.open("w") as errors:
-            process = _start(cell, budget, scratch, errors)
+        with errors_path.open("w") as error_stream:
+            process = _start(cell, budget, scratch, error_stream)
         stories = [Story()]
         reader = threading.Thread(target=_follow, args=(process, stories, on_phase), daemon=True)
         reader.start()
-        limit_s = min(budget.timeout_s, cut_s if cut_s is not None else budget.timeout_s)
+        is_cut_first = cut_s is not None and cut_s <= budget.timeout_s
         try:
-            process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            if cut_s is not None and cut_s <= budget.timeout_s:
-                return None
-            _end(process)
-            reader.join()
-            return _ended(stories[-1], f"took longer than {budget.timeout_s:g} s (--timeout-s)")
+            is_late = not _ends_within(process, cut_s if is_cut_first else budget.timeout_s)
         finally:
             _end(process)
             reader.join()
             process.stdin.close()
             process.stdout.close()
-        return _outcome(stories[-1], process.returncode, errors_path)
+        if is_late and is_cut_first:
+            return None
+        errors = errors_path.read_text(errors="replace")
+        too_long = f"took longer than {budget.timeout_s:g} s (--timeout-s)"
+        reading = _ended(stories[-1], too_long) if is_late else _outcome(stories[-1], process.returncode, errors)
+        return with_log(reading, errors, keep_log) if reading.get("status") == "failed" else reading
 
 
-def _start(cell: CellConfig, budget: Budget, scratch: str, errors) -> subprocess.Popen:
+def _start(cell: CellConfig, budget: Budget, scratch: str, error_stream: TextIO) -> subprocess.Popen:
     """The process, with its job on its input, which stays open for as long as this process lives."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(
         COMMAND,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=errors,
+        stderr=error_stream,
         text=True,
         env={**alloc_conf.process_environment(cell.alloc_conf), "PYTHONPATH": path},
         start_new_session=True,  # Ctrl-C is for the sweep, which ends its cell itself
@@ -92,6 +95,14 @@ def _follow(process: subprocess.Popen, stories: list[Story], on_phase: Callable[
             on_phase(phase := story.phase)
 
 
+def _ends_within(process: subprocess.Popen, limit_s: float) -> bool:
+    try:
+        process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
 def _end(process: subprocess.Popen) -> None:
     """End the process with all that it has started."""
     if process.poll() is None:
@@ -99,7 +110,7 @@ def _end(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def _outcome(story: Story, returncode: int, errors_path: Path) -> Reading:
+def _outcome(story: Story, returncode: int, errors: str) -> Reading:
     if story.has_ended and returncode == 0:
         details = [*filter(None, [story.columns.get("status_detail")]), *story.notes]
         return story.columns | ({"status_detail": "; ".join(details)} if details else {})
@@ -107,7 +118,7 @@ def _outcome(story: Story, returncode: int, errors_path: Path) -> Reading:
         name = signal.Signals(-returncode).name
         hint = ", as the system does when the computer's own memory runs out" if name == "SIGKILL" else ""
         return _ended(story, f"killed by {name}{hint}")
-    last = (errors_path.read_text(errors="replace").strip().splitlines() or ["nothing on its error stream"])[-1]
+    last = (errors.strip().splitlines() or ["nothing on its error stream"])[-1]
     return _ended(story, f"its process ended with status {returncode}: {last}")
 
 

@@ -27,6 +27,9 @@ class Journal:
         self.left_out: frozenset[str] = frozenset()
         """Columns that are not written, whatever is found."""
 
+        self.known: frozenset[str] | None = None
+        """Columns of a record; None while they are not imported yet, which may be what fails."""
+
     def begin(self, phase: str, peak_allocated_bytes: int | None = None) -> None:
         """A phase begins.
 
@@ -38,7 +41,13 @@ class Journal:
         self._write({"phase": phase, "peak_allocated_bytes": peak_allocated_bytes})
 
     def found(self, columns: Reading) -> None:
-        """Columns of the record are known."""
+        """Columns of the record are known.
+
+        Raises:
+            TypeError: if the record has no such column.
+        """
+        if self.known is not None and (unknown := columns.keys() - self.known):
+            raise TypeError(f"a record has no column {', '.join(sorted(unknown))}")
         self._write({"found": {name: value for name, value in columns.items() if name not in self.left_out}})
 
     def note(self, text: str) -> None:

@@ -24,6 +24,7 @@ from bench.measure.meters.nvml import NvmlDevice, NvmlSilent, find_device, nvml_
 from bench.measure.meters.power import PowerMeter
 from bench.measure.meters.throughput import ThroughputReading, time_steps
 from bench.records.measured_columns import MEASURED_TIME
+from bench.records.record import COLUMNS
 from fptplus import InvalidInput
 
 from .environment import device_facts, nvml_facts
@@ -71,6 +72,7 @@ def measure(cell: CellConfig, budget: Budget, scratch: Path, journal: Journal) -
         scratch: folder for files that the caller removes.
         journal: told of each phase and finding.
     """
+    journal.known = frozenset(COLUMNS)
     run = _measure_on_cuda if cell.device == "cuda" else _measure_on_cpu
     if cell.device == "cuda" and is_emulated():
         journal.left_out = frozenset(MEASURED_TIME)

@@ -10,12 +10,10 @@ from bench.cells.config import CellConfig
 from fptplus.training.efficiency import performance_efficiency
 
 from .bands import FITS_AFTER_ALL, FITS_AFTER_ALL_CELLS, PAPER_SOFTWARE, TOLERANCES, Verdict, known_deviation
-from .evidence import PAPER_STACK, Evidence, Number
+from .evidence import PAPER_CARD, PAPER_STACK, Evidence, Number
 from .flops import by_convention_gmacs, preloading_by_convention_gmacs, preloading_gmacs, true_gmacs
 from .printed import DATASETS, FULL_MEM_MB, PrintedCell, printed_cells
 from .settings import paper_cell
-
-PAPER_CARD = "RTX A6000"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +97,12 @@ def _compare(cell: PrintedCell, evidence: Evidence) -> Comparison:
         printed_cell=cell,
         ours=ours,
         ratio_printed=_ratio(cell.printed, cell.full_printed),
-        ratio_ours=_ratio(ours.value, full.value) if ours and full else None,
+        ratio_ours=_ratio(ours.value, full.value) if ours and full and ours.card == full.card else None,
         true_value=_true_gmacs(cell, evidence) if cell.quantity == "gmacs" else None,
     )
     if ours is None:
         return compared(verdict="no record")
-    if ours.source == "measured" and PAPER_CARD not in (evidence.record(cell.cell).device or ""):
+    if ours.source == "measured" and ours.card != PAPER_CARD:
         device = evidence.record(cell.cell).device
         return compared(verdict="no record", reason=f"measured on {device}, which is not the paper's card")
     if ours.value is None or cell.printed is None:

@@ -1,14 +1,18 @@
-"""What the records say: a measured record where there is one, else a predicted one, and always which of the two."""
+"""What the records say: measured on the card that is asked about, else predicted for it, and always which of the two.
 
-from dataclasses import dataclass
+Records of other cards, seeds, classes or whatever else identifies a cell never answer for it.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
-from bench.cards.gpus import GPUS, PAPER_GPU
+from bench.cards.gpus import GPUS, PAPER_GPU, card_name, short_title
 from bench.cells.config import CellConfig
-from bench.cells.step_options import AXES
+from bench.cells.identity import identity_of
 from bench.paper.stack.stack_rows import FILE as PAPER_STACK
 from bench.paper.stack.stack_rows import read_stack
 from bench.records.record import Record
@@ -28,7 +32,7 @@ PAPER_FOLDER = "paper"
 TRAINING_GLOB = "*/training/*.csv"
 """Training records under the results folder: columns method, dataset, auc (percent); optionally weights, model, res."""
 
-_KEY = ("method", "model", "res", "batch_size", *AXES)
+PAPER_CARD = short_title(GPUS[PAPER_GPU].title)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,9 @@ class Number:
     source: Source
     record: str = ""
     """The cell_id of its record, or the file it stands in."""
+
+    card: str | None = None
+    """The card that it holds for; None where it holds for any, as a count does."""
 
 
 class Evidence:
@@ -55,34 +62,35 @@ class Evidence:
 
     def __init__(self, results: str | Path) -> None:
         self.results = Path(results)
-        self._records: dict[tuple, Record] = {}
-        for folder in sorted(self.results.glob("*/records")):
-            for record in ResultsStore(folder.parent).records():
-                if record.status != "ok" and not record.is_measured:
-                    continue
-                key = tuple(getattr(record, name) for name in _KEY)
-                if key not in self._records or _is_measured_on_gpu(record):
-                    self._records[key] = record
+        self._records: dict[tuple, list[Record]] = defaultdict(list)
+        """By what identifies a cell and its card, the best first."""
+        folders = sorted(folder.parent for folder in self.results.glob("*/records"))
+        for folder in sorted(folders, key=lambda folder: folder.name != PAPER_FOLDER):
+            for record in ResultsStore(folder).records():
+                if record.status == "ok" or record.is_measured:
+                    self._records[_question(record)].append(record)
+        for found in self._records.values():
+            found.sort(key=_rank)
         self.training = _read_training(self.results)
         self._stack = read_stack(self.results / PAPER_FOLDER / PAPER_STACK)
 
     def records(self) -> list[Record]:
-        """One for each cell, the best that there is."""
-        return sorted(self._records.values(), key=lambda r: tuple(str(getattr(r, name)) for name in _KEY))
+        """One for each cell and card, the best that there is."""
+        found = [record for records in self._records.values() for record in _one_a_card(records)]
+        return sorted(found, key=lambda record: (*map(str, _question(record)), record.device or ""))
 
     def record(self, cell: CellConfig) -> Record:
-        """The record of a cell.
+        """The record of a cell on its card, the best that there is.
 
         Raises:
             InvalidInput: if there is none.
         """
-        key = tuple(getattr(cell, name) for name in _KEY)
-        if key not in self._records:
+        if not (found := self._records.get(_question(cell))):
             raise InvalidInput(
-                f"results must hold a record of {cell.method}, {cell.model}, {cell.res} px, found none in "
-                f"{str(self.results)!r}; run `python -m bench reproduce`."
+                f"results must hold a record of {cell.method}, {cell.model}, {cell.res} px on {cell.gpu}, found none "
+                f"in {str(self.results)!r}; run `python -m bench reproduce`."
             )
-        return self._records[key]
+        return found[0]
 
     def params_pct(self, cell: CellConfig) -> Number:
         """Learnable parameters in percent of all."""
@@ -90,15 +98,13 @@ class Evidence:
         return Number(value=record.params_pct, source="counted", record=record.cell_id)
 
     def memory_mib(self, cell: CellConfig) -> Number:
-        """Memory of the process in MiB; None where the paper's card cannot hold it."""
-        record = self.record(cell)
+        """Memory of the process in MiB; None where the cell's card, which the catalogue has, cannot hold it."""
+        record, needed = self.record(cell), self.needed_mib(cell)
         if record.status == "oom":
-            return Number(value=None, source="measured", record=record.cell_id)
-        if record.measured_process_bytes is not None:
-            return Number(value=record.measured_process_bytes / MIB, source="measured", record=record.cell_id)
-        needed_bytes = record.predicted_process_bytes
-        too_much = needed_bytes > GPUS[PAPER_GPU].memory_bytes
-        return Number(value=None if too_much else needed_bytes / MIB, source=_source(record), record=record.cell_id)
+            return replace(needed, value=None, source="measured", card=measured_card(record))
+        if needed.source == "measured" or needed.value * MIB <= GPUS[cell.gpu].memory_bytes:
+            return needed
+        return replace(needed, value=None)
 
     def paper_memory_mib(self, cell: CellConfig) -> Number:
         """Memory of the process in MiB as the paper could read it: FPT and FPT+ on the paper's PyTorch 2.0.0.
@@ -112,14 +118,17 @@ class Evidence:
         ]
         if ordinary.source == "measured" or not found or cell != paper_cell(cell.method, cell.model, cell.res):
             return ordinary
-        return Number(value=self._stack.process_mib(found[0]), source="emulated", record=PAPER_STACK)
+        return Number(value=self._stack.process_mib(found[0]), source="emulated", record=PAPER_STACK, card=PAPER_CARD)
 
     def needed_mib(self, cell: CellConfig) -> Number:
-        """Memory of the process in MiB, more than the paper's card has included."""
+        """Memory of the process in MiB, more than the cell's card has included."""
         record = self.record(cell)
-        if record.measured_process_bytes is not None:
-            return Number(value=record.measured_process_bytes / MIB, source="measured", record=record.cell_id)
-        return Number(value=record.predicted_process_bytes / MIB, source=_source(record), record=record.cell_id)
+        if (measured_bytes := record.measured_process_bytes) is not None:
+            source, card = "measured", measured_card(record)
+        else:
+            source, card = predicted_source(record.predicted_by), predicted_card(record.gpu)
+        size = record.predicted_process_bytes if measured_bytes is None else measured_bytes
+        return Number(value=size and size / MIB, source=source, record=record.cell_id, card=card)
 
     def measured(self, cell: CellConfig, field: str) -> Number | None:
         """A measured column of a cell that ran on a GPU, or None."""
@@ -127,7 +136,7 @@ class Evidence:
         value = getattr(record, field)
         if value is None or not _is_measured_on_gpu(record):
             return None
-        return Number(value=value, source="measured", record=record.cell_id)
+        return Number(value=value, source="measured", record=record.cell_id, card=measured_card(record))
 
     def auc(
         self, method: str, dataset: str, weights: str = "supervised", model: str = "vit_b", res: int = 512
@@ -141,9 +150,38 @@ class Evidence:
         return Number(value=float(rows.auc.mean()), source="trained", record=str(rows.file.iloc[0]))
 
 
-def _source(record: Record) -> Source:
-    """Of a record's predicted memory: a trace is a prediction."""
-    return "emulated" if record.predicted_by == "emulated" else "predicted"
+def predicted_source(predicted_by: str | None) -> Source:
+    """What memory is called that an engine has predicted: a trace is a prediction, an emulation more than that."""
+    return "emulated" if predicted_by == "emulated" else "predicted"
+
+
+def predicted_card(gpu: str) -> str:
+    """Title of a card by its name."""
+    return short_title(GPUS[gpu].title) if gpu in GPUS else gpu
+
+
+def measured_card(record: Record) -> str:
+    """Title of the card that a record was measured on."""
+    return short_title(record.device)
+
+
+def _question(one: CellConfig | Record) -> tuple:
+    """What a cell asks and a record answers: all that identifies them but whether it is measured."""
+    return identity_of(one, without=("device",))
+
+
+def _rank(record: Record) -> int:
+    """Which of several records answers for a cell: the first of the least."""
+    if not _is_measured_on_gpu(record):
+        return 1
+    return 0 if card_name(record.device) == record.gpu else 2  # measured elsewhere than it was predicted for
+
+
+def _one_a_card(records: list[Record]) -> list[Record]:
+    """The best record, and one for each further card that the cell was measured on."""
+    best = records[0]
+    elsewhere = {record.device: record for record in records if _rank(record) == 2 and record.device != best.device}
+    return [best, *elsewhere.values()]
 
 
 def _is_measured_on_gpu(record: Record) -> bool:

@@ -3,14 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fptplus.paper_training import EPOCHS, MESSIDOR2_IMAGES
 from fptplus.training.efficiency import performance_efficiency
 
 from .printed import DATASETS, FULL_MEM_MB, paper_table
-
-MESSIDOR2_IMAGES = 1748
-"""Sec. IV-D."""
-
-EPOCHS = 20
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ import torch
 from bench.cells.building import build_on
 from bench.cells.config import CellConfig
 from bench.cells.grid import preloading_of
-from bench.predict.prediction import Prediction
+from bench.predict.prediction import PredictedBy, Prediction
 from bench.predict.predictor import predict_all
+from fptplus import InvalidInput
 
 from .settings import SETTINGS, paper_cell
 
@@ -29,10 +30,15 @@ class PreloadingCost:
     precision: str
     attention: str
     process_bytes: int
-    """Predicted for the paper's card."""
+    """Predicted, for `gpu`."""
 
     disk_bytes_per_image: int
     """Keys and values of the important tokens of the tapped layers, from their shapes."""
+
+    gpu: str
+    """Name of the card."""
+
+    predicted_by: PredictedBy
 
 
 def preloading_cells() -> list[CellConfig]:
@@ -69,6 +75,8 @@ def _preloading(cell: CellConfig, prediction: Prediction) -> PreloadingCost:
         attention=cell.attention,
         process_bytes=prediction.process_bytes,
         disk_bytes_per_image=FEATURE_BYTES * (features.keys.numel() + features.values.numel()),
+        gpu=cell.gpu,
+        predicted_by=prediction.by,
     )
 
 
@@ -81,9 +89,18 @@ def write_preloading(path: Path, passes: list[PreloadingCost]) -> None:
 
 
 def read_preloading(path: Path) -> list[PreloadingCost]:
-    """The predictions kept in a CSV file."""
+    """The predictions kept in a CSV file.
+
+    Raises:
+        InvalidInput: if it lacks a column, as those of earlier versions do.
+    """
     with path.open(encoding="utf-8") as file:
-        return [
-            PreloadingCost(**{field.name: field.type(row[field.name]) for field in fields(PreloadingCost)})
-            for row in csv.DictReader(file)
-        ]
+        rows = list(csv.DictReader(file))
+    names = [field.name for field in fields(PreloadingCost)]
+    if missing := [name for name in names if rows and name not in rows[0]]:
+        raise InvalidInput(
+            f"{str(path)!r} must have the columns {', '.join(names)}, it lacks {', '.join(missing)}; predict it again "
+            "with `python -m bench reproduce --again`."
+        )
+    numbers = ("res", "process_bytes", "disk_bytes_per_image")
+    return [PreloadingCost(**row | {name: int(row[name]) for name in numbers}) for row in rows]

@@ -15,9 +15,11 @@ from bench.cells.config import CellConfig
 from bench.emulate.fork import on_card
 from bench.trace.replay import replay
 from bench.units import MIB
+from fptplus import InvalidInput
 from methods import METHODS
 
 from .emulated import StepFails, endless, peaks_of
+from .prediction import PredictedBy
 from .traced import trace_cell
 
 MODELS = ("vit_b", "vit_l")
@@ -49,6 +51,9 @@ class GridRow:
     reserved_mib: tuple[int | None, ...]
     """Of PyTorch's segments, at each of BATCHES; a process holds the card's CUDA context besides. None where PyTorch
     fails in the step."""
+
+    predicted_by: tuple[PredictedBy, ...] = ("emulated",) * len(BATCHES)
+    """What says so, at each of BATCHES: traced where PyTorch fails in the step."""
 
 
 def grid_families() -> list[CellConfig]:
@@ -84,30 +89,49 @@ def _peak(cell: CellConfig, gpu: Gpu) -> Peak | None:
 
 
 def completed(row: GridRow) -> GridRow:
-    """A row with traced memory where PyTorch fails in the step."""
+    """A row with traced memory where PyTorch fails in the step, and marked so."""
     axes = {name: getattr(row, name) for name in _LABELS}
     reserved = (
         round(replay(trace_cell(CellConfig(**axes, batch_size=batch))).reserved_bytes / MIB) if known is None else known
         for batch, known in zip(BATCHES, row.reserved_mib, strict=True)
     )
-    return replace(row, reserved_mib=tuple(reserved))
+    engines: list[PredictedBy] = ["traced" if known is None else "emulated" for known in row.reserved_mib]
+    return replace(row, reserved_mib=tuple(reserved), predicted_by=tuple(engines))
 
 
 _LABELS = ("method", "model", "res", "precision", "attention", "checkpointing")
 
 
 def write_grid(path: Path, rows: list[GridRow]) -> None:
-    """Keep the grid as a CSV file, one row a method, resolution and choice of axes."""
+    """Keep the grid as a CSV file, one row a method, resolution and choice of axes.
+
+    `predicted_by` is one word, or one for each batch size where they differ.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*_LABELS, *(f"reserved_mib_batch_{batch}" for batch in BATCHES)])
-        writer.writerows([*(getattr(row, name) for name in _LABELS), *row.reserved_mib] for row in rows)
+        writer.writerow([*_LABELS, *(f"reserved_mib_batch_{batch}" for batch in BATCHES), "predicted_by"])
+        for row in rows:
+            engines = row.predicted_by[:1] if len(set(row.predicted_by)) == 1 else row.predicted_by
+            writer.writerow([*(getattr(row, name) for name in _LABELS), *row.reserved_mib, " ".join(engines)])
 
 
 def read_grid(path: Path) -> Iterator[GridRow]:
-    """The grid kept in a CSV file."""
+    """The grid kept in a CSV file.
+
+    Raises:
+        InvalidInput: if it does not say what predicted it, as those of earlier versions do not.
+    """
     with path.open(encoding="utf-8") as file:
         for line in csv.DictReader(file):
+            if not (engines := (line.get("predicted_by") or "").split()):
+                raise InvalidInput(
+                    f"{str(path)!r} must have the column predicted_by, it lacks it; predict it again with "
+                    "`python -m bench reproduce --again`."
+                )
             labels = {name: line[name] for name in _LABELS} | {"res": int(line["res"])}
             sizes = tuple(int(line[f"reserved_mib_batch_{batch}"]) for batch in BATCHES)
-            yield GridRow(**labels, reserved_mib=sizes)
+            yield GridRow(
+                **labels,
+                reserved_mib=sizes,
+                predicted_by=tuple(engines * len(BATCHES) if len(engines) == 1 else engines),
+            )

@@ -4,7 +4,8 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from bench.cells.config import CellConfig
-from bench.cells.step_options import AXES, STEP_OPTIONS
+from bench.cells.identity import IDENTITY
+from bench.cells.step_options import LORA_OPTIONS, STEP_OPTIONS
 from fptplus import InvalidInput
 
 from .measured_columns import EMULATED, MEASURED_MEMORY, MEASURED_TIME
@@ -13,9 +14,12 @@ Status = Literal["ok", "oom", "unsupported", "failed"]
 STATUSES: tuple[Status, ...] = ("ok", "oom", "unsupported", "failed")
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
-    """One cell's outcome. None is "not measured" and an empty CSV field, never 0."""
+    """One cell's outcome. None is "not measured" and an empty CSV field, never 0.
+
+    `dataclasses.replace` fills columns in; a name that is no column is a TypeError there.
+    """
 
     method: str
     model: str
@@ -197,6 +201,9 @@ class Record:
     predicted_energy_j_per_img: float | None = None
     """Of the time and energy model, on `gpu`; never measured."""
 
+    weights: str | None = None
+    """Checkpoint file or timm pretrained name that was measured with; None for random weights."""
+
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise InvalidInput(f"status must be one of {', '.join(STATUSES)}, got {self.status!r}.")
@@ -206,7 +213,8 @@ class Record:
                 f"a record of {self.device!r} must have nothing measured, it has {', '.join(measured)}; move it away."
             )
         if self.method == "lora" and self.lora_rank is None:  # a record made before there was a choice
-            self.lora_rank, self.lora_targets = STEP_OPTIONS["lora_rank"], STEP_OPTIONS["lora_targets"]
+            for name in LORA_OPTIONS:
+                object.__setattr__(self, name, STEP_OPTIONS[name])
 
     @property
     def is_measured(self) -> bool:
@@ -224,7 +232,7 @@ COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Record))
 
 
 def new_record(cell: CellConfig) -> Record:
-    """A record of a cell with its configuration and nothing else."""
-    shared = ("method", "model", "res", "batch_size", *AXES, "gpu", "num_classes", "seed", "vram_bytes", "cell_id")
-    configured = {name: getattr(cell, name) for name in shared}
-    return Record(**configured, epochs=cell.epochs or None, epoch_images=cell.epoch_images or None)
+    """A record of a cell with its configuration and nothing else; its `device` is not known before it has run."""
+    configured = {name: getattr(cell, name) for name in IDENTITY if name != "device"}
+    configured |= {name: configured[name] or None for name in ("epochs", "epoch_images")}
+    return Record(**configured, cell_id=cell.cell_id)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +21,9 @@ from .record import COLUMNS, Record
 
 
 class ResultsStore:
-    """Records under one folder: `records/<cell_id>.json` and `results.csv`; `records/superseded/` has older ones.
+    """Records under one folder: `records/<cell_id>.json` and `results.csv`.
+
+    `records/superseded/` has older ones, `records/logs/` what failed cells wrote on their error stream.
 
     Args:
         folder: made where it is missing.
@@ -102,6 +105,23 @@ class ResultsStore:
             number += 1
         _write(kept, path.read_text())
 
+    def keep_log(self, cell_id: str, text: str) -> str:
+        """Keep what a failed cell wrote, next to all that it wrote when it failed before.
+
+        Args:
+            cell_id: of the cell, which its caller has claimed.
+            text: its error stream or traceback.
+
+        Returns:
+            The file, relative to the folder: `records/logs/<cell_id>.txt`, with a number from the second on.
+        """
+        logs = self.records_folder / "logs"
+        logs.mkdir(exist_ok=True)
+        names = (f"{cell_id}.{number}.txt" if number > 1 else f"{cell_id}.txt" for number in count(1))
+        path = next(logs / name for name in names if not (logs / name).exists())
+        _write(path, text)
+        return path.relative_to(self.folder).as_posix()
+
     def records(self) -> list[Record]:
         """All records, in the order of their configurations."""
         found = [_read(path) for path in self.records_folder.glob("*.json")]
@@ -122,12 +142,19 @@ def _as_text(record: Record) -> str:
 
 def _read(path: Path) -> Record:
     try:
-        return Record(**json.loads(path.read_text()))
+        columns = json.loads(path.read_text(encoding="utf-8"))
+        unknown = [name for name in columns if name not in COLUMNS]
+        if not unknown:
+            return Record(**columns)
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise InvalidInput(
             f"record {str(path)!r} must be a JSON object of results.csv's columns, it is damaged ({error}); "
             "move it away."
         ) from error
+    raise InvalidInput(
+        f"record {str(path)!r} must have only columns that this version knows, it also has {', '.join(unknown)}; "
+        "read it with the version that wrote it (its git_commit), or move it away."
+    )
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,13 +2,14 @@
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from textwrap import wrap
 
 from bench.paper.evidence import Number
+from fptplus import InvalidInput
 
 from .figures import figure
 
@@ -76,11 +77,40 @@ class Exhibit:
     @property
     def footnotes(self) -> list[str]:
         """What the marks in it mean, then its own notes."""
-        sources = {
-            entry.number.source for row in self.rows for entry in row if isinstance(entry, Entry) and entry.number
-        }
+        sources = {number.source for number in numbers_of(self.rows)}
         marks = "; ".join(LEGEND[source] for source in LEGEND if source in sources)
         return [f"{marks[0].upper()}{marks[1:]}."] * bool(marks) + list(self.notes)
+
+
+def card_of(name: str, rows: Iterable[Row]) -> str:
+    """The card that the numbers of an exhibit hold for, for its title.
+
+    Args:
+        name: of the exhibit.
+        rows: of the exhibit.
+
+    Raises:
+        InvalidInput: if they are of several cards.
+    """
+    cards = dict.fromkeys(number.card for number in numbers_of(rows) if number.card is not None)
+    if len(cards) != 1:
+        raise InvalidInput(
+            f"{name} must show one card, its numbers are of {' and '.join(cards) or 'none'}; move the records of the "
+            "other cards out of the results folder, or predict for one card with `python -m bench reproduce`."
+        )
+    return next(iter(cards))
+
+
+def sources_in_words(numbers: Iterable[Number]) -> str:
+    """Where numbers come from, as `emulated`, or `emulated, predicted and measured`."""
+    *others, last = dict.fromkeys(number.source for number in numbers)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def numbers_of(rows: Iterable[Row]) -> Iterator[Number]:
+    """The numbers of an exhibit, row by row."""
+    for row in rows:
+        yield from (entry.number for entry in row if isinstance(entry, Entry) and entry.number)
 
 
 def write_exhibit(exhibit: Exhibit, folder: Path) -> None:
@@ -89,7 +119,10 @@ def write_exhibit(exhibit: Exhibit, folder: Path) -> None:
     path = folder / exhibit.name
     for suffix, form in ((".csv", csv_text), (".md", markdown), (".tex", latex)):
         path.with_suffix(suffix).write_text(form(exhibit), encoding="utf-8")
-    (exhibit.draw or (lambda target: draw_table(exhibit, target)))(path)
+    if exhibit.draw:
+        exhibit.draw(path)
+    else:
+        draw_table(exhibit, path)
 
 
 def csv_text(exhibit: Exhibit) -> str:

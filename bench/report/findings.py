@@ -2,16 +2,15 @@
 
 from bench.cards.gpus import GPUS
 from bench.paper.evidence import Evidence
-from bench.paper.inconsistencies import EPOCHS, MESSIDOR2_IMAGES
 from bench.paper.preloading_cost import PreloadingCost
 from bench.paper.printed import paper_table
 from bench.paper.settings import SETTINGS, paper_cell
 from bench.units import GIB, MIB
+from fptplus.paper_training import EPOCHS, MESSIDOR2_IMAGES, TABLE2_EPOCH_IMAGES
 from methods import METHODS, find_method
 
-from .exhibit import Exhibit, markdown
+from .exhibit import Exhibit, card_of, markdown, numbers_of
 from .fair_tables import charged_mib, pass_of
-from .paper_tables import EPOCH_IMAGES
 from .templates import render
 
 THROUGH_LPM = tuple(method for method in METHODS if method not in ("linear", "fpt", "fptplus"))
@@ -23,6 +22,9 @@ PAPER, FUSED, BEST = "the paper's setting", "fused attention", "all four"
 def findings_page(evidence: Evidence, passes: list[PreloadingCost], tables: list[Exhibit]) -> str:
     """The page as Markdown."""
     numbers = {**_memory(evidence, passes), **_large(evidence), **_preloading(evidence, passes), **_energy()}
+    rows = [row for table in tables for row in table.rows]
+    sources = {number.source for number in numbers_of(rows)}
+    numbers |= {"card": card_of("findings", rows), "is_measured": "measured" in sources}
     return render("findings.md.j2", tables=[markdown(table) for table in tables], **numbers)
 
 
@@ -39,7 +41,6 @@ def _memory(evidence: Evidence, passes: list[PreloadingCost]) -> dict:
     cheapest = min(THROUGH_LPM[1:], key=paper.get)
     lora, bitfit, full = (evidence.record(paper_cell(method)) for method in ("lora", "bitfit", "full"))
     return {
-        "card": GPUS["a6000"].title,
         "paper": paper,
         "fused": by_setting[FUSED],
         "bf16": by_setting["bf16"],
@@ -74,17 +75,17 @@ def _large(evidence: Evidence) -> dict:
 
 def _preloading(evidence: Evidence, passes: list[PreloadingCost]) -> dict:
     full, own = (evidence.record(paper_cell(method)) for method in ("full", "fptplus"))
-    images = EPOCHS * EPOCH_IMAGES
+    images = EPOCHS * TABLE2_EPOCH_IMAGES
     passes_of = {(res, s): pass_of(passes, "fptplus", "vit_b", res, s) for res in (512, 2048) for s in (PAPER, FUSED)}
     return {
         "pass_mib": {setting: passes_of[512, setting].process_bytes / MIB for setting in (PAPER, FUSED)},
         "far_pass_gib": {setting: passes_of[2048, setting].process_bytes / GIB for setting in (PAPER, FUSED)},
         "far_training_gib": _mib(evidence, "fptplus", PAPER, res=2048) * MIB / GIB,
         "epochs": EPOCHS,
-        "epoch_images": EPOCH_IMAGES,
+        "epoch_images": TABLE2_EPOCH_IMAGES,
         "dataset_images": MESSIDOR2_IMAGES,
         "training_tmacs": own.train_step_macs / own.batch_size * images / 1e12,
-        "pass_tmacs": own.backbone_forward_macs * EPOCH_IMAGES / 1e12,
+        "pass_tmacs": own.backbone_forward_macs * TABLE2_EPOCH_IMAGES / 1e12,
         "full_tmacs": full.train_step_macs / full.batch_size * images / 1e12,
         "disk_mb": passes_of[512, PAPER].disk_bytes_per_image / 1e6,
         "dataset_gb": MESSIDOR2_IMAGES * passes_of[512, PAPER].disk_bytes_per_image / 1e9,

@@ -17,7 +17,7 @@ from bench.records.record import Record
 from bench.units import MIB
 
 from .exhibit import Exhibit, texts
-from .page_data import page_data
+from .page_data import memory_source, page_data
 from .templates import asset, render
 
 
@@ -74,8 +74,8 @@ def check_summary(comparisons: list[Comparison]) -> str:
 
 
 def _summary(records: list[Record]) -> str:
-    measured = sum(record.measured_peak_allocated_bytes is not None for record in records)
-    return f"{len(records)} records, {measured} of them measured on a GPU, all others predicted."
+    counts = Counter(memory_source(record) for record in records)
+    return f"Records: {', '.join(f'{count} {source}' for source, count in sorted(counts.items()))}."
 
 
 def _html_table(table: Exhibit) -> dict:

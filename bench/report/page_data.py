@@ -3,7 +3,7 @@
 from bench.cards.gpus import GPUS
 from bench.cells.step_options import lora_in_words, shared_in_words
 from bench.paper.check import Comparison
-from bench.paper.evidence import Evidence
+from bench.paper.evidence import Evidence, measured_card, predicted_card, predicted_source
 from bench.paper.printed import paper_table
 from bench.paper.settings import paper_cell
 from bench.predict.fit_grid import BATCHES, KERNELS, MODELS, RES, GridRow
@@ -51,9 +51,13 @@ def _methods() -> list[dict]:
     ]
 
 
-def _source(record: Record) -> str:
-    on_gpu = record.measured_peak_allocated_bytes is not None
-    return f"measured, {record.device}" if on_gpu else "predicted"
+def memory_source(record: Record) -> str:
+    """Where a record's memory comes from: measured on a GPU, emulated, or predicted by the meta trace."""
+    return "measured" if record.measured_peak_allocated_bytes is not None else predicted_source(record.predicted_by)
+
+
+def _card(record: Record) -> str:
+    return measured_card(record) if memory_source(record) == "measured" else predicted_card(record.gpu)
 
 
 def _mib(num_bytes: int | None) -> float | None:
@@ -91,7 +95,8 @@ _COLUMNS = (
     (_number("Allocated MiB"), lambda r: _mib(r.predicted_peak_allocated_bytes)),
     (_number("Activations MiB"), lambda r: _mib(r.predicted_activations_bytes)),
     (_number("Images/s", 1), lambda r: r.throughput_img_s),
-    ({"title": "Memory is"}, _source),
+    ({"title": "Memory is"}, memory_source),
+    ({"title": "Card"}, _card),
     ({"title": "Record"}, lambda r: r.cell_id),
 )
 """The table of all records: heading, and the value of a record."""
@@ -102,7 +107,7 @@ def _setting(record: Record) -> str:
     attention = "explicit" if record.attention == "eager" else record.attention
     return (
         f"{record.model}, batch {record.batch_size}, {record.precision}, {attention} attention{checkpointing}, "
-        f"{record.optimizer}{shared_in_words(record)}"
+        f"{record.optimizer}{shared_in_words(record)}, {_card(record)}"
     )
 
 
@@ -116,7 +121,7 @@ def _charted(record: Record) -> dict:
         "setting": _setting(record),
         "process_mib": _process_mib(record),
         "predicted_mib": _mib(record.predicted_process_bytes),
-        "source": _source(record),
+        "source": memory_source(record),
         "parts": parts,
     }
 
@@ -147,6 +152,7 @@ def _grid(rows: list[GridRow]) -> dict:
         "batches": BATCHES,
         "kernels": list(KERNELS),
         "rows": {key(row): row.reserved_mib for row in rows},
+        "sources": {key(row): list(map(predicted_source, row.predicted_by)) for row in rows},
     }
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from textwrap import wrap
 
 from bench.cards.gpus import GPUS
-from bench.paper.evidence import Evidence, Number
+from bench.paper.evidence import PAPER_CARD, Evidence, Number
 from bench.paper.printed import FIGURE5_AUC, FIGURE7_AUC, FIGURE7_MB, FIGURE8_AUC, paper_table
 from bench.paper.settings import COMPONENTS, FIGURE2_RES, ablated, paper_cell
 from bench.units import GIB, MIB
 from methods import METHODS, find_method
 
-from .exhibit import Entry, Exhibit, Row
+from .exhibit import Entry, Exhibit, Row, card_of, sources_in_words
 from .figures import figure
 from .paper_tables import MEMORY_NOTE, PAPER_SOFTWARE_NOTE, SETTING, average_auc, efficiencies
 
@@ -56,7 +56,7 @@ def figure1(evidence: Evidence) -> Exhibit:
         rows.append((find_method(row["method"]).title, *(Entry(number=n, decimals=d) for n, d in numbers)))
     return Exhibit(
         name="figure1",
-        title="Figure 1. Performance and efficiency, supervised weights",
+        title=f"Figure 1. Performance and efficiency, supervised weights, {card_of('figure1', rows)}",
         headings=("Method", "Params. %", "Avg. AUC", "Mem."),
         rows=rows,
         notes=(MEMORY_NOTE, PAPER_SOFTWARE_NOTE),
@@ -99,17 +99,18 @@ def figure2(evidence: Evidence) -> Exhibit:
     """Memory against resolution."""
     needed = {m: [evidence.needed_mib(paper_cell(m, res=res)) for res in FIGURE2_RES] for m in METHODS}
     rows = [(find_method(m).title, *(Entry(number=number) for number in numbers)) for m, numbers in needed.items()]
+    setting = f"ViT-B, {SETTING}, {card_of('figure2', rows)}"
     return Exhibit(
         name="figure2",
-        title=f"Figure 2. Memory against resolution: ViT-B, {SETTING}",
+        title=f"Figure 2. Memory against resolution: {setting}",
         headings=("Method", *(f"{res} px" for res in FIGURE2_RES)),
         rows=rows,
         notes=(MEMORY_NOTE, "FPT and FPT+: training on preloaded features; the preloading pass is in fair_preloading."),
-        draw=partial(_draw_figure2, needed),
+        draw=partial(_draw_figure2, needed, setting),
     )
 
 
-def _draw_figure2(needed: dict[str, list[Number]], path: Path) -> None:
+def _draw_figure2(needed: dict[str, list[Number]], setting: str, path: Path) -> None:
     with figure(path, width=8.5, height=5) as axes:
         for method, numbers in needed.items():
             color, marker, line = STYLES[method]
@@ -125,7 +126,8 @@ def _draw_figure2(needed: dict[str, list[Number]], path: Path) -> None:
         axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.grid(alpha=0.2)
-        axes.set_title(f"Memory against resolution, predicted: ViT-B, {SETTING}", fontsize=10)
+        sources = sources_in_words(number for numbers in needed.values() for number in numbers)
+        axes.set_title(f"Memory against resolution, {sources}\n{setting}", fontsize=10)
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8.5)
 
@@ -138,13 +140,13 @@ def figure7(evidence: Evidence) -> Exhibit:
         mb, auc = FIGURE7_MB.get(method), FIGURE7_AUC.get(method)
         entries = (
             Entry(number=evidence.memory_mib(cell)),
-            Entry(number=mb and Number(value=mb, source="printed", record="Sec. IV-G1")),
+            Entry(number=mb and Number(value=mb, source="printed", record="Sec. IV-G1", card=PAPER_CARD)),
             Entry(number=auc and Number(value=auc, source="printed", record="Sec. IV-G1"), decimals=2),
         )
         rows.append((_COMPONENT_TITLES[method], *entries))
     return Exhibit(
         name="figure7",
-        title=f"Figure 7. Components of FPT+ added one by one: ViT-B, 512 px, {SETTING}",
+        title=f"Figure 7. Components of FPT+ added one by one: ViT-B, 512 px, {SETTING}, {card_of('figure7', rows)}",
         headings=("Configuration", "Mem.", "Mem. printed", "Avg. AUC"),
         rows=rows,
         notes=(MEMORY_NOTE, "The paper states the memory of four of the six configurations and describes none."),
@@ -163,9 +165,10 @@ _COMPONENT_TITLES = {
 
 
 def _draw_figure7(rows: list[Row], path: Path) -> None:
+    sources = sources_in_words(row[1].number for row in rows)
     with figure(path, width=8, height=4) as axes:
         for at, (_, ours, print_, auc) in enumerate(rows):
-            bars = ((ours, at - 0.2, "#0072B2", "ours, predicted"), (print_, at + 0.2, "#BBBBBB", "printed"))
+            bars = ((ours, at - 0.2, "#0072B2", f"ours, {sources}"), (print_, at + 0.2, "#BBBBBB", "printed"))
             for entry, x, color, label in bars:
                 if entry.number:
                     axes.bar(x, entry.number.value, 0.38, color=color, label=label if at == 0 else None)
@@ -188,21 +191,23 @@ def _along(
         both = efficiencies(evidence, auc, params.value, memory) if auc else (None, None)
         numbers = ((params, 2), (memory, 0), (auc, 2), *((one, 2) for one in both))
         rows.append((f"{value:g}", *(Entry(number=one, decimals=decimals) for one, decimals in numbers)))
+    card = card_of(f"figure{number}", rows)
     return Exhibit(
         name=f"figure{number}",
-        title=f"{title}: ViT-B, 512 px",
+        title=f"{title}: ViT-B, 512 px, {card}",
         headings=(heading, "Params. %", "Mem.", "Avg. AUC", "PPE", "PME"),
         rows=rows,
         notes=(MEMORY_NOTE, "AUCs are given where the text states them; the others are only drawn in the paper."),
-        draw=partial(_draw_along, heading, rows),
+        draw=partial(_draw_along, heading, rows, card),
     )
 
 
-def _draw_along(heading: str, rows: list[Row], path: Path) -> None:
+def _draw_along(heading: str, rows: list[Row], card: str, path: Path) -> None:
     with figure(path, width=7, height=4) as axes:
-        values = [float(row[0]) for row in rows]
-        axes.plot(values, [row[2].number.value for row in rows], "o-", color="#0072B2", label="memory (MiB), predicted")
-        axes.set(xlabel=heading.lower(), ylabel="process memory (MiB)", title=f"FPT+: ViT-B, 512 px, {SETTING}")
+        values, memory = [float(row[0]) for row in rows], [row[2].number for row in rows]
+        label = f"memory (MiB), {sources_in_words(memory)}"
+        axes.plot(values, [number.value for number in memory], "o-", color="#0072B2", label=label)
+        axes.set(xlabel=heading.lower(), ylabel="process memory (MiB)", title=f"FPT+: ViT-B, 512 px, {SETTING}, {card}")
         axes.set_xticks(values, [row[0] for row in rows])
         axes.set_ylim(0, 1.25 * max(row[2].number.value for row in rows))
         params = axes.twinx()

@@ -1,25 +1,25 @@
 """Tables I to VI of the paper from our records; performance is the paper's where nothing was trained, and marked."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
-from bench.paper.evidence import Evidence, Number
+from bench.paper.evidence import PAPER_CARD, Evidence, Number
 from bench.paper.flops import by_convention_gmacs, preloading_by_convention_gmacs, preloading_gmacs, true_gmacs
-from bench.paper.inconsistencies import EPOCHS
 from bench.paper.printed import DATASETS, paper_table
 from bench.paper.settings import TABLE3_RES, ablated, paper_cell, table3_cell
+from fptplus.paper_training import EPOCHS, TABLE2_EPOCH_IMAGES
 from fptplus.training.efficiency import performance_efficiency
 from methods import METHODS, find_method
 
-from .exhibit import Entry, Exhibit, Row
+from .exhibit import Entry, Exhibit, Row, card_of
 
-SETTING = "batch 16, fp32, explicit attention, AdamW, RTX A6000"
+SETTING = "batch 16, fp32, explicit attention, AdamW"
 MEMORY_NOTE = "Memory in MiB of the whole process, CUDA context included."
 PAPER_SOFTWARE_NOTE = (
     "FPT and FPT+: training emulated on the paper's PyTorch 2.0.0, with the context that the print has besides "
     "(paper_stack.csv)."
 )
-EPOCH_IMAGES = 1050
-"""Images an epoch in the paper's Table II, by its own times and throughputs."""
 
 
 def paper_tables(evidence: Evidence) -> Iterator[Exhibit]:
@@ -32,9 +32,15 @@ def paper_tables(evidence: Evidence) -> Iterator[Exhibit]:
     yield _ablation(evidence, 6, "k", "reduction_factor", "k", "Table VI. FPT+ by the reduction factor")
 
 
-def printed(value: float, number: int) -> Number:
-    """A number of a printed table."""
-    return Number(value=value, source="printed", record=f"bench/paper/table{number}.csv")
+def printed(value: float, number: int, card: str | None = None) -> Number:
+    """A number of a printed table.
+
+    Args:
+        value: as printed.
+        number: of the table.
+        card: that it was measured on, where that matters.
+    """
+    return Number(value=value, source="printed", record=f"bench/paper/table{number}.csv", card=card)
 
 
 def average_auc(evidence: Evidence, row: dict) -> Number:
@@ -48,13 +54,14 @@ def average_auc(evidence: Evidence, row: dict) -> Number:
 def efficiencies(evidence: Evidence, auc: Number, params_pct: float, memory_mib: Number) -> tuple[Number, Number]:
     """PPE and PME from an AUC and our parameters and memory."""
     source = "trained" if auc.source == "trained" else "computed"
-    full_mib = evidence.needed_mib(paper_cell("full")).value
+    full = evidence.needed_mib(paper_cell("full"))
     return (
         Number(value=performance_efficiency(auc.value, params_pct / 100), source=source, record=auc.record),
         Number(
-            value=performance_efficiency(auc.value, memory_mib.value / full_mib),
+            value=performance_efficiency(auc.value, memory_mib.value / full.value),
             source=source,
             record=memory_mib.record,
+            card=memory_mib.card,
         ),
     )
 
@@ -79,7 +86,7 @@ def table1(evidence: Evidence) -> Exhibit:
         )
     return Exhibit(
         name="table1",
-        title=f"Table I. ViT-B, 512 px, {SETTING}",
+        title=f"Table I. ViT-B, 512 px, {SETTING}, {card_of('table1', rows)}",
         headings=("Method", "Weights", "Params. %", "Mem.", *DATASETS.values(), "Avg.", "PPE", "PME"),
         rows=rows,
         notes=(MEMORY_NOTE, PAPER_SOFTWARE_NOTE),
@@ -107,17 +114,17 @@ def table2(evidence: Evidence) -> Exhibit:
             counted = by_convention_gmacs(evidence, row["method"]), true_gmacs(evidence, row["method"])
             own = _measured(evidence, row["method"])
         columns = ("train_time_s", "throughput_img_s", "peak_power_w", "avg_power_w")
-        numbers = (own.get(column) or printed(row[column], 2) for column in columns)
+        numbers = (own.get(column) or printed(row[column], 2, PAPER_CARD) for column in columns)
         rows.append((title, *(Entry(number=number, decimals=2) for number in (*counted, *numbers))))
     return Exhibit(
         name="table2",
-        title=f"Table II. Training efficiency: ViT-B, 512 px, {SETTING}",
+        title=f"Table II. Training efficiency: ViT-B, 512 px, {SETTING}, {card_of('table2', rows)}",
         headings=("Method", "GMACs, paper's way", "GMACs, true", "Time s", "Images/s", "Peak W", "Avg. W"),
         rows=rows,
         notes=(
             "GMACs of one image forward. The paper's way: by fvcore, which leaves out fused attention; LoRA and "
             "AdaLoRA with explicit attention. True: every product.",
-            f"Time of {EPOCHS} epochs of {EPOCH_IMAGES:,} images; where it is measured, from the throughput.",
+            f"Time of {EPOCHS} epochs of {TABLE2_EPOCH_IMAGES:,} images; where it is measured, from the throughput.",
         ),
     )
 
@@ -126,9 +133,7 @@ def _measured(evidence: Evidence, method: str) -> dict[str, Number | None]:
     """What a GPU answered, by the printed table's columns."""
     cell = paper_cell(method)
     throughput = evidence.measured(cell, "throughput_img_s")
-    time_s = throughput and Number(
-        value=EPOCHS * EPOCH_IMAGES / throughput.value, source="measured", record=throughput.record
-    )
+    time_s = throughput and replace(throughput, value=EPOCHS * TABLE2_EPOCH_IMAGES / throughput.value)
     return {
         "train_time_s": time_s,
         "throughput_img_s": throughput,
@@ -144,13 +149,13 @@ def table3(evidence: Evidence) -> Exhibit:
     for method in METHODS:
         memory = [Entry(number=evidence.paper_memory_mib(table3_cell(method, res))) for res in TABLE3_RES]
         aucs = [table.avg_auc[method, res] for res in TABLE3_RES]
-        printed_aucs = [Entry(number=printed(auc if auc == auc else None, 3), decimals=2) for auc in aucs]
+        printed_aucs = [Entry(number=printed(None if math.isnan(auc) else auc, 3), decimals=2) for auc in aucs]
         rows.append((find_method(method).title, *memory, *printed_aucs))
     twelve = [Entry(number=evidence.memory_mib(paper_cell("fptplus", "vit_l", res))) for res in TABLE3_RES]
     rows.append(("FPT+ with 12 side layers", *twelve, *(Entry(number=None) for _ in TABLE3_RES)))
     return Exhibit(
         name="table3",
-        title=f"Table III. ViT-L by resolution: {SETTING}; / is out of memory on 48 GB",
+        title=f"Table III. ViT-L by resolution: {SETTING}, {card_of('table3', rows)}; / is out of memory on 48 GB",
         headings=("Method", *(f"Mem. {res}" for res in TABLE3_RES), *(f"AUC {res}" for res in TABLE3_RES)),
         rows=rows,
         notes=(
@@ -173,7 +178,7 @@ def _ablation(evidence: Evidence, number: int, short: str, field: str, heading: 
         rows.append((str(value), *(Entry(number=one, decimals=decimals) for one, decimals in numbers)))
     return Exhibit(
         name=f"table{number}",
-        title=title,
+        title=f"{title}, {card_of(f'table{number}', rows)}",
         headings=(heading, "Avg. AUC", "Params. %", "Mem.", "PPE", "PME"),
         rows=rows,
         notes=(MEMORY_NOTE, PAPER_SOFTWARE_NOTE),

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 import fptplus
 from fptplus.network.precision import autocast
+from fptplus.paper_training import EPOCHS, MESSIDOR2_IMAGES
 from fptplus.reference import PlainFPT, plain_features, plain_step
 from fptplus.training.feed import Feed
 from fptplus.training.step import TrainingStep, make_optimizer
@@ -45,7 +46,6 @@ IMAGE_PX = int(os.environ.get("BENCH_IMAGE_PX", "512"))
 
 ON_CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if ON_CUDA else "cpu"
-MESSIDOR2, EPOCHS = 1748, 20
 
 
 def wait() -> None:
@@ -165,7 +165,7 @@ def test_epoch_from_disk(benchmark, folder, dtype):
 def test_twenty_epochs_of_messidor2(benchmark, folder):
     """Bars: 10 s of training, beside which 15 s for preloading; the paper's A6000 took 90.6 s and 31.8 s."""
     config = fptplus.FPTPLUS
-    store = write_random_store(folder / "store", config, RES, "bf16", MESSIDOR2)
+    store = write_random_store(folder / "store", config, RES, "bf16", MESSIDOR2_IMAGES)
     feed = Feed(store=store, split="train", batch_size=BATCH, res=config.side_res, reads_features=True, device=DEVICE)
     step = our_step("fptplus")
 
@@ -176,7 +176,7 @@ def test_twenty_epochs_of_messidor2(benchmark, folder):
         wait()
 
     benchmark.pedantic(train, rounds=1)
-    print(f"\n{EPOCHS} epochs of {MESSIDOR2} images: {benchmark.stats['median']:.1f} s")
+    print(f"\n{EPOCHS} epochs of {MESSIDOR2_IMAGES} images: {benchmark.stats['median']:.1f} s")
 
 
 @pytest.fixture
@@ -210,13 +210,13 @@ def test_preloading(benchmark, backbone, baseline):
     compare(benchmark, partial(preload_step, backbone, images), other, rounds=10, images=len(images))
 
 
-@pytest.mark.skipif(not ON_CUDA, reason="preloading 1,748 images is for a CUDA device")
+@pytest.mark.skipif(not ON_CUDA, reason="preloading all of Messidor-2 is for a CUDA device")
 def test_preloading_messidor2_from_decoded_images(benchmark, backbone):
     images = torch.randn(BATCH, 3, RES, RES, device=DEVICE)
 
     def preload() -> None:
-        for _ in range(-(-MESSIDOR2 // BATCH)):
+        for _ in range(-(-MESSIDOR2_IMAGES // BATCH)):
             preload_step(backbone, images)
 
     benchmark.pedantic(preload, rounds=1, warmup_rounds=0)
-    print(f"\npreloading {MESSIDOR2} images: {benchmark.stats['median']:.1f} s")
+    print(f"\npreloading {MESSIDOR2_IMAGES} images: {benchmark.stats['median']:.1f} s")

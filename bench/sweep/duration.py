@@ -6,9 +6,7 @@ from statistics import median
 from bench.cells.config import CellConfig
 from bench.measure.measure import CPU_STEPS_WANTED, Budget
 from bench.records.record import Record
-
-PAPER_EPOCHS = 20
-"""As all trainings of the paper (Sec. IV-B1)."""
+from fptplus.paper_training import EPOCHS
 
 _START_S = 8.0
 """Imports, context and model of one process."""
@@ -21,7 +19,7 @@ def derived_training_time_s(record: Record, num_images: int) -> float | None:
     """
     if record.step_time_s is None or record.learnable_params == 0:
         return None
-    return PAPER_EPOCHS * (num_images // record.batch_size) * record.step_time_s
+    return EPOCHS * (num_images // record.batch_size) * record.step_time_s
 
 
 class Eta:

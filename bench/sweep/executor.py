@@ -48,8 +48,9 @@ class Share:
         """Run the share; the number of records that there are at its end."""
         if self.visible_gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.visible_gpu
-        run = cell_runner(self.budget, self.num_images)
-        return len(run_sweep(self.cells, ResultsStore(self.folder), SILENT, run, self.rules))
+        store = ResultsStore(self.folder)
+        run = cell_runner(self.budget, self.num_images, store=store)
+        return len(run_sweep(self.cells, store, SILENT, run, self.rules))
 
 
 def run_on_executor(

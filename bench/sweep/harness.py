@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
+from traceback import format_exception
 
 import psutil
 import torch
@@ -12,12 +14,14 @@ import torch
 from bench.cells.config import CellConfig
 from bench.measure.device_lock import device_lock
 from bench.measure.environment import provenance
+from bench.measure.failure_log import KeepLog, forget, with_log
 from bench.measure.isolation import run_isolated
 from bench.measure.measure import CPU_STEPS_WANTED, Budget
 from bench.predict.prediction import Prediction
 from bench.predict.predictor import Engine, predict
 from bench.records.measured_columns import Reading, recordable
 from bench.records.record import Record, new_record
+from bench.records.results_store import ResultsStore
 from fptplus import InvalidInput
 
 from .duration import derived_training_time_s
@@ -31,6 +35,7 @@ def run_cell(
     prediction: Prediction | Exception | None = None,
     end_by: float | None = None,
     engine: Engine = "auto",
+    store: ResultsStore | None = None,
 ) -> Record | None:
     """Predict and, where the cell names a device, measure; whatever goes wrong with one cell is in its record.
 
@@ -41,13 +46,14 @@ def run_cell(
         prediction: of the cell, or what refuses it, where that is known already.
         end_by: moment of time.monotonic() at which a measurement is cut; None for never.
         engine: that predicts.
+        store: keeps the log of a cell that fails, and not its record; None keeps no log.
 
     Returns:
         The record; None if its measurement was cut.
     """
-    record, began = new_record(cell), time.monotonic()
-    record.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    record = replace(record, **provenance())
+    began, keep_log = time.monotonic(), forget if store is None else partial(store.keep_log, cell.cell_id)
+    started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    record = replace(new_record(cell), started_at=started_at, **provenance())
     try:
         on_phase("predicting")
         if isinstance(prediction, Exception):
@@ -55,19 +61,26 @@ def run_cell(
         prediction = prediction or predict(cell, engine)
         record = replace(record, **columns_of(prediction))
         if cell.device == "nothing":
-            said = prediction.remark or prediction.out_of_memory
-            record.status_detail = said or f"{prediction.by}, nothing measured: no device was asked"
-        elif (reading := _measure(cell, prediction, budget, on_phase, end_by)) is None:
+            return replace(record, status_detail=_why_unmeasured(prediction))
+        if (reading := _measure(cell, prediction, budget, on_phase, end_by, keep_log)) is None:
             return None
-        else:
-            record = replace(record, **recordable(reading))
-            record.wall_s = None if record.is_emulated else time.monotonic() - began
+        record = replace(record, **recordable(reading))
+        return record if record.is_emulated else replace(record, wall_s=time.monotonic() - began)
     except InvalidInput as error:
-        record.status, record.status_detail = "unsupported", str(error)
+        return replace(record, status="unsupported", status_detail=str(error))
     except Exception as error:  # one broken cell must not end a sweep; the record says what broke
         warnings.warn(f"{cell.method} at {cell.model} {cell.res}: {error!r}", stacklevel=2)
-        record.status, record.status_detail = "failed", f"{type(error).__name__}: {error}"
-    return record
+        return replace(record, **_failed(error, keep_log))
+
+
+def _why_unmeasured(prediction: Prediction) -> str:
+    said = prediction.remark or prediction.out_of_memory
+    return said or f"{prediction.by}, nothing measured: no device was asked"
+
+
+def _failed(error: Exception, keep_log: KeepLog) -> Reading:
+    failed: Reading = {"status": "failed", "status_detail": f"{type(error).__name__}: {error}"}
+    return with_log(failed, "".join(format_exception(error)), keep_log)
 
 
 def cell_runner(
@@ -77,21 +90,23 @@ def cell_runner(
     predictions: Mapping[str, Prediction | Exception] | None = None,
     end_by: float | None = None,
     engine: Engine = "auto",
+    store: ResultsStore | None = None,
 ) -> Callable[[CellConfig], Record | None]:
     """What a sweep calls for each cell: run_cell(), and the training time derived from its steps.
 
     Args:
-        budget, on_phase, end_by, engine: as of run_cell.
+        budget, on_phase, end_by, engine, store: as of run_cell.
         num_images: of the derived training.
         predictions: by cell_id, or what refuses one, where that is known already.
     """
 
     def run(cell: CellConfig) -> Record | None:
         prediction = (predictions or {}).get(cell.cell_id)
-        record = run_cell(cell, budget, on_phase=on_phase, prediction=prediction, end_by=end_by, engine=engine)
-        if record is not None and (derived_s := derived_training_time_s(record, num_images)) is not None:
-            record.derived_training_time_s, record.derived_num_images = derived_s, num_images
-        return record
+        shared = {"on_phase": on_phase, "end_by": end_by, "engine": engine, "store": store}
+        record = run_cell(cell, budget, prediction=prediction, **shared)
+        if record is None or (derived_s := derived_training_time_s(record, num_images)) is None:
+            return record
+        return replace(record, derived_training_time_s=derived_s, derived_num_images=num_images)
 
     return run
 
@@ -102,6 +117,7 @@ def _measure(
     budget: Budget,
     on_phase: Callable[[str], None],
     end_by: float | None,
+    keep_log: KeepLog,
 ) -> Reading | None:
     """Columns of a measurement; without a device where the cell was not run, None where it was cut."""
     if cell.device == "cpu" and (reason := _why_not_on_cpu(prediction, budget.cpu_s)):
@@ -109,7 +125,7 @@ def _measure(
     on_phase("waiting for the device")
     with device_lock(cell.device):
         cut_s = None if end_by is None else end_by - time.monotonic()
-        return None if cut_s is not None and cut_s <= 0 else run_isolated(cell, budget, on_phase, cut_s)
+        return None if cut_s is not None and cut_s <= 0 else run_isolated(cell, budget, on_phase, cut_s, keep_log)
 
 
 def _why_not_on_cpu(prediction: Prediction, budget_s: float) -> str | None:

@@ -12,10 +12,12 @@ from datetime import datetime
 
 import torch
 
+from bench.cards.probe import present_properties
 from bench.cells import alloc_conf
 from bench.cells.config import CellConfig, Selection
-from bench.cells.step_options import AXES
+from bench.cells.identity import SIZE, identity_of
 from bench.emulate.device_state import is_emulated
+from bench.records.measured_columns import EMULATED
 from bench.records.record import Record, new_record
 from bench.records.results_store import ResultsStore
 from methods import create_backbone
@@ -138,28 +140,28 @@ def _skipped(cell: CellConfig, store: ResultsStore, rules: Rules) -> Record | No
     if not rules.skip_larger_after_oom or cell.device != "cuda":
         return None
     for other in store.records():
-        if other.status == "oom" and _is_answered(other) and _is_smaller(other, cell):
-            record = new_record(cell)
-            record.status = "oom"
-            record.status_detail = (
+        if other.status == "oom" and _is_answered(other) and _is_of_this_device(other) and _is_smaller(other, cell):
+            why = (
                 f"not run (--skip-larger-after-oom): {other.res} px at batch {other.batch_size} ran out of memory, "
                 "and this is larger"
             )
-            return record
+            return replace(new_record(cell), status="oom", status_detail=why)
     return None
 
 
+def _is_of_this_device(record: Record) -> bool:
+    """Whether it was made on a device like the one that is here: a folder may be shared by several machines."""
+    here = present_properties()
+    return here is None or record.device.removesuffix(EMULATED) == here.name
+
+
 def _is_smaller(record: Record, cell: CellConfig) -> bool:
-    """Whether a record is of the same but fewer pixels or images."""
-    same = ("method", "model", *AXES, "gpu", "vram_bytes")
+    """Whether a record is of the same cell but for fewer pixels or images."""
     asked = replace(cell, alloc_conf=alloc_conf.in_force(cell.alloc_conf))
-    sizes = (record.res, record.batch_size), (cell.res, cell.batch_size)
-    return (
-        all(getattr(record, name) == getattr(asked, name) for name in same)
-        and sizes[0] != sizes[1]
-        and sizes[0][0] <= sizes[1][0]
-        and sizes[0][1] <= sizes[1][1]
-    )
+    if identity_of(record, without=(*SIZE, "device")) != identity_of(asked, without=(*SIZE, "device")):
+        return False
+    sizes = [(getattr(record, name), getattr(cell, name)) for name in SIZE]
+    return all(of_record <= of_cell for of_record, of_cell in sizes) and any(a < b for a, b in sizes)
 
 
 def checked_cells(config: Selection, **options) -> list[CellConfig]:

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from fptplus.errors import InvalidInput
+from fptplus.paper_training import MESSIDOR2_GRADED_IMAGES
 
 from . import layouts
 from .layouts import Layout, RawImage
@@ -187,7 +188,7 @@ _ALL = (
         source_url="https://www.adcis.net/en/third-party/messidor2/ and, for the grades, "
         "https://www.kaggle.com/datasets/google-brain/messidor2-dr-grades",
         licence="on request from the consortium, for research; " + _AT_THE_SOURCE,
-        expected_images=1_744,  # of 1,748; four are ungradable
+        expected_images=MESSIDOR2_GRADED_IMAGES,
         layout=layouts.messidor2,
     ),
     Preset(

@@ -10,11 +10,14 @@ fill(byId("fits-batch"), grid.batches.map((batch) => [batch, batch]), "16");
 fill(byId("fits-kernel"), grid.kernels.map((kernel) => [kernel, kernel]));
 fill(byId("fits-checkpointing"), [["none", "none"], ["block", "every block"]]);
 
-/** Reserved MiB at each batch size; methods with nothing to checkpoint have one row for both. */
-function reserved(method, asked) {
+/** An entry of the grid at each batch size; methods with nothing to checkpoint have one row for both. */
+function lookedUp(entries, method, asked) {
   const key = (checkpointing) => [method, asked.model, asked.res, asked.kernel, checkpointing].join("|");
-  return grid.rows[key(asked.checkpointing)] ?? grid.rows[key("none")];
+  return entries[key(asked.checkpointing)] ?? entries[key("none")];
 }
+
+/** Reserved MiB at each batch size. */
+const reserved = (method, asked) => lookedUp(grid.rows, method, asked);
 
 /** The other settings under which it would fit, the smallest changes first. */
 function remedies(method, asked, capacity, batchAt) {
@@ -49,6 +52,7 @@ function verdict(method, asked, card) {
     card.mib - needs,
     largest === 0 ? "none" : largest === limit ? `${limit} or more` : String(largest),
     fits ? "" : remedies(method, asked, capacity, batchAt) || "nothing here; a smaller batch or resolution",
+    lookedUp(grid.sources, method, asked)[batchAt],
   ];
 }
 
@@ -61,6 +65,7 @@ const fitsTable = new SortableTable(
     { title: "Left MiB", number: true },
     { title: "Largest batch", number: true },
     { title: "Would fit with" },
+    { title: "Memory is" },
   ],
   [],
 );

@@ -5,7 +5,7 @@ import pytest
 
 from bench.cells.config import PROFILES, CellConfig, Setting
 from bench.cells.grid import SweepConfig
-from bench.cells.step_options import AXES, IDENTITY, STEP_OPTIONS, axes_in_words
+from bench.cells.step_options import STEP_OPTIONS, axes_in_words
 from bench.records.record import Record, new_record
 from bench.units import parse_bytes
 from fptplus import InvalidInput
@@ -93,12 +93,6 @@ def test_every_command_can_ask_for_what_a_cell_has():
     assert {name: getattr(cell, name) for name in asked} == asked
     repeated = {name: (value,) for name, value in asked.items()}
     assert SweepConfig(method=("lora",), alloc_conf="max_split_size_mb:64", **repeated).cells() == [cell]
-
-
-def test_an_axis_is_a_choice_that_tells_cells_apart_and_nothing_else_is():
-    assert set(AXES) < set(IDENTITY) < {field.name for field in fields(Record)}
-    elsewhere = {"device", "gpu", "seed", "weights", "epochs", "epoch_images"}
-    assert {field.name for field in fields(CellConfig)} == {*IDENTITY, *elsewhere}
 
 
 def test_only_what_is_not_the_default_is_put_into_words():

@@ -85,12 +85,19 @@ def test_what_was_not_measured_has_no_ratio():
     assert pd.isna(table.energy_ratio["lora"]) and table.throughput_ratio["lora"] == 1
 
 
+@pytest.mark.parametrize("change", [{"gpu": "h200"}, {"device": "another"}, {"seed": 1}, {"num_classes": 2}], ids=str)
+def test_full_fine_tuning_of_another_machine_or_seed_is_no_reference(change):
+    full, other = (measured(next(c for c in campaign_cells("a6000") if c.method == name)) for name in ("full", "lora"))
+    table = ratios([full, other, replace(full, measured_process_bytes=1, **change)]).set_index("method")
+    assert table.process_ratio["lora"] == 1
+
+
 @pytest.fixture
 def device(monkeypatch):
     """Measures a cell in a twentieth of a second; notes each."""
     asked = []
 
-    def run_isolated(cell, budget, on_phase, cut_s):
+    def run_isolated(cell, budget, on_phase, cut_s, keep_log):
         asked.append((cell, cut_s))
         time.sleep(0.05)
         columns = vars(measured(cell))

@@ -15,7 +15,7 @@ from bench.paper.check import check
 from bench.paper.evidence import PAPER_STACK, Evidence, Number
 from bench.paper.preloading_cost import predict_preloading, read_preloading, write_preloading
 from bench.paper.settings import paper_cell
-from bench.predict.fit_grid import BATCHES, grid_families, grid_rows, read_grid, write_grid
+from bench.predict.fit_grid import BATCHES, GridRow, completed, grid_families, grid_rows, read_grid, write_grid
 from bench.predict.predictor import on_emulated_cards, predict, predict_all, why_traced
 from bench.report.exhibit import Entry, Exhibit, csv_text, latex, markdown, write_exhibit
 from bench.report.fair_tables import charged_mib, fair_tables
@@ -24,6 +24,7 @@ from bench.report.page import page
 from bench.report.paper_figures import figure2, paper_figures
 from bench.report.paper_tables import paper_tables, table1, table3
 from bench.units import MIB
+from fptplus import InvalidInput
 from fptplus.training.efficiency import performance_efficiency
 
 RESULTS = Path(__file__).parents[3] / "results"
@@ -184,6 +185,33 @@ def test_the_grid_is_what_each_cell_alone_is_predicted_to_need(tmp_path):
         assert row.reserved_mib[BATCHES.index(batch)] == round(alone.peak.reserved_bytes / MIB)
     write_grid(tmp_path / "grid.csv", rows)
     assert list(read_grid(tmp_path / "grid.csv")) == rows
+
+
+def test_where_pytorch_fails_in_the_step_the_grid_says_that_its_memory_is_traced(tmp_path):
+    axes = {"precision": "fp32", "attention": "eager", "checkpointing": "none"}
+    emulated = GridRow(method="linear", model="test_vit", res=64, **axes, reserved_mib=(20,) * len(BATCHES))
+    row = completed(replace(emulated, reserved_mib=(None, *emulated.reserved_mib[1:])))
+    assert row.reserved_mib[0] > 0 and row.predicted_by == ("traced", *["emulated"] * (len(BATCHES) - 1))
+    assert completed(emulated) == emulated
+    write_grid(tmp_path / "grid.csv", [row, emulated])
+    assert list(read_grid(tmp_path / "grid.csv")) == [row, emulated]
+
+
+def test_a_grid_of_an_earlier_version_says_how_to_make_it_again(tmp_path):
+    lines = (PAPER / "grid.csv").read_text().splitlines()
+    (tmp_path / "grid.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines))
+    with pytest.raises(InvalidInput, match="must have the column predicted_by, it lacks it"):
+        list(read_grid(tmp_path / "grid.csv"))
+
+
+def test_what_is_predicted_says_where_memory_is_traced(tmp_path, monkeypatch, capsys):
+    """Nothing is said where nothing is predicted."""
+    for name in ("all_cells", "preloading_cells", "grid_families"):
+        monkeypatch.setattr(f"bench.commands.reproduce.{name}", list)
+    monkeypatch.setattr("bench.commands.progress.why_traced", lambda engine: "memory is traced: no compiler.")
+    for _ in range(2):
+        predict_missing(tmp_path, False, lambda items, what, total: items)
+    assert capsys.readouterr().err == "note: memory is traced: no compiler.\n"
 
 
 def test_the_committed_grid_is_whole():

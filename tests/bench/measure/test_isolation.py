@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -15,8 +16,11 @@ import pytest
 from bench.cells.config import CellConfig
 from bench.measure import isolation
 from bench.measure.isolation import run_isolated
+from bench.measure.journal import Journal
 from bench.measure.measure import Budget
 from bench.predict.predictor import predict
+from bench.records.record import COLUMNS
+from bench.records.results_store import ResultsStore
 
 ROOT = Path(__file__).parents[3]
 CELL = CellConfig(method="linear", model="test_vit", res=64, batch_size=2, device="cpu")
@@ -76,6 +80,55 @@ def test_a_status_without_a_result_is_told_with_the_last_line_of_its_errors(proc
     process_that("print('first', file=sys.stderr)\nprint('the reason', file=sys.stderr)\nsys.exit(3)")
     reading = run_isolated(CELL, Budget())
     assert "its process ended with status 3: the reason" in reading["status_detail"]
+
+
+LAST_WORDS = "print('the whole traceback', file=sys.stderr, flush=True)\n"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "sys.exit(3)",
+        "os.kill(os.getpid(), 9)",
+        "time.sleep(60)",
+        "say(found={'status': 'failed', 'status_detail': 'a fault'})\nsay(end=True)",
+    ],
+    ids=["a status", "a signal", "a timeout", "a fault that it tells"],
+)
+def test_a_failed_cell_keeps_its_error_stream_where_its_status_detail_says(process_that, tmp_path, end):
+    process_that(LAST_WORDS + end)
+    store = ResultsStore(tmp_path)
+    reading = run_isolated(CELL, Budget(timeout_s=3.0), keep_log=partial(store.keep_log, CELL.cell_id))
+    assert reading["status"] == "failed"
+    assert reading["status_detail"].endswith(f"; see records/logs/{CELL.cell_id}.txt")
+    assert (tmp_path / f"records/logs/{CELL.cell_id}.txt").read_text() == "the whole traceback\n"
+
+
+def test_a_cell_that_ran_or_said_nothing_has_no_log(process_that, tmp_path):
+    keep_log = partial(ResultsStore(tmp_path).keep_log, CELL.cell_id)
+    process_that(f"{LAST_WORDS}{FOUND}\nsay(end=True)")
+    assert "status_detail" not in run_isolated(CELL, Budget(), keep_log=keep_log)
+    process_that("sys.exit(3)")
+    assert "see" not in run_isolated(CELL, Budget(), keep_log=keep_log)["status_detail"]
+    assert not (tmp_path / "records/logs").exists()
+
+
+def test_a_log_that_cannot_be_written_costs_nothing_else(process_that):
+    def keep_log(text):
+        raise OSError(28, "No space left on device")
+
+    process_that(f"{FOUND}\n{LAST_WORDS}sys.exit(3)")
+    reading = run_isolated(CELL, Budget(), keep_log=keep_log)
+    assert reading["step_time_s"] == 0.5
+    assert reading["status_detail"].endswith("its log could not be kept (No space left on device)")
+
+
+def test_a_column_that_a_record_does_not_have_is_an_error_where_it_is_found():
+    journal = Journal()
+    journal.known = frozenset(COLUMNS)
+    journal.found({"step_time_s": 0.5})
+    with pytest.raises(TypeError, match="a record has no column step_tiem_s"):
+        journal.found({"step_tiem_s": 0.5})
 
 
 def test_an_end_that_was_not_announced_is_a_failure(process_that):
@@ -154,6 +207,9 @@ def test_the_real_process_says_what_it_cannot_import(monkeypatch, tmp_path):
     reading = run_isolated(CELL, Budget())
     assert reading["status"] == "failed"
     assert reading["status_detail"].startswith("import error during importing: no peft here; install what is missing")
+    store = ResultsStore(tmp_path / "results")
+    run_isolated(CELL, Budget(), keep_log=partial(store.keep_log, "cell"))
+    assert "Traceback (most recent call last)" in (store.records_folder / "logs" / "cell.txt").read_text()
 
 
 def test_the_real_process_can_fork_workers_that_load_data(monkeypatch):
@@ -161,10 +217,10 @@ def test_the_real_process_can_fork_workers_that_load_data(monkeypatch):
     script += "def work(job, journal):\n"
     script += "    worker = multiprocessing.get_context('fork').Process(target=int)\n"
     script += (
-        "    worker.start()\n    worker.join(10)\n    journal.found({'num': worker.exitcode})\n    worker.kill()\n"
+        "    worker.start()\n    worker.join(10)\n    journal.found({'epochs': worker.exitcode})\n    worker.kill()\n"
     )
     monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-c", script + "c._measure = work; c.main()"))
-    assert run_isolated(CELL, Budget())["num"] == 0
+    assert run_isolated(CELL, Budget())["epochs"] == 0
 
 
 def test_no_process_outlives_its_parent(tmp_path):

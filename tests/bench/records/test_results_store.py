@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import pandas as pd
 import pytest
@@ -96,6 +96,36 @@ def test_records_are_plain_json(store):
     store.write(made := record())
     content = json.loads((store.records_folder / f"{made.cell_id}.json").read_text())
     assert tuple(content) == COLUMNS
+
+
+def test_a_record_of_another_version_is_told_from_a_damaged_one_and_left_as_it_is(store):
+    store.write(made := record())
+    path = store.records_folder / f"{made.cell_id}.json"
+    path.write_text(text := json.dumps(json.loads(path.read_text()) | {"new_column": 1}))
+    with pytest.raises(InvalidInput, match="it also has new_column; read it with the version that wrote it") as error:
+        store.records()
+    assert "\n" not in str(error.value) and path.read_text() == text
+
+
+def test_a_column_that_a_record_lacks_is_not_known_in_it(store):
+    store.write(made := record())
+    path = store.records_folder / f"{made.cell_id}.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "weights"}))
+    assert store.find(made.cell_id) == made
+
+
+def test_a_wrong_column_name_is_an_error_where_it_is_written():
+    with pytest.raises(TypeError, match="throughput"):
+        record(throughput=1.0)
+    with pytest.raises(FrozenInstanceError):
+        record().throughput = 1.0
+
+
+def test_logs_of_one_cell_are_kept_next_to_each_other(store):
+    names = [store.keep_log("abc", text) for text in ("first", "second")]
+    assert names == ["records/logs/abc.txt", "records/logs/abc.2.txt"]
+    assert [(store.folder / name).read_text() for name in names] == ["first", "second"]
+    assert store.records() == []
 
 
 def test_an_unknown_status_is_refused():

@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -37,11 +38,12 @@ class Device:
     def __call__(self, cell):
         self.asked.append(cell.res)
         time.sleep(self.takes_s)
-        made = replace(new_record(cell), device=self.device)
-        made.throughput_img_s = random.random() if made.is_measured else None
-        made.status = self.statuses.get(cell.res, "ok")
-        made.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        return made
+        made = replace(new_record(cell), device=self.device, status=self.statuses.get(cell.res, "ok"))
+        return replace(
+            made,
+            throughput_img_s=random.random() if made.is_measured else None,
+            started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
 
 
 def contents(store):
@@ -153,13 +155,32 @@ def test_larger_cells_are_marked_only_when_that_is_asked_for(store):
 
 
 @pytest.mark.parametrize(
-    "change", [{"method": "full"}, {"model": "vit_l"}, {"precision": "bf16"}, {"batch_size": 8}, {"vram_bytes": 2**34}]
+    "change",
+    [
+        {"method": "full"},
+        {"model": "vit_l"},
+        {"precision": "bf16"},
+        {"batch_size": 8},
+        {"vram_bytes": 2**34},
+        {"num_classes": 2},
+        {"gpu": "h200"},
+    ],
+    ids=str,
 )
 def test_only_the_same_method_and_axes_say_that_a_cell_is_too_large(store, change):
     run_sweep(CELLS[:1], store, SILENT, Device({16: "oom"}))
     device = Device()
     run_sweep([replace(CELLS[1], **change)], store, SILENT, device, Rules(skip_larger_after_oom=True))
     assert device.asked == [32]
+
+
+@pytest.mark.parametrize(("here", "expected"), [("a GPU", []), ("a larger GPU", [32])])
+def test_only_a_device_like_this_one_says_that_a_cell_is_too_large(store, monkeypatch, here, expected):
+    """Machines of a cluster may share a folder, and predict for one card."""
+    run_sweep(CELLS[:1], store, SILENT, Device({16: "oom"}))
+    monkeypatch.setattr(sweep, "present_properties", lambda: SimpleNamespace(name=here))
+    run_sweep(CELLS[1:2], store, SILENT, device := Device(), Rules(skip_larger_after_oom=True))
+    assert device.asked == expected
 
 
 def test_progress_is_told_of_every_cell(store):
