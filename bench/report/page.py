@@ -75,7 +75,10 @@ def check_summary(comparisons: list[Comparison]) -> str:
 
 def _summary(records: list[Record]) -> str:
     counts = Counter(memory_source(record) for record in records)
-    return f"Records: {', '.join(f'{count} {source}' for source, count in sorted(counts.items()))}."
+    return (
+        f"{len(records)} records, {counts['measured']} of them measured on a GPU, {counts['emulated']} emulated, "
+        f"{counts['predicted']} predicted."
+    )
 
 
 def _html_table(table: Exhibit) -> dict:

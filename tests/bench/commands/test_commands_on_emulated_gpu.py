@@ -10,9 +10,10 @@ import pytest
 from commands_on_emulated_gpu import CELL
 
 from bench.cells.grid import preloading_of
-from bench.commands.compare import compare
+from bench.commands.compare import deltas
 from bench.paper.evidence import Evidence
 from bench.records.measured_columns import MEASURED_MEMORY, MEASURED_TIME
+from bench.records.pairing import paired
 from bench.records.results_store import ResultsStore
 from bench.report import page
 
@@ -81,8 +82,10 @@ def test_validate_has_nothing_to_hold_predictions_against(said, folder):
 
 
 def test_two_runs_are_compared_by_their_predictions_alone(records):
-    deltas, _, _ = compare(records, records)
-    assert {delta.quantity.name for delta in deltas} == {"predicted_peak_reserved_bytes"}
+    found = paired(records, records)
+    assert len(found.pairs) == len(records)
+    names = {delta.quantity.name for pair in found.pairs for delta in deltas(pair)}
+    assert names == {"predicted_peak_reserved_bytes"}
 
 
 def test_no_evidence_of_a_measurement_comes_from_it(records, folder):

@@ -205,7 +205,9 @@ def test_a_cell_that_breaks_is_recorded_and_the_others_run(bench, out, monkeypat
     table = pd.read_csv(out / "results.csv").set_index("method")
     assert status == 1
     assert dict(table.status) == {"full": "ok", "linear": "failed", "lora": "ok"}
-    assert table.status_detail["linear"] == "ZeroDivisionError: on purpose"
+    log = f"records/logs/{table.cell_id['linear']}.txt"
+    assert table.status_detail["linear"] == f"ZeroDivisionError: on purpose; see {log}"
+    assert "in build" in (out / log).read_text()
 
 
 @pytest.mark.parametrize(
