@@ -147,7 +147,7 @@ def torch_releases(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["environment"], default=False)
 def paper_stack(session: nox.Session) -> None:
     """FPT and FPT+ on the paper's PyTorch 2.0.0, emulated, next to the print; needs Python 3.11."""
-    python = _other_torch(session, "paper_stack", "python3.11", "torch==2.0.0", "numpy<2")
+    python = _other_torch(session, "paper_stack", "python3.11", "torch==2.0.0", "numpy<2", "lazy_loader")
     _run(session, "-m", "bench.paper.stack", "--python", python, *session.posargs)
 
 
