@@ -1,4 +1,4 @@
-"""The training loop of the official code, written plainly: run by the Python that has PyTorch 2.0.0, with nothing else.
+"""The training loop of the official code, written plainly, for a Python with PyTorch 2.0.0 and next to nothing else.
 
     python -m bench.paper.stack.loop < job.json > memory.json
 

@@ -134,14 +134,15 @@ def test_fusing_at_once_gives_the_same_numbers(variant):
     torch.testing.assert_close(once(images, features), layer_by_layer(images, features))
 
 
-def test_the_loop_needs_nothing_but_pytorch():
+def test_the_loop_needs_nothing_but_pytorch_and_what_opens_the_package():
     modules = ("bench/__init__", "bench/paper/__init__", "bench/paper/stack/__init__", "bench/paper/stack/loop")
-    for name in (*modules, "fptplus/reference"):
+    for name in (*modules, "fptplus/__init__", "fptplus/reference"):
         tree = ast.parse((ROOT / f"{name}.py").read_text())
         imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-        allowed = sys.stdlib_module_names | {"torch"}
+        allowed = sys.stdlib_module_names | {"torch"} | ({"lazy_loader"} if name == "fptplus/__init__" else set())
         assert not [m for m in imported if m.split(".")[0] not in allowed and m != "fptplus.reference"], name
+    assert '"torch==2.0.0", "numpy<2", "lazy_loader"' in (ROOT / "noxfile.py").read_text()
 
 
 def test_the_loop_is_imported_where_nothing_but_pytorch_and_lazy_loader_is_installed():
