@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fptplus.data import Example
+from fptplus.data.greys import EACH_BY_ITSELF, GreyScale
 from fptplus.errors import InvalidInput
 from fptplus.whole_file import whole_file
 
@@ -95,6 +96,10 @@ class StoreManifest:
     dtype: StoreDtype | None = None
     weights_sha256: str | None = None
 
+    greys: GreyScale = EACH_BY_ITSELF
+    """What values of deep grey images became black and white, one range for all images of a kind. Without any the
+    images have 8 bits, or the store is of an earlier version, which scaled each image by itself."""
+
     examples: tuple[Example, ...] = ()
     """What each row is of, in row order."""
 
@@ -169,12 +174,15 @@ def _body_digest(body: dict[str, Any]) -> str:
 
 def _plain(value: Any) -> Any:
     """As JSON gives it back."""
+    if isinstance(value, GreyScale):
+        return value.plain()
     return list(value) if isinstance(value, tuple) else value
 
 
 def _from_plain(body: dict[str, Any]) -> dict[str, Any]:
     """Fields of a manifest from what JSON gives."""
     made = {name: tuple(value) if isinstance(value, list) else value for name, value in body.items()}
+    made["greys"] = GreyScale.from_plain(body.get("greys"))
     made["examples"] = tuple(Example(*entry) for entry in body["examples"])
     made["skipped"] = tuple((name, reason) for name, reason in body["skipped"])
     made["shards"] = tuple(

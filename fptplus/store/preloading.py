@@ -4,6 +4,7 @@ reader threads: decode, resize ─ LPM on the device: keys, values, packed ─ w
                   (bounded look-ahead)                             (at most two batches under way)
 """
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from fptplus.data import ImageDataset
 from fptplus.data.augment import OFFICIAL, normalize
+from fptplus.data.greys import GreyScale
 from fptplus.errors import InvalidInput
 from fptplus.network.frozen_backbone import FrozenBackbone
 from fptplus.network.precision import Precision, autocast
@@ -24,6 +26,7 @@ from fptplus.network.precision import Precision, autocast
 from .decode import Decoded, decode_ahead
 from .decode import to_square as to_square
 from .feature_store import FeatureStore, StoreDtype
+from .grey_survey import find_greys
 from .manifest import MANIFEST, StoreManifest
 from .writer import ShardWriter, merge_shards, shard_of
 
@@ -31,6 +34,8 @@ Progress = Callable[[int, int], None]
 """Told the images done, and all of them, of this process."""
 
 BATCHES_UNDER_WAY = 2
+
+_log = logging.getLogger(__name__)
 
 
 def stored_image_res(train_res: int) -> int:
@@ -61,6 +66,7 @@ def preload(
     batch_size: int = 1,
     device: torch.device | str = "cpu",
     precision: Precision = "fp32",
+    greys: GreyScale | None = None,
     skip_bad_images: bool = False,
     rank: int = 0,
     world_size: int = 1,
@@ -79,6 +85,7 @@ def preload(
         store_dtype: of the stored keys and values.
         batch_size: images in one pass through the LPM; 1 needs the least memory.
         device, precision: that the LPM runs on and in.
+        greys: what deep grey values become, as of `find_greys`; by default it is called, and its notes are logged.
         skip_bad_images: leave out images that cannot be decoded, and list them in the manifest.
         rank, world_size: the shard of the store that this process makes.
         on_progress: told after each batch.
@@ -91,6 +98,12 @@ def preload(
             something else.
     """
     out = Path(out)
+    if greys is None:
+        survey = find_greys(dataset, out)
+        greys = survey.greys
+        for note in survey.notes:
+            _log.warning(note)
+    dataset = dataset.with_greys(greys)
     settings = StoreManifest(
         dataset=dataset.name,
         classes=dataset.classes,
@@ -98,6 +111,7 @@ def preload(
         mean=tuple(mean),
         std=tuple(std),
         image_res=image_res,
+        greys=greys,
         **(_of_features(backbone, model, weights_sha256, res, precision, store_dtype) if backbone else {}),
     )
     if (out / MANIFEST).exists():

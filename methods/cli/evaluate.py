@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import UseAppendAction
 
-from fptplus.data.images import read_image
 from fptplus.errors import InvalidInput
 from fptplus.store.feature_store import FeatureStore
 from fptplus.training.checkpoint import load_learnable, read_checkpoint_facts
@@ -42,7 +41,7 @@ class EvaluateConfig:
     """train, val or test."""
 
     image: UseAppendAction[tuple[Path, ...]] = ()
-    """Image file to classify instead; repeat for several."""
+    """Image file to classify instead, path#3 for its third frame; repeat for several."""
 
     weights: str | None = None
     """The LPM's checkpoint or timm pretrained name, for images. Default: the one the checkpoint names."""
@@ -72,7 +71,7 @@ def main(config: EvaluateConfig) -> int:
     if config.image:
         classifier = load_classifier(config.checkpoint, weights=config.weights, device=device)
         for path in config.image:
-            shares = classifier.predict(read_image(path))
+            shares = classifier.predict(path)
             console.print(f"{path}: " + ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
         return 0
     facts = read_checkpoint_facts(config.checkpoint)

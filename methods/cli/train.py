@@ -18,6 +18,7 @@ from tyro.conf import UseAppendAction
 from fptplus.distributed import Processes, process_group
 from fptplus.errors import InvalidInput
 from fptplus.store.feature_store import FeatureStore
+from fptplus.store.manifest import StoreManifest
 from fptplus.store.preloading import largest_train_res
 from fptplus.training.checkpoint import BEST
 from fptplus.training.efficiency import performance_efficiency
@@ -230,7 +231,7 @@ class Trainings:
             "dataset_fingerprint": manifest.dataset_fingerprint,
             "attention": self.config.attention,
             "processes": str(self.processes.world_size),
-        }
+        } | grey_facts(manifest)
 
     def run(self, training: TrainingConfig) -> RunRow:
         """Train with one set of hyperparameters, or take what an earlier call has trained, and test."""
@@ -298,6 +299,11 @@ class Trainings:
             device=self.device,
             checkpoint=str(folder / BEST),
         )
+
+
+def grey_facts(manifest: StoreManifest) -> dict[str, str]:
+    """How deep greys were scaled; nothing for 8-bit images, and for stores of earlier versions."""
+    return {"greys": json.dumps(ranges)} if (ranges := manifest.greys.plain()) else {}
 
 
 def trainee_of(tuning: FineTuning, device: str) -> Trainee:

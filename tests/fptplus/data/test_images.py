@@ -7,7 +7,7 @@ from PIL import Image
 from pydicom.sequence import Sequence
 
 from fptplus import InvalidInput
-from fptplus.data.images import read_image
+from fptplus.data.images import inspect_image, read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 
@@ -85,15 +85,43 @@ def test_bad_files_are_refused_by_name(tmp_path, content, sentence, suffix):
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_a_folder_and_several_pages_are_refused(tmp_path):
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(InvalidInput, match=r"none\.png cannot be read"):
         read_image(tmp_path / "none.png")
     with pytest.raises(InvalidInput, match="cannot be read"):
         read_image(tmp_path)
-    page = Image.fromarray(RGB)
-    page.save(tmp_path / "two.tif", save_all=True, append_images=[page])
-    with pytest.raises(InvalidInput, match=r"two\.tif must hold one page, it holds 2"):
-        read_image(tmp_path / "two.tif")
+
+
+@pytest.mark.parametrize("several", ["pages", "frames"])
+def test_of_several_frames_the_middle_one_is_read_or_the_one_that_is_named(tmp_path, write_dicom, several):
+    greys = [10, 20, 30, 40, 50]
+    if several == "pages":
+        path = tmp_path / "many.tif"
+        first, *others = [Image.new("L", (4, 3), value) for value in greys]
+        first.save(path, save_all=True, append_images=others)
+    else:
+        frames = np.array(greys, np.uint8)[:, None, None].repeat(3, 1).repeat(4, 2)
+        path = write_dicom(tmp_path / "many.dcm", frames, WindowCenter=128, WindowWidth=256)
+    assert inspect_image(path).num_frames == 5
+    assert read_image(path).getpixel((0, 0)) == (30, 30, 30)
+    for frame, value in enumerate(greys, start=1):
+        assert read_image(path.with_name(f"{path.name}#{frame}")).getpixel((0, 0)) == (value,) * 3
+    for frame in (0, 6):
+        with pytest.raises(InvalidInput, match=rf"frame must be 1 to 5, as many as .*many.* holds, got #{frame}"):
+            read_image(path.with_name(f"{path.name}#{frame}"))
+
+
+def test_previews_and_levels_of_a_pyramid_are_no_frames(tmp_path):
+    sizes = [(8, 8), (4, 4), (2, 2)]
+    first, *others = [Image.new("L", size, 10 * index) for index, size in enumerate(sizes)]
+    first.save(tmp_path / "pyramid.tif", save_all=True, append_images=others)
+    assert inspect_image(tmp_path / "pyramid.tif").num_frames == 1
+    assert read_image(tmp_path / "pyramid.tif").size == (8, 8)
+
+
+def test_a_file_may_have_a_number_sign_in_its_name(tmp_path):
+    Image.new("L", (2, 2), 7).save(tmp_path / "a.png#2", "png")
+    assert read_image(tmp_path / "a.png#2").getpixel((0, 0)) == (7, 7, 7)
 
 
 def test_dicom_goes_through_rescale_and_window(tmp_path, write_dicom):
@@ -127,9 +155,8 @@ def test_colour_dicom_without_an_ending_is_told_by_its_preamble(tmp_path, write_
 
 
 def test_bad_dicom_is_refused_by_name(tmp_path, write_dicom):
-    many = np.zeros((4, 4), np.uint16)
-    path = write_dicom(tmp_path / "many.dcm", many, NumberOfFrames=3)
-    with pytest.raises(InvalidInput, match=r"many\.dcm must hold one frame, it holds 3"):
+    path = write_dicom(tmp_path / "many.dcm", np.zeros((4, 4), np.uint16), NumberOfFrames=3)
+    with pytest.raises(InvalidInput, match=r"many\.dcm cannot be decoded \(The number of bytes"):
         read_image(path)
     cut = tmp_path / "cut.dcm"
     cut.write_bytes(write_dicom(tmp_path / "a.dcm", np.zeros((64, 64), np.uint16)).read_bytes()[:1200])
