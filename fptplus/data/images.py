@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fptplus.errors import InvalidInput
 
@@ -173,6 +173,10 @@ def _decode_picture(content: bytes, path: Path, frame: int | None) -> Image.Imag
         return _decode_pillow(image, bits=_png_bits(content))
     except InvalidInput:
         raise
+    except UnidentifiedImageError as error:
+        raise InvalidInput(
+            f"image {path} cannot be decoded, it is truncated or no image (of no known kind)."
+        ) from error
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidInput(f"image {path} cannot be decoded, it is truncated or no image ({reason}).") from error

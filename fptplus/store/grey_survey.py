@@ -154,7 +154,8 @@ def _on_mixtures(seen: Sequence[_Seen]) -> list[str]:
     pictures = Counter(image.facts.needs_range for image in seen if not image.facts.is_dicom)
     if len(pictures) == 2:
         sentences.append(
-            f"{pictures[True]} images are deeper than 8 bits and {pictures[False]} are not: see that no class is told so"
+            f"{pictures[True]} images are deeper than 8 bits, {pictures[False]} are not: "
+            "check that this does not give a class away"
         )
     dicom = Counter(image.facts.needs_range for image in seen if image.facts.is_dicom)
     if len(dicom) == 2:

@@ -75,7 +75,12 @@ def test_a_palette_of_8_bits_is_not_black(tmp_path, write_dicom, as_words):
 
 def test_empty_sequences_and_elements_are_as_if_they_were_not_there(tmp_path, write_dicom):
     plain = grey(write_dicom(tmp_path / "a.dcm", RAMP, **WHOLE))
-    empty = {"VOILUTSequence": Sequence(), "ModalityLUTSequence": Sequence(), "RescaleSlope": "", "RescaleIntercept": ""}
+    empty = {
+        "VOILUTSequence": Sequence(),
+        "ModalityLUTSequence": Sequence(),
+        "RescaleSlope": "",
+        "RescaleIntercept": "",
+    }
     np.testing.assert_array_equal(grey(write_dicom(tmp_path / "b.dcm", RAMP, **empty, **WHOLE)), plain)
     hollow = Sequence([pydicom.Dataset()])
     path = write_dicom(tmp_path / "c.dcm", RAMP, VOILUTSequence=hollow, ModalityLUTSequence=hollow, **WHOLE)
@@ -117,7 +122,9 @@ def test_padding_is_black_in_either_polarity_and_outside_the_range(tmp_path, wri
 
 
 def test_the_data_set_s_range_is_in_the_modality_s_unit(tmp_path, write_dicom):
-    path = write_dicom(tmp_path / "a.dcm", np.array([[0, 1024, 2024]], np.uint16), RescaleSlope=1, RescaleIntercept=-1024)
+    path = write_dicom(
+        tmp_path / "a.dcm", np.array([[0, 1024, 2024]], np.uint16), RescaleSlope=1, RescaleIntercept=-1024
+    )
     assert grey(path, GreyScale(dicom=GreyRange(-1024, 3071))).tolist() == [[0, 64, 126]]
 
 
