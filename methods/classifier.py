@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fptplus.data.augment import normalize, plain_views, render
 from fptplus.data.greys import EACH_BY_ITSELF, GreyImage, GreyScale
-from fptplus.data.images import ImageSource, decode, to_rgb
+from fptplus.data.images import ImageSource, count_frames, decode, to_rgb
 from fptplus.errors import InvalidInput
 from fptplus.store.preloading import to_square
 from fptplus.training.checkpoint import load_learnable, lpm_sha256, read_checkpoint_facts
@@ -73,8 +73,11 @@ class Classifier:
         """An image as training saw it before it was resized: RGB in 8 bits, deep greys by the training data's rule.
 
         A deep image of a kind that the rule has no range for is scaled by itself, as stores of earlier versions did;
-        that is logged, and so is an image that lies outside the range.
+        that is logged, and so is an image that lies outside the range, or is one frame of several.
         """
+        if (frames := count_frames(image)) > 1:
+            which = "the one that it stands at" if isinstance(image, Image.Image) else "the middle one"
+            _log_once(f"of {frames} frames {which} is read; name another as path#frame, counted from 1")
         decoded = decode(image)
         if isinstance(decoded, GreyImage):
             for note in decoded.doubts(self.greys):

@@ -18,7 +18,7 @@ from fptplus.errors import InvalidInput
 from .dataset import SPLITS, Example, ImageDataset, Split
 from .dicom import patient_of
 from .doubts import doubts_about_classes, doubts_about_groups, named
-from .images import FileReader, may_be_dicom, split_frame
+from .images import FileReader, is_dicom_file, split_frame
 from .splits import SPLIT_NAMES, draw_splits
 from .walk import PassedOver, images_below, loose_images, visible_folders
 
@@ -107,7 +107,7 @@ def dataset_of_files(
 def patients_of(paths: Sequence[Path], notes: list[str]) -> list[str | None]:
     """The patient that each DICOM file names; None for all where they name a single one, which is noted."""
     files = [split_frame(path)[0] for path in paths]
-    candidates = {file for file in files if may_be_dicom(file)}
+    candidates = {file for file in files if is_dicom_file(file)}
     with ThreadPoolExecutor() as pool:
         patients = dict(zip(candidates, pool.map(patient_of, candidates), strict=True))
     if len(patients) > 1 and len(set(patients.values())) == 1 and None not in patients.values():

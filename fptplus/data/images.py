@@ -60,18 +60,14 @@ def is_image_file(path: Path) -> bool:
         return False
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return True
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError:
-        return False
+    head = _head(path)
     return is_picture(head) or is_dicom(head)
 
 
-def may_be_dicom(path: Path) -> bool:
-    """Whether an image file's ending allows that it is DICOM's: files without one often are."""
+def is_dicom_file(path: Path) -> bool:
+    """Whether an image file is DICOM's; one with the ending of another kind is not opened, and taken for that."""
     suffix = path.suffix.lower()
-    return suffix in DICOM_SUFFIXES or suffix not in IMAGE_SUFFIXES
+    return (suffix in DICOM_SUFFIXES or suffix not in IMAGE_SUFFIXES) and _reads_as_dicom(_head(path), path)
 
 
 def is_picture(head: bytes) -> bool:
@@ -115,7 +111,10 @@ def decode(source: ImageSource) -> Image.Image | GreyImage:
     if isinstance(source, np.ndarray):
         return _decode_array(source)
     if isinstance(source, Image.Image):
-        return _decode_pillow(source)
+        try:
+            return _decode_pillow(source)
+        except OSError as error:
+            raise InvalidInput(f"the image cannot be decoded, it is truncated ({error}).") from error
     path, frame = split_frame(Path(source))
     try:
         content = path.read_bytes()
@@ -136,11 +135,10 @@ def inspect_image(path: Path) -> ImageFacts:
     """
     path, frame = split_frame(path)
     try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-        if _reads_as_dicom(head, path):
+        if _reads_as_dicom(_head(path), path):
             return _dicom_facts(path, frame)
         with Image.open(path) as image:
+            _check_frame(frame, getattr(image, "n_frames", 1), path)
             pages = 1 if frame is not None or image.format != "TIFF" else len(_pages(image))
             is_deep_colour = not _is_deep(image) and any(";16" in str(tile[3]) for tile in image.tile)
             return ImageFacts(num_frames=pages, needs_range=_is_deep(image), is_deep_colour=is_deep_colour)
@@ -148,9 +146,19 @@ def inspect_image(path: Path) -> ImageFacts:
         return ImageFacts(is_readable=False)
 
 
+def count_frames(source: ImageSource) -> int:
+    """Frames from which one must be chosen."""
+    if isinstance(source, np.ndarray):
+        return 1
+    if isinstance(source, Image.Image):
+        return getattr(source, "n_frames", 1) if source.format == "TIFF" else 1
+    return inspect_image(Path(source)).num_frames
+
+
 def _dicom_facts(path: Path, frame: int | None) -> ImageFacts:
     header = read_dicom_header(path)
     frames = num_frames(header)
+    _check_frame(frame, frames, path)
     shown = frames // 2 if frame is None else frame - 1
     return ImageFacts(
         num_frames=frames if frame is None else 1,
@@ -158,6 +166,15 @@ def _dicom_facts(path: Path, frame: int | None) -> ImageFacts:
         is_dicom=True,
         is_readable="Rows" in header,
     )
+
+
+def _head(path: Path) -> bytes:
+    """The beginning of a file; nothing of one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:
+        return b""
 
 
 def _reads_as_dicom(head: bytes, path: Path) -> bool:
@@ -184,11 +201,13 @@ def _decode_picture(content: bytes, path: Path, frame: int | None) -> Image.Imag
 
 def _chosen(frame: int | None, candidates: Sequence[int], count: int, path: Path) -> int:
     """The frame to read, counted from 0: the one named, counted from 1, or the middle one of the candidates."""
-    if frame is None:
-        return candidates[len(candidates) // 2]
-    if not 1 <= frame <= count:
+    _check_frame(frame, count, path)
+    return candidates[len(candidates) // 2] if frame is None else frame - 1
+
+
+def _check_frame(frame: int | None, count: int, path: Path) -> None:
+    if frame is not None and not 1 <= frame <= count:
         raise InvalidInput(f"frame must be 1 to {count}, as many as {path} holds, got #{frame}.")
-    return frame - 1
 
 
 def _pages(image: Image.Image) -> list[int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .dicom import holds_no_image
-from .images import is_image_file, may_be_dicom
+from .images import is_dicom_file, is_image_file
 
 SYSTEM_NAMES = {
     "__macosx",
@@ -93,7 +93,7 @@ def _is_taken(path: Path, passed_over: PassedOver) -> bool:
         return False
     if not (path.is_file() and is_image_file(path)):
         passed_over.endings[path.suffix.lower()] += 1
-    elif may_be_dicom(path) and holds_no_image(path):
+    elif is_dicom_file(path) and holds_no_image(path):
         passed_over.endings["DICOM without an image"] += 1
     else:
         return True

@@ -138,6 +138,9 @@ def _surveyed(config: PreloadConfig, dataset: ImageDataset, console: Console, *,
             _print_note(console, f"{len(survey.unreadable)} images cannot be read: {named(survey.unreadable)}")
     if config.skip_bad_images:
         checked_without(dataset, survey.unreadable)
+    else:
+        for example in (example for example in dataset.examples if example.name in survey.unreadable[:1]):
+            dataset.read(example)  # says what is wrong, before anything is computed
     return survey.greys
 
 

@@ -89,6 +89,17 @@ def test_a_training_on_8_bit_images_says_that_it_knows_no_deep_ones(tmp_path, ca
     assert caplog.text.count("were not in the training data, or scaled one by one: so is this one") == 1
 
 
+def test_a_choice_among_frames_is_said(deep_checkpoint, tmp_path, caplog):
+    pages = [Image.fromarray(deep(index)) for index in range(3)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    classifier = load_classifier(deep_checkpoint)
+    with caplog.at_level(logging.WARNING), Image.open(tmp_path / "pages.tif") as image:
+        middle, first = classifier.decode(tmp_path / "pages.tif"), classifier.decode(image)
+    assert "of 3 frames the middle one is read" in caplog.text and "the one that it stands at" in caplog.text
+    np.testing.assert_array_equal(np.asarray(middle), np.asarray(classifier.decode(deep(1))))
+    np.testing.assert_array_equal(np.asarray(first), np.asarray(classifier.decode(deep(0))))
+
+
 def test_evaluate_classifies_a_frame_of_a_file(deep_checkpoint, tmp_path, capsys):
     pages = [Image.fromarray(values) for values in (deep(0), 4095 - deep(1), deep(2) // 64)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])

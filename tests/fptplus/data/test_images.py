@@ -3,11 +3,13 @@ import io
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pydicom.sequence import Sequence
 
 from fptplus import InvalidInput
-from fptplus.data.images import inspect_image, read_image
+from fptplus.data.images import inspect_image, is_image_file, read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 
@@ -109,6 +111,7 @@ def test_of_several_frames_the_middle_one_is_read_or_the_one_that_is_named(tmp_p
     for frame in (0, 6):
         with pytest.raises(InvalidInput, match=rf"frame must be 1 to 5, as many as .*many.* holds, got #{frame}"):
             read_image(path.with_name(f"{path.name}#{frame}"))
+        assert not inspect_image(path.with_name(f"{path.name}#{frame}")).is_readable
 
 
 def test_previews_and_levels_of_a_pyramid_are_no_frames(tmp_path):
@@ -117,6 +120,27 @@ def test_previews_and_levels_of_a_pyramid_are_no_frames(tmp_path):
     first.save(tmp_path / "pyramid.tif", save_all=True, append_images=others)
     assert inspect_image(tmp_path / "pyramid.tif").num_frames == 1
     assert read_image(tmp_path / "pyramid.tif").size == (8, 8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_an_image_or_one_sentence(tmp_path_factory, data):
+    """Headers and pixels of every kind, with some bytes changed or cut off."""
+    kind = data.draw(st.sampled_from(["png", "tiff", "bmp", "jpeg"]))
+    whole = io.BytesIO()
+    values = np.random.default_rng(1).integers(0, 4000, (6, 5), np.uint16)
+    Image.fromarray(values if kind in ("png", "tiff") else values.astype(np.uint8)).save(whole, kind)
+    content = bytearray(whole.getvalue())
+    for _ in range(data.draw(st.integers(1, 5))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "a.img"
+    path.write_bytes(bytes(content[: data.draw(st.integers(1, len(content)))]))
+    inspect_image(path)
+    is_image_file(path)
+    try:
+        assert read_image(path).mode == "RGB"
+    except InvalidInput as error:
+        assert "a.img" in str(error) and "\n" not in str(error)
 
 
 def test_a_file_may_have_a_number_sign_in_its_name(tmp_path):
