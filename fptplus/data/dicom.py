@@ -149,7 +149,11 @@ def decode_dicom(content: bytes, path: Path, choose_frame: Callable[[int], int])
             raise InvalidInput(f"DICOM image {path} cannot be decoded, it holds no pixels; remove it.")
         _check_codec(dataset, path)
         frame = choose_frame(num_frames(dataset))
-        return _shown(_with_frame_facts(dataset, frame), pixel_array(dataset, index=frame))
+        facts = _with_frame_facts(dataset, frame)
+        if not _has_unused_bits(dataset):
+            return _shown(facts, stored := pixel_array(dataset, index=frame), _padding(stored, facts))
+        words = pixel_array(dataset, index=frame, correct_unused_bits=False)
+        return _shown(facts, _without_unused_bits(words, dataset), _padding(words, facts))
     except InvalidInput:
         raise
     except Exception as error:  # pydicom raises as many kinds as its plugins do
@@ -197,12 +201,24 @@ def _with_frame_facts(dataset: pydicom.Dataset, frame: int) -> pydicom.Dataset:
     return facts
 
 
-def _shown(facts: pydicom.Dataset, stored: np.ndarray) -> Image.Image | GreyImage:
+def _has_unused_bits(dataset: pydicom.Dataset) -> bool:
+    """Whether words of an uncompressed grey image are wider than its values: the rest may hold anything."""
+    is_plain = not dataset.file_meta.TransferSyntaxUID.is_encapsulated and "PixelData" in dataset
+    return is_plain and dataset.get("SamplesPerPixel", 1) == 1 and dataset.BitsAllocated > max(dataset.BitsStored, 7)
+
+
+def _without_unused_bits(words: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    """The bits of each word that are the value's (PS3.3, C.7.6.3; PS3.5, 8.1.1), with its sign."""
+    width = words.dtype.itemsize * 8
+    return (words << (width - 1 - dataset.HighBit)) >> (width - dataset.BitsStored)
+
+
+def _shown(facts: pydicom.Dataset, stored: np.ndarray, padding: np.ndarray | None) -> Image.Image | GreyImage:
     if facts.PhotometricInterpretation == "PALETTE COLOR":
         return Image.fromarray(_palette_colours(stored, facts)).convert("RGB")
     if stored.ndim == 3:
         return Image.fromarray(to_uint8(stored / (2**facts.BitsStored - 1))).convert("RGB")
-    is_inverted, padding = facts.PhotometricInterpretation == "MONOCHROME1", _padding(stored, facts)
+    is_inverted = facts.PhotometricInterpretation == "MONOCHROME1"
     values = _modality_values(stored, facts)
     if (unit := _as_file_says(values, facts)) is None:
         return GreyImage(values=values, kind="dicom", padding=padding, white_is_zero=is_inverted)
@@ -230,16 +246,16 @@ def _modality_values(stored: np.ndarray, facts: pydicom.Dataset) -> np.ndarray:
     return stored * float(facts.get("RescaleSlope") or 1) + float(facts.get("RescaleIntercept") or 0)
 
 
-def _padding(stored: np.ndarray, facts: pydicom.Dataset) -> np.ndarray | None:
-    """Where there is no image (PS3.3, C.7.5.1.1.2); None where the file names no padding."""
+def _padding(words: np.ndarray, facts: pydicom.Dataset) -> np.ndarray | None:
+    """Where there is no image (PS3.3, C.7.5.1.1.2), by whole words; None where the file names no padding."""
     value = facts.get("PixelPaddingValue")
     if value is None:
         return None
     limit = facts.get("PixelPaddingRangeLimit")
     low, high = sorted(
-        int(np.asarray(int(bound)).astype(stored.dtype)) for bound in (value, value if limit is None else limit)
+        int(np.asarray(int(bound)).astype(words.dtype)) for bound in (value, value if limit is None else limit)
     )
-    return (stored >= low) & (stored <= high)
+    return (words >= low) & (words <= high)
 
 
 def _voi_lut(facts: pydicom.Dataset) -> pydicom.Dataset | None:

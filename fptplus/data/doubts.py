@@ -34,7 +34,7 @@ def doubts_about_classes(classes: Sequence[str], examples: Iterable[Example]) ->
     for label, name in enumerate(classes):
         if name.lower() in MISSING_VALUES and counts[label]:
             sentences.append(
-                f"the label {name!r} of {counts[label]} images looks like a missing value; "
+                f"the label {name!r} of {counted(counts[label], 'image')} looks like a missing value; "
                 "leave these images out unless it is a class"
             )
     alike = defaultdict(list)
@@ -61,6 +61,11 @@ def doubts_about_groups(examples: Sequence[Example]) -> list[str]:
         f"{len(apart)} of {len(splits)} patients or groups have images in several splits ({counts}; "
         f"{named(sorted(apart))}): scores will look better than on new patients; give each one split"
     ]
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def named(names: Sequence[str]) -> str:

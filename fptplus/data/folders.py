@@ -17,7 +17,7 @@ from fptplus.errors import InvalidInput
 
 from .dataset import SPLITS, Example, ImageDataset, Split
 from .dicom import patient_of
-from .doubts import doubts_about_classes, doubts_about_groups, named
+from .doubts import counted, doubts_about_classes, doubts_about_groups, named
 from .images import FileReader, is_dicom_file, split_frame
 from .splits import SPLIT_NAMES, draw_splits
 from .walk import PassedOver, images_below, loose_images, visible_folders
@@ -168,7 +168,9 @@ def _outside(root: Path, split_folders: dict[Split, Path], passed_over: PassedOv
     """What lies beside the folders of the splits, and is not used."""
     others = [path for path in visible_folders(root, passed_over) if path not in split_folders.values()]
     counts = {path.name: len(images_below(path, PassedOver())) for path in others}
-    sentences = [f"not used, being of no split: folder {name} with {count} images" for name, count in counts.items()]
+    sentences = [
+        f"not used, being of no split: folder {name} with {counted(count, 'image')}" for name, count in counts.items()
+    ]
     if loose := loose_images(root, passed_over):
         sentences.append(f"not used, lying in no split: {named([path.name for path in loose])}")
     return sentences
@@ -200,8 +202,8 @@ def _doubts_about_folders(inner: Sequence[tuple[str, ...]]) -> list[str]:
     if not folders:
         return []
     return [
-        f"images lie in {len(folders)} folders inside the class folders ({named(folders)}); if these are patients, "
-        "give --group-level, or the random split separates them"
+        f"images lie in {counted(len(folders), 'folder')} inside the class folders ({named(folders)}); "
+        "if these are patients, give --group-level, or the random split separates them"
     ]
 
 

@@ -32,7 +32,7 @@ ImageSource = str | Path | Image.Image | np.ndarray
 """What an image can be given as: a file, a Pillow image, or (H, W) grey of any depth or (H, W, 3) RGB in uint8."""
 
 _PICTURE_MARKS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_PHOTOMETRIC, _BITS_PER_SAMPLE, _GDAL_NODATA = 262, 258, 42113
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _GDAL_NODATA = 262, 258, 339, 42113
 """Tags of TIFF."""
 
 
@@ -240,6 +240,8 @@ def _decode_pillow(image: Image.Image, bits: int | None = None) -> Image.Image |
 
 def _deep_grey(values: np.ndarray, tags, bits: int | None) -> GreyImage:
     (declared,) = tags.get(_BITS_PER_SAMPLE, (None,))[:1]
+    if declared == 32 and values.dtype.kind == "i" and tags.get(_SAMPLE_FORMAT, (1,))[:1] == (1,):
+        values = values.view(np.uint32)  # Pillow has no unsigned mode of 32 bits
     nodata = _number(tags.get(_GDAL_NODATA))
     return GreyImage(
         values=values.astype(values.dtype.newbyteorder("=")),

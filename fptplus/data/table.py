@@ -13,7 +13,7 @@ from pathlib import Path
 from fptplus.errors import InvalidInput
 
 from .dataset import ImageDataset, Split
-from .doubts import named
+from .doubts import counted, named
 from .folders import dataset_of_files, patients_of
 from .images import split_frame
 from .splits import SPLIT_NAMES
@@ -43,9 +43,7 @@ def open_table(path: Path, *, seed: int) -> ImageDataset:
     if group_column is not None:
         groups = [(row[group_column] or "").strip() or None for _, row in rows]
         if count := groups.count(None):
-            notes.append(
-                f"{count} lines have no {group_column}: each of these images is taken to be a group of its own"
-            )
+            notes.append(f"no {group_column} in {counted(count, 'line')}: each such image is a group of its own")
     else:
         groups = patients_of([path.parent / name for name in names], notes)
     if unread := sorted(set(columns) - {"path", "label", "split", group_column, ""}):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .dicom import holds_no_image
+from .doubts import counted
 from .images import is_dicom_file, is_image_file
 
 SYSTEM_NAMES = {
@@ -35,7 +36,7 @@ class PassedOver:
     """Number by ending."""
 
     hidden: Counter[str] = field(default_factory=Counter)
-    """Number by the name of the hidden or system folder, or of the file itself."""
+    """Number by the name of the hidden or system folder, or of the system's file; files with a dot together."""
 
     def sentences(self) -> list[str]:
         """What to tell the user; nothing where nothing was passed over."""
@@ -44,10 +45,10 @@ class PassedOver:
             found = ", ".join(
                 f"{count} {ending or 'without an ending'}" for ending, count in self.endings.most_common()
             )
-            sentences.append(f"passed over {_files(self.endings.total())} that are not images: {found}")
+            sentences.append(f"passed over {counted(self.endings.total(), 'file')} that are not images: {found}")
         if self.hidden:
-            found = ", ".join(f"{count} in {name}" for name, count in self.hidden.most_common())
-            sentences.append(f"passed over {_files(self.hidden.total())} hidden or of the system: {found}")
+            found = ", ".join(f"{name} ({count})" for name, count in self.hidden.most_common())
+            sentences.append(f"passed over {counted(self.hidden.total(), 'hidden or system file')}: {found}")
         return sentences
 
 
@@ -89,7 +90,7 @@ def _files_below(folder: Path, above: tuple[Path, ...], passed_over: PassedOver)
 
 def _is_taken(path: Path, passed_over: PassedOver) -> bool:
     if is_hidden(path.name):
-        passed_over.hidden[path.name] += 1
+        passed_over.hidden["files that begin with a dot" if path.name.startswith(".") else path.name] += 1
         return False
     if not (path.is_file() and is_image_file(path)):
         passed_over.endings[path.suffix.lower()] += 1
@@ -102,7 +103,3 @@ def _is_taken(path: Path, passed_over: PassedOver) -> bool:
 
 def _count_files(folder: Path) -> int:
     return sum(len(files) for _, _, files in os.walk(folder))
-
-
-def _files(count: int) -> str:
-    return f"{count} file" + "s" * (count != 1)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fptplus.data import ImageDataset
+from fptplus.data.doubts import counted
 from fptplus.data.greys import GREY_KINDS, KIND_NAMES, Extent, GreyImage, GreyKind, GreyRange, GreyScale, range_of
 from fptplus.data.images import FileReader, ImageFacts, decode, inspect_image
 from fptplus.errors import InvalidInput
@@ -115,7 +116,8 @@ def summary_of(seen: Sequence[_Seen]) -> GreySurvey:
         images = [image for image in seen if image.kind == kind and image.extent is not None]
         if images:
             found = ranges[kind] = range_of(kind, [image.extent for image in images])
-            notes.append(f"{len(images)} {KIND_NAMES[kind]}: {found.low:g} … {found.high:g} become black … white")
+            what = f"{KIND_NAMES[kind]} ({len(images):,})"
+            notes.append(f"{what}: {found.low:g} … {found.high:g} become black … white")
             notes += _on_use(images, found, KIND_NAMES[kind])
     colours = [image for image in seen if image.facts.is_deep_colour and image.extent is not None]
     notes += _on_use(colours, GreyRange(0, 255), "colour images of 16 bits") if colours else []
@@ -143,8 +145,8 @@ def _on_frames(seen: Sequence[_Seen]) -> list[str]:
         return []
     first = several[0]
     return [
-        f"{len(several)} files hold several frames ({first.name}: {first.facts.num_frames}); the middle one of each "
-        "is read; name another in a CSV as path#frame, counted from 1"
+        f"several frames in {counted(len(several), 'file')} ({first.name}: {first.facts.num_frames}): "
+        "the middle one is read; name another in a CSV as path#frame, counted from 1"
     ]
 
 
@@ -154,14 +156,14 @@ def _on_mixtures(seen: Sequence[_Seen]) -> list[str]:
     pictures = Counter(image.facts.needs_range for image in seen if not image.facts.is_dicom)
     if len(pictures) == 2:
         sentences.append(
-            f"{pictures[True]} images are deeper than 8 bits, {pictures[False]} are not: "
+            f"deeper than 8 bits: {counted(pictures[True], 'image')}, of 8 bits: {pictures[False]:,}; "
             "check that this does not give a class away"
         )
     dicom = Counter(image.facts.needs_range for image in seen if image.facts.is_dicom)
     if len(dicom) == 2:
         sentences.append(
-            f"{dicom[False]} DICOM files say how they are shown (window, table or colour) and {dicom[True]} do not: "
-            "these are scaled by one range"
+            f"window, table or colour in {counted(dicom[False], 'DICOM file')}, none in {dicom[True]:,}: "
+            "the latter are scaled by one range"
         )
     depths = sorted({image.extent.bits for image in seen if image.extent is not None and image.extent.bits})
     if len(depths) > 1:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from fptplus.data import ImageDataset, open_dataset
 from fptplus.data.dataset import SPLITS
-from fptplus.data.doubts import named
+from fptplus.data.doubts import counted, named
 from fptplus.data.greys import GreyScale
 from fptplus.data.presets import find_preset
 from fptplus.data.splits import checked_without
@@ -135,7 +135,9 @@ def _surveyed(config: PreloadConfig, dataset: ImageDataset, console: Console, *,
         for note in survey.notes:
             _print_note(console, note)
         if survey.unreadable:
-            _print_note(console, f"{len(survey.unreadable)} images cannot be read: {named(survey.unreadable)}")
+            _print_note(
+                console, f"cannot be read: {counted(len(survey.unreadable), 'image')}, {named(survey.unreadable)}"
+            )
     if config.skip_bad_images:
         checked_without(dataset, survey.unreadable)
     else:

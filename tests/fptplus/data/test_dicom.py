@@ -121,6 +121,25 @@ def test_padding_is_black_in_either_polarity_and_outside_the_range(tmp_path, wri
     assert grey(ranged).tolist() == [[0, 0, 0, 255]]
 
 
+@pytest.mark.parametrize(("high_bit", "dtype"), [(11, np.uint16), (15, np.uint16), (11, np.int16), (13, np.int16)])
+def test_the_bits_of_a_word_that_are_not_the_value_s_are_left_out(tmp_path, write_dicom, high_bit, dtype):
+    """An overlay in the upper bits (retired), or values that do not begin at the lowest bit."""
+    values = np.array([[0, 5, 1000, 2047]], dtype)
+    values[0, 0] = -2048 if values.dtype.kind == "i" else 4095
+    noise = np.array([[0x8000, 0x0001, 0xF00F, 0x4000]], np.uint16)
+    mask = np.uint16(0xFFF << (high_bit - 11) & 0xFFFF)
+    words = ((values.astype(np.uint16) << (high_bit - 11)) & mask) | (noise & ~mask)
+    path = write_dicom(tmp_path / "a.dcm", words.view(dtype), BitsStored=12, HighBit=high_bit)
+    np.testing.assert_array_equal(decode(path).values, values)
+
+
+def test_padding_that_lies_beyond_the_stored_bits_is_found(tmp_path, write_dicom):
+    stored = np.array([[63536, 2096, 0, 4095]], np.uint16)  # the first is the second in its lower 12 bits
+    path = write_dicom(tmp_path / "a.dcm", stored, BitsStored=12, HighBit=11, PixelPaddingValue=63536)
+    assert decode(path).padding.tolist() == [[True, False, False, False]]
+    assert grey(path).tolist() == [[0, 131, 0, 255]]
+
+
 def test_the_data_set_s_range_is_in_the_modality_s_unit(tmp_path, write_dicom):
     path = write_dicom(
         tmp_path / "a.dcm", np.array([[0, 1024, 2024]], np.uint16), RescaleSlope=1, RescaleIntercept=-1024

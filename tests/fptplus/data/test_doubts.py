@@ -34,7 +34,7 @@ def test_classes_that_may_be_splits_are_told():
 @pytest.mark.parametrize("name", ["nan", "NaN", "None", "N/A", "<NA>", "null"])
 def test_labels_that_may_be_missing_values_are_told_with_their_number(name):
     assert doubts("cat", name) == [
-        f"the label {name!r} of 1 images looks like a missing value; leave these images out unless it is a class"
+        f"the label {name!r} of 1 image looks like a missing value; leave these images out unless it is a class"
     ]
 
 

@@ -109,6 +109,11 @@ def test_where_white_is_zero_every_depth_is_inverted(tmp_path, bits, values, sam
     assert inverted == shown and np.abs(np.add(inverted, upright) - 255).max() <= 1
 
 
+def test_whole_numbers_of_32_bits_without_sign_are_not_negative(tmp_path):
+    path = written(tmp_path / "a.tif", tiff(32, np.array([0, 2**31, 2**32 - 1], np.uint32)))
+    assert grey(path) == [0, 128, 255]
+
+
 def test_the_significant_bits_of_a_png_are_its_depth(tmp_path):
     Image.fromarray(np.array([[0, 512, 1023]], np.uint16)).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()

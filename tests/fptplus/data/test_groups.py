@@ -87,7 +87,7 @@ def test_a_line_without_group_is_a_group_of_its_own(table, tmp_path):
     draw(tmp_path / "more.png")
     rows = (tmp_path / "images.csv").read_text().splitlines()[1:] if (tmp_path / "images.csv").exists() else []
     rows = [f"{i}.png,{'cat' if i < 18 else 'dog'},P{i // 3}" for i in range(36)] + ["more.png,cat,"]
-    assert "1 lines have no group: each of these images is taken to be a group of its own" in table(lines=rows).notes
+    assert "no group in 1 line: each such image is a group of its own" in table(lines=rows).notes
 
 
 def test_too_few_groups_of_a_class_for_a_random_split_are_told(table):

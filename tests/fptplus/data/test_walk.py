@@ -35,20 +35,29 @@ def test_hidden_and_system_folders_are_passed_over_at_any_depth_and_counted(pets
     draw(pets / folder.partition("/")[0] / "x.png") if not folder.startswith("deep") else None
     dataset = open_dataset(pets)
     assert dataset.fingerprint() == before and dataset.classes == ("cat", "dog")
-    (note,) = [note for note in dataset.notes if "hidden" in note]
+    (note,) = dataset.notes
     name = ".cache" if folder.startswith("deep") else folder.partition("/")[0]
     count = 3 if folder.startswith("deep") else 4
-    assert note == f"passed over {count} files hidden or of the system: {count} in {name}"
+    assert note == f"passed over {count} hidden or system files: {name} ({count})"
 
 
 def test_every_ending_that_is_passed_over_is_counted_and_named(pets):
     for name in ("a.txt", "b.TXT", "c.gif", "README"):
         (pets / "cat" / name).write_text("no image")
     (pets / "labels.csv").write_text("beside the classes")
-    notes = open_dataset(pets).notes
-    assert notes == ("passed over 5 files that are not images: 2 .txt, 1 .csv, 1 .gif, 1 without an ending",) or sorted(
-        notes[0].partition(": ")[2].split(", ")
-    ) == ["1 .csv", "1 .gif", "1 without an ending", "2 .txt"]
+    (note,) = open_dataset(pets).notes
+    start, _, found = note.partition(": ")
+    assert start == "passed over 5 files that are not images"
+    assert sorted(found.split(", ")) == ["1 .csv", "1 .gif", "1 without an ending", "2 .txt"]
+
+
+def test_files_that_begin_with_a_dot_are_counted_together(pets):
+    for index in range(3):
+        (pets / "cat" / f"._{index}.png").write_bytes(b"resource fork")
+    (pets / "cat" / "Thumbs.db").write_bytes(b"")
+    assert open_dataset(pets).notes == (
+        "passed over 4 hidden or system files: files that begin with a dot (3), Thumbs.db (1)",
+    )
 
 
 def test_nothing_is_said_where_nothing_was_passed_over(pets):
@@ -90,7 +99,7 @@ def test_what_lies_beside_the_split_folders_is_told(pets):
     draw(pets / "root" / "extra" / "cat" / "1.png")
     draw(pets / "root" / "loose.png")
     notes = open_dataset(pets / "root").notes
-    assert "not used, being of no split: folder extra with 1 images" in notes
+    assert "not used, being of no split: folder extra with 1 image" in notes
     assert "not used, lying in no split: loose.png" in notes
 
 

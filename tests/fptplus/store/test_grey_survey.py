@@ -54,7 +54,7 @@ def test_equal_values_are_equal_greys_in_the_store_and_the_rule_is_in_its_manife
 
 def test_the_rule_is_told_and_logged_by_default(deep_folder, tmp_path, caplog):
     survey = find_greys(open_dataset(deep_folder), tmp_path / "store")
-    assert survey.notes == ("12 grey images deeper than 8 bits: 0 … 16383 become black … white",)
+    assert survey.notes == ("grey images deeper than 8 bits (12): 0 … 16383 become black … white",)
     preload(open_dataset(deep_folder), tmp_path / "store", **SETTINGS)
     assert survey.notes[0] in caplog.text
 
@@ -118,10 +118,13 @@ def test_images_that_cannot_be_read_are_named_before_anything_is_computed(deep_f
 @pytest.mark.parametrize(
     ("seen", "sentence"),
     [
-        ([_Seen("a", ImageFacts(num_frames=40)), _Seen("b", ImageFacts())], r"1 files hold .*\(a: 40\); the middle"),
+        (
+            [_Seen("a", ImageFacts(num_frames=40)), _Seen("b", ImageFacts())],
+            r"several frames in 1 file \(a: 40\): the middle",
+        ),
         (
             [_Seen("a", DEEP, "integer", Extent(low=0, high=4095)), _Seen("b", ImageFacts())],
-            "1 images are deeper than 8 bits, 1 are not",
+            "deeper than 8 bits: 1 image, of 8 bits: 1; check",
         ),
         (
             [_Seen(str(bits), DEEP, "integer", Extent(low=0, high=900, bits=bits)) for bits in (10, 12)],
@@ -132,7 +135,7 @@ def test_images_that_cannot_be_read_are_named_before_anything_is_computed(deep_f
                 _Seen("a", ImageFacts(needs_range=True, is_dicom=True), "dicom", Extent(low=0, high=9)),
                 _Seen("b", ImageFacts(is_dicom=True)),
             ],
-            "1 DICOM files say how they are shown .* and 1 do not",
+            "colour in 1 DICOM file, none in 1: the latter",
         ),
         (
             [_Seen("a", ImageFacts(is_deep_colour=True), None, Extent(low=0, high=15))],

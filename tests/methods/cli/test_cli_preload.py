@@ -116,7 +116,7 @@ def test_classes_are_listed_with_their_counts_and_doubts_are_told(folder, tmp_pa
         shutil.rmtree(checkpoints)
     printed = " ".join(capsys.readouterr().out.split())
     assert "healthy 3 2 2 ill 3 2 2" in printed
-    assert "note: passed over 1 file hidden or of the system: 1 in .ipynb_checkpoints" in printed
+    assert "note: passed over 1 hidden or system file: .ipynb_checkpoints (1)" in printed
 
 
 def test_an_image_that_is_none_stops_before_anything_is_computed(folder, tmp_path, capsys):
