@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fptplus.data.augment import normalize, plain_views, render
 from fptplus.data.greys import EACH_BY_ITSELF, GreyImage, GreyScale
-from fptplus.data.images import ImageSource, count_frames, decode, to_rgb
+from fptplus.data.images import DECODING, ImageSource, count_frames, decode, is_dicom_file, split_frame, to_rgb
 from fptplus.errors import InvalidInput
 from fptplus.store.preloading import to_square
 from fptplus.training.checkpoint import load_learnable, lpm_sha256, read_checkpoint_facts
@@ -51,6 +51,9 @@ class Classifier:
     greys: GreyScale = EACH_BY_ITSELF
     """What values of deep grey images were black and white in training."""
 
+    decoding: int = DECODING
+    """Version by which training decoded its files."""
+
     @torch.no_grad()
     def probabilities(self, images: Sequence[ImageSource]) -> Tensor:
         """(N, classes) probabilities of N images of any size, on the CPU."""
@@ -78,6 +81,11 @@ class Classifier:
         if (frames := count_frames(image)) > 1:
             which = "the one that it stands at" if isinstance(image, Image.Image) else "the middle one"
             _log_once(f"of {frames} frames {which} is read; name another as path#frame, counted from 1")
+        if self.decoding < DECODING and isinstance(image, str | Path) and is_dicom_file(split_frame(Path(image))[0]):
+            _log_once(
+                "the checkpoint is of an earlier version, which took padding, tables and windows of DICOM otherwise; "
+                "preload and train again"
+            )
         decoded = decode(image)
         if isinstance(decoded, GreyImage):
             for note in decoded.doubts(self.greys):
@@ -134,6 +142,7 @@ def load_classifier(path: str | Path, *, weights: str | None = None, device: str
         image_res=int(facts["image_res"]),
         input_res=input_res(facts["method"], res),
         device=device,
+        decoding=int(facts.get("decoding", 1)),
         greys=GreyScale.from_plain(json.loads(facts.get("greys", "null"))),
     )
 

@@ -204,7 +204,8 @@ def _with_frame_facts(dataset: pydicom.Dataset, frame: int) -> pydicom.Dataset:
 def _has_unused_bits(dataset: pydicom.Dataset) -> bool:
     """Whether words of an uncompressed grey image are wider than its values: the rest may hold anything."""
     is_plain = not dataset.file_meta.TransferSyntaxUID.is_encapsulated and "PixelData" in dataset
-    return is_plain and dataset.get("SamplesPerPixel", 1) == 1 and dataset.BitsAllocated > max(dataset.BitsStored, 7)
+    is_wider = dataset.get("BitsAllocated", 0) > max(dataset.get("BitsStored", 0), 7)
+    return is_plain and is_wider and dataset.get("SamplesPerPixel", 1) == 1
 
 
 def _without_unused_bits(words: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:

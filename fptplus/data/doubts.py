@@ -63,6 +63,25 @@ def doubts_about_groups(examples: Sequence[Example]) -> list[str]:
     ]
 
 
+def doubts_about_copies(copies: Sequence[Sequence[int]], examples: Sequence[Example]) -> list[str]:
+    """Files with the same content, above all in several splits or with several labels.
+
+    Args:
+        copies: positions of the examples whose files are the same, each time two at least.
+        examples: all of them.
+    """
+    if not copies:
+        return []
+    splits = sum(len({examples[position].split for position in same}) > 1 for same in copies)
+    labels = sum(len({examples[position].label for position in same}) > 1 for same in copies)
+    extra = sum(len(same) - 1 for same in copies)
+    first, second = (examples[position].name for position in copies[0][:2])
+    return [
+        f"byte for byte the same as another: {counted(extra, 'file')} (such as {second}, the same as {first}); images "
+        f"with copies in several splits: {splits}, with several labels: {labels}; remove the copies"
+    ]
+
+
 def counted(number: int, noun: str) -> str:
     """`1 image`, `2 images`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -17,10 +17,10 @@ from fptplus.errors import InvalidInput
 
 from .dataset import SPLITS, Example, ImageDataset, Split
 from .dicom import patient_of
-from .doubts import counted, doubts_about_classes, doubts_about_groups, named
+from .doubts import counted, doubts_about_classes, doubts_about_copies, doubts_about_groups, named
 from .images import FileReader, is_dicom_file, split_frame
 from .splits import SPLIT_NAMES, draw_splits
-from .walk import PassedOver, images_below, loose_images, visible_folders
+from .walk import PassedOver, copies_among, images_below, loose_images, visible_folders
 
 
 def open_folders(root: Path, *, seed: int, group_level: int | None = None) -> ImageDataset:
@@ -98,7 +98,11 @@ def dataset_of_files(
     drawn = splits is None
     splits = draw_splits(labels, classes, groups, seed, name=name) if drawn else splits
     examples = tuple(Example(*fields) for fields in zip(names, labels, splits, groups, strict=True))
-    doubts = [*doubts_about_classes(classes, examples), *doubts_about_groups(examples)]
+    doubts = [
+        *doubts_about_classes(classes, examples),
+        *doubts_about_groups(examples),
+        *doubts_about_copies(copies_among([root / name for name in names]), examples),
+    ]
     if drawn and (whole := {group for group in groups if group is not None}):
         doubts.insert(0, f"the random split keeps each of {len(whole)} patients or groups whole")
     return ImageDataset(name, classes, examples, FileReader(root), (*notes, *doubts))

@@ -25,6 +25,10 @@ from .greys import EACH_BY_ITSELF, GreyImage, GreyScale
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".bmp", *DICOM_SUFFIXES)
 """Endings, in lower case, of files that are images whatever their content: an unreadable one is said to be so."""
 
+DECODING = 2
+"""Version of what is done here. Up to 1, DICOM showed padding and took tables and windows otherwise, and a TIFF's white
+could come out black."""
+
 HEAD_BYTES = 136
 """What is read of a file to tell its kind: DICOM's mark lies behind 128 bytes."""
 

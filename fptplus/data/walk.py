@@ -4,15 +4,17 @@ Hidden and system files and folders are passed over wherever they lie: `.ipynb_c
 which would count twice and could fall into another split. Linked folders are followed.
 """
 
+import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .dicom import holds_no_image
 from .doubts import counted
-from .images import is_dicom_file, is_image_file
+from .images import is_dicom_file, is_image_file, split_frame
 
 SYSTEM_NAMES = {
     "__macosx",
@@ -26,6 +28,9 @@ SYSTEM_NAMES = {
     "desktop.ini",
 }
 """What operating and storage systems leave in folders, in lower case."""
+
+SAMPLE_BYTES = 4096
+"""Read of files of the same size, before they are read as a whole."""
 
 
 @dataclass
@@ -75,6 +80,49 @@ def images_below(folder: Path, passed_over: PassedOver) -> list[Path]:
     return sorted(
         path for path in _files_below(folder, (folder.resolve(),), passed_over) if _is_taken(path, passed_over)
     )
+
+
+def copies_among(paths: Sequence[Path]) -> list[list[int]]:
+    """Positions of files with the same content; only those of one size are read, most of them in part.
+
+    Frames of one file are no copies of each other.
+    """
+    positions: dict[Path, int] = {}
+    for position, path in enumerate(paths):
+        positions.setdefault(split_frame(path)[0], position)
+    alike: dict[Path, tuple] = dict.fromkeys(positions, ())
+    with ThreadPoolExecutor() as pool:
+        for trait in (_size, _middle, _sha256):
+            traits = zip(alike.items(), pool.map(trait, alike), strict=True)
+            alike = {path: (*known, found) for (path, known), found in traits}
+            counts = Counter(alike.values())
+            alike = {path: known for path, known in alike.items() if counts[known] > 1}
+    same = defaultdict(list)
+    for path, known in alike.items():
+        same[known].append(positions[path])
+    return list(same.values())
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _middle(path: Path) -> bytes | Path:
+    """Some bytes; of a file that cannot be read its name, which no other has."""
+    try:
+        with path.open("rb") as file:
+            file.seek(_size(path) // 2)
+            return file.read(SAMPLE_BYTES)
+    except OSError:
+        return path
+
+
+def _sha256(path: Path) -> bytes | Path:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return path
 
 
 def _files_below(folder: Path, above: tuple[Path, ...], passed_over: PassedOver) -> Iterator[Path]:

@@ -16,7 +16,7 @@ import numpy as np
 from fptplus.data import ImageDataset
 from fptplus.data.doubts import counted
 from fptplus.data.greys import GREY_KINDS, KIND_NAMES, Extent, GreyImage, GreyKind, GreyRange, GreyScale, range_of
-from fptplus.data.images import FileReader, ImageFacts, decode, inspect_image
+from fptplus.data.images import DECODING, FileReader, ImageFacts, decode, inspect_image
 from fptplus.errors import InvalidInput
 
 from .manifest import MANIFEST, StoreManifest
@@ -62,12 +62,12 @@ def find_greys(
     """
     if not isinstance(dataset.read, FileReader):
         return GreySurvey(GreyScale())
-    is_begun, known = _begun_with(out)
+    is_earlier, known = _begun_with(out)
     if known:
         return GreySurvey(GreyScale.from_plain(known))
     seen = _look_at_all(dataset, on_progress)
     survey = summary_of(seen)
-    if is_begun and survey.greys.plain():
+    if is_earlier and (survey.greys.plain() or any(image.facts.is_dicom for image in seen)):
         raise InvalidInput(
             f"{out} must be begun with one rule for all grey values, it is of an earlier version, which scaled each "
             "image by itself; preload into another folder."
@@ -76,11 +76,15 @@ def find_greys(
 
 
 def _begun_with(out: Path) -> tuple[bool, dict | None]:
-    """Whether a store is finished or begun there, and the ranges that it was begun with."""
+    """Whether a store that is finished or begun there is of an earlier version, and the ranges it was begun with."""
     if (out / MANIFEST).exists():
-        return True, StoreManifest.read(out).greys.plain()
-    begun = [lines[0][1] for path in sorted(out.glob("progress-*.jsonl")) if (lines := complete_lines(path))]
-    return bool(begun), begun[0]["settings"].get("greys") if begun else None
+        manifest = StoreManifest.read(out)
+        return manifest.decoding < DECODING, manifest.greys.plain()
+    for path in sorted(out.glob("progress-*.jsonl")):
+        if lines := complete_lines(path):
+            begun = lines[0][1]["settings"]
+            return "greys" not in begun, begun.get("greys")
+    return False, None
 
 
 def _look_at_all(dataset: ImageDataset, on_progress: Callable[[int, int], None]) -> list[_Seen]:

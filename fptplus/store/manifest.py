@@ -100,6 +100,9 @@ class StoreManifest:
     """What values of deep grey images became black and white, one range for all images of a kind. Without any the
     images have 8 bits, or the store is of an earlier version, which scaled each image by itself."""
 
+    decoding: int = 1
+    """Version of the decoding of image files, `fptplus.data.images.DECODING`; 1 is that of earlier versions."""
+
     examples: tuple[Example, ...] = ()
     """What each row is of, in row order."""
 
@@ -129,12 +132,13 @@ class StoreManifest:
 
     def settings(self) -> dict[str, Any]:
         """What was asked for, without what came of it: two runs with equal settings make the same store."""
-        made = ("examples", "skipped", "shards")
+        made = ("decoding", "examples", "skipped", "shards")
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in made}
 
     def write(self, folder: Path) -> None:
         """Write atomically into a folder."""
         body = self.settings() | {
+            "decoding": self.decoding,
             "examples": [[example.name, example.label, example.split] for example in self.examples],
             "skipped": [list(entry) for entry in self.skipped],
             "shards": [asdict(shard) for shard in self.shards],

@@ -19,6 +19,7 @@ from torch import Tensor
 from fptplus.data import ImageDataset
 from fptplus.data.augment import OFFICIAL, normalize
 from fptplus.data.greys import GreyScale
+from fptplus.data.images import DECODING
 from fptplus.errors import InvalidInput
 from fptplus.network.frozen_backbone import FrozenBackbone
 from fptplus.network.precision import Precision, autocast
@@ -112,6 +113,7 @@ def preload(
         std=tuple(std),
         image_res=image_res,
         greys=greys,
+        decoding=DECODING,
         **(_of_features(backbone, model, weights_sha256, res, precision, store_dtype) if backbone else {}),
     )
     if (out / MANIFEST).exists():

@@ -231,7 +231,7 @@ class Trainings:
             "dataset_fingerprint": manifest.dataset_fingerprint,
             "attention": self.config.attention,
             "processes": str(self.processes.world_size),
-        } | grey_facts(manifest)
+        } | decoding_facts(manifest)
 
     def run(self, training: TrainingConfig) -> RunRow:
         """Train with one set of hyperparameters, or take what an earlier call has trained, and test."""
@@ -301,9 +301,11 @@ class Trainings:
         )
 
 
-def grey_facts(manifest: StoreManifest) -> dict[str, str]:
-    """How deep greys were scaled; nothing for 8-bit images, and for stores of earlier versions."""
-    return {"greys": json.dumps(ranges)} if (ranges := manifest.greys.plain()) else {}
+def decoding_facts(manifest: StoreManifest) -> dict[str, str]:
+    """How image files were decoded, and deep greys scaled; nothing for stores of earlier versions."""
+    ranges = manifest.greys.plain()
+    decoding = {"decoding": str(manifest.decoding)} if manifest.decoding > 1 else {}
+    return decoding | ({"greys": json.dumps(ranges)} if ranges else {})
 
 
 def trainee_of(tuning: FineTuning, device: str) -> Trainee:

@@ -1,8 +1,11 @@
 """A checkpoint sees an image as its training did, whether it comes as a file, a Pillow image or an array."""
 
 import logging
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from PIL import Image
@@ -68,7 +71,18 @@ def test_files_images_and_arrays_get_the_same_probabilities(deep_checkpoint):
 
 
 def test_the_rule_is_in_the_checkpoint(deep_checkpoint):
-    assert read_checkpoint_facts(deep_checkpoint)["greys"] == '{"integer": [0.0, 4095.0]}'
+    facts = read_checkpoint_facts(deep_checkpoint)
+    assert facts["greys"] == '{"integer": [0.0, 4095.0]}' and facts["decoding"] == "2"
+
+
+def test_a_checkpoint_of_an_earlier_version_says_that_dicom_looked_otherwise(deep_checkpoint, caplog):
+    example = Path(pydicom.__file__).parent / "data" / "test_files" / "MR_small.dcm"
+    classifier = load_classifier(deep_checkpoint)
+    with caplog.at_level(logging.WARNING):
+        classifier.decode(example)
+        assert "earlier version" not in caplog.text
+        replace(classifier, decoding=1).decode(example)
+    assert "the checkpoint is of an earlier version, which took padding, tables and windows of DICOM" in caplog.text
 
 
 def test_what_lies_outside_the_rule_is_said_once(deep_checkpoint, caplog):

@@ -20,7 +20,7 @@ APART = {*range(9), *range(30, 36)}
 
 def draw(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (2, 2), 5).save(path)
+    Image.fromarray(np.frombuffer(path.as_posix().encode(), np.uint8)[None]).save(path)  # no two are the same
     return path
 
 

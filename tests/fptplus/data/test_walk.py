@@ -1,7 +1,9 @@
 """What is passed over in a folder, and that it is told."""
 
 import os
+import shutil
 from collections import Counter
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,12 +11,13 @@ from PIL import Image
 
 from fptplus import InvalidInput
 from fptplus.data import open_dataset
-from fptplus.data.walk import PassedOver, images_below
+from fptplus.data.walk import PassedOver, copies_among, images_below
 
 
 def draw(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (2, 2), len(str(path)) % 256).save(path, "png")
+    colour = np.frombuffer(path.as_posix().encode(), np.uint8)[None]  # no two images are the same
+    Image.fromarray(colour).save(path, "png")
     return path
 
 
@@ -120,3 +123,31 @@ def test_a_linked_file_counts_once(pets, tmp_path):
         for path in (pets / class_name).iterdir():
             (tmp_path / "linked" / class_name / path.name).symlink_to(path)
     assert Counter(example.label for example in open_dataset(tmp_path / "linked").examples) == {0: 10, 1: 10}
+
+
+def test_copies_of_a_file_are_told_with_the_splits_and_labels_they_lie_in(pets):
+    """What .ipynb_checkpoints did, under ordinary names."""
+    for target in ("cat/copy of 0.png", "dog/0 (2).png"):
+        shutil.copy(pets / "cat" / "0.png", pets / target)
+    dataset = open_dataset(pets)
+    (note,) = dataset.notes
+    splits = len({e.split for e in dataset.examples if e.name in ("cat/0.png", "cat/copy of 0.png", "dog/0 (2).png")})
+    assert "byte for byte the same as another: 2 files (such as cat/copy of 0.png, the same as cat/0.png)" in note
+    assert f"copies in several splits: {int(splits > 1)}, with several labels: 1; remove the copies" in note
+
+
+def test_files_that_differ_in_a_byte_are_no_copies(tmp_path):
+    content = bytes(20_000)
+    paths = [tmp_path / name for name in "abcd"]
+    for path, change in zip(paths, (b"", b"x", b"", b"y"), strict=True):
+        path.write_bytes(change + content[len(change) :])
+    assert copies_among(paths) == [[0, 2]]
+    assert copies_among([paths[0], tmp_path / "a#2", tmp_path / "a#3"]) == [], "frames of one file"
+
+
+def test_a_file_that_cannot_be_opened_is_no_copy(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in "ab"]
+    for path in paths:
+        path.write_bytes(b"same")
+    monkeypatch.setattr(type(paths[0]), "open", mock.Mock(side_effect=PermissionError))
+    assert copies_among(paths) == []

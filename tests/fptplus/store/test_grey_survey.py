@@ -69,7 +69,7 @@ def test_a_begun_store_keeps_its_rule_without_looking_again(deep_folder, tmp_pat
 
 def as_of_an_earlier_version(folder):
     content = json.loads((folder / MANIFEST).read_text())
-    del content["store"]["greys"]
+    del content["store"]["greys"], content["store"]["decoding"]
     content["sha256"] = _body_digest(content["store"])
     (folder / MANIFEST).write_text(json.dumps(content))
 
@@ -80,6 +80,18 @@ def test_a_manifest_without_the_rule_is_read_and_deep_images_are_not_mixed_into_
     assert FeatureStore.open(tmp_path / "store").manifest.greys == EACH_BY_ITSELF
     with pytest.raises(InvalidInput, match="of an earlier version, which scaled each image by itself; preload into an"):
         preload(open_dataset(deep_folder), tmp_path / "store", **SETTINGS)
+
+
+def test_a_store_that_an_earlier_version_began_is_not_gone_on_with_by_another_decoding(deep_folder, tmp_path):
+    dataset = open_dataset(deep_folder)
+    preload(dataset, tmp_path / "store", rank=0, world_size=2, **SETTINGS)
+    (progress,) = (tmp_path / "store").glob("progress-*.jsonl")
+    first, *others = progress.read_text().splitlines()
+    begun = json.loads(first)
+    del begun["settings"]["greys"]
+    progress.write_text("\n".join([json.dumps(begun), *others]) + "\n")
+    with pytest.raises(InvalidInput, match="of an earlier version, which scaled each image by itself; preload into an"):
+        preload(dataset, tmp_path / "store", rank=1, world_size=2, **SETTINGS)
 
 
 def test_a_store_of_8_bit_images_of_an_earlier_version_is_opened_again(tmp_path):
