@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 import pydicom
 from PIL import Image
+from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
 from pydicom.uid import (
     UID,
@@ -149,11 +150,9 @@ def decode_dicom(content: bytes, path: Path, choose_frame: Callable[[int], int])
             raise InvalidInput(f"DICOM image {path} cannot be decoded, it holds no pixels; remove it.")
         _check_codec(dataset, path)
         frame = choose_frame(num_frames(dataset))
+        stored, words = _stored(dataset, frame)
         facts = _with_frame_facts(dataset, frame)
-        if not _has_unused_bits(dataset):
-            return _shown(facts, stored := pixel_array(dataset, index=frame), _padding(stored, facts))
-        words = pixel_array(dataset, index=frame, correct_unused_bits=False)
-        return _shown(facts, _without_unused_bits(words, dataset), _padding(words, facts))
+        return _shown(facts, stored, _padding(words, facts))
     except InvalidInput:
         raise
     except Exception as error:  # pydicom raises as many kinds as its plugins do
@@ -178,9 +177,7 @@ def _check_codec(dataset: pydicom.Dataset, path: Path) -> None:
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
-        raise InvalidInput(
-            f"DICOM image {path} is encoded as {syntax.name}, which holds no image to decode."
-        ) from error
+        raise InvalidInput(f"DICOM image {path} is encoded as {syntax.name}, which is not supported.") from error
     if not decoder.is_available:
         needed = " or ".join(entry.partition("requires ")[2] for entry in decoder.missing_dependencies)
         raise InvalidInput(
@@ -201,17 +198,19 @@ def _with_frame_facts(dataset: pydicom.Dataset, frame: int) -> pydicom.Dataset:
     return facts
 
 
-def _has_unused_bits(dataset: pydicom.Dataset) -> bool:
-    """Whether words of an uncompressed grey image are wider than its values: the rest may hold anything."""
+def _stored(dataset: pydicom.Dataset, frame: int) -> tuple[np.ndarray, np.ndarray]:
+    """The stored values of a frame, and the words that they are part of (PS3.5, 8.1.1).
+
+    Words of uncompressed grey images may be wider than the values: the bits besides may hold anything.
+    """
     is_plain = not dataset.file_meta.TransferSyntaxUID.is_encapsulated and "PixelData" in dataset
     is_wider = dataset.get("BitsAllocated", 0) > max(dataset.get("BitsStored", 0), 7)
-    return is_plain and is_wider and dataset.get("SamplesPerPixel", 1) == 1
-
-
-def _without_unused_bits(words: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
-    """The bits of each word that are the value's (PS3.3, C.7.6.3; PS3.5, 8.1.1), with its sign."""
+    if not (is_plain and is_wider and dataset.get("SamplesPerPixel", 1) == 1):
+        stored = pixel_array(dataset, index=frame)
+        return stored, stored
+    words = pixel_array(dataset, index=frame, correct_unused_bits=False)
     width = words.dtype.itemsize * 8
-    return (words << (width - 1 - dataset.HighBit)) >> (width - dataset.BitsStored)
+    return (words << (width - 1 - dataset.HighBit)) >> (width - dataset.BitsStored), words
 
 
 def _shown(facts: pydicom.Dataset, stored: np.ndarray, padding: np.ndarray | None) -> Image.Image | GreyImage:
@@ -250,12 +249,11 @@ def _modality_values(stored: np.ndarray, facts: pydicom.Dataset) -> np.ndarray:
 def _padding(words: np.ndarray, facts: pydicom.Dataset) -> np.ndarray | None:
     """Where there is no image (PS3.3, C.7.5.1.1.2), by whole words; None where the file names no padding."""
     value = facts.get("PixelPaddingValue")
-    if value is None:
+    if value in (None, ""):
         return None
     limit = facts.get("PixelPaddingRangeLimit")
-    low, high = sorted(
-        int(np.asarray(int(bound)).astype(words.dtype)) for bound in (value, value if limit is None else limit)
-    )
+    bounds = np.array([value, value if limit in (None, "") else limit], np.int64)
+    low, high = sorted(bounds.astype(words.dtype))
     return (words >= low) & (words <= high)
 
 
@@ -274,10 +272,8 @@ def _window(facts: pydicom.Dataset) -> tuple[float, float] | None:
 
 def _numbers(value) -> Iterator[float]:
     """The numbers of an element with one, several or no values."""
-    values = (
-        [] if value is None or value == "" else value if isinstance(value, pydicom.multival.MultiValue) else [value]
-    )
-    return (float(number) for number in values)
+    values = value if isinstance(value, MultiValue) else [value]
+    return (float(number) for number in values if number not in (None, ""))
 
 
 def _windowed(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
@@ -319,11 +315,9 @@ def _palette_colours(stored: np.ndarray, facts: pydicom.Dataset) -> np.ndarray:
     if "RedPaletteColorLookupTableData" not in facts:
         colours = apply_color_lut(stored, facts)[..., :3]  # segmented tables
         return to_uint8(colours / np.iinfo(colours.dtype).max)
+    part = "{}PaletteColorLookupTable{}".format
     tables = [
-        _lut(
-            getattr(facts, f"{name}PaletteColorLookupTableDescriptor"),
-            facts[f"{name}PaletteColorLookupTableData"].value,
-        )
+        _lut(facts[part(name, "Descriptor")].value, facts[part(name, "Data")].value)
         for name in ("Red", "Green", "Blue")
     ]
     white = _full_scale(

@@ -37,16 +37,10 @@ def open_folders(root: Path, *, seed: int, group_level: int | None = None) -> Im
     """
     passed_over = PassedOver()
     split_folders = _split_folders(root)
-    if split_folders:
-        notes = _outside(root, split_folders, passed_over)
-        found = [
-            (split, *item) for split, folder in split_folders.items() for item in _class_images(folder, passed_over)
-        ]
-        class_names = _class_names(name for folder in split_folders.values() for name in _subfolder_names(folder))
-    else:
-        notes = []
-        found = [(None, *item) for item in _class_images(root, passed_over)]
-        class_names = _class_names(_subfolder_names(root))
+    notes = _outside(root, split_folders, passed_over) if split_folders else []
+    folders = split_folders or {None: root}
+    found = [(split, *item) for split, folder in folders.items() for item in _class_images(folder, passed_over)]
+    class_names = _class_names(name for folder in folders.values() for name in _subfolder_names(folder))
     inner = [_folders_inside(root, path, split is not None) for split, _, path in found]
     if group_level is not None:
         groups = [_group(root, parts, group_level) for parts in inner]

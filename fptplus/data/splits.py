@@ -75,10 +75,10 @@ def draw_splits(
     for label, count in sorted(counts.items()):
         absent = [split for split in SPLITS if (label, split) not in found]
         if count >= len(SPLITS) and absent:
-            own = len({group for group, other in zip(groups, labels, strict=True) if other == label})
+            own = {group for group, other in zip(groups, labels, strict=True) if other == label}
             raise InvalidInput(
                 f"a random split of {name} keeps patients or groups whole, the {count} images of class "
-                f"{classes[label]!r} are of only {own}, which leaves {' and '.join(absent)} without any; "
+                f"{classes[label]!r} are of {len(own)}, which leaves {' and '.join(absent)} without any; "
                 "give splits of your own."
             )
     return splits

@@ -36,8 +36,6 @@ Progress = Callable[[int, int], None]
 
 BATCHES_UNDER_WAY = 2
 
-_log = logging.getLogger(__name__)
-
 
 def stored_image_res(train_res: int) -> int:
     """Height and width at which side images are kept: the smallest random crop still has `train_res` pixels a side.
@@ -99,11 +97,7 @@ def preload(
             something else.
     """
     out = Path(out)
-    if greys is None:
-        survey = find_greys(dataset, out)
-        greys = survey.greys
-        for note in survey.notes:
-            _log.warning(note)
+    greys = _logged_greys(dataset, out) if greys is None else greys
     dataset = dataset.with_greys(greys)
     settings = StoreManifest(
         dataset=dataset.name,
@@ -127,6 +121,14 @@ def preload(
     finally:
         writer.close()
     return FeatureStore.open(out) if merge_shards(out, settings, dataset, world_size) else None
+
+
+def _logged_greys(dataset: ImageDataset, out: Path) -> GreyScale:
+    """The rule for deep greys; what is to be said of it is logged."""
+    survey = find_greys(dataset, out)
+    for note in survey.notes:
+        logging.getLogger(__name__).warning(note)
+    return survey.greys
 
 
 def _of_features(

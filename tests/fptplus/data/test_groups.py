@@ -92,9 +92,7 @@ def test_a_line_without_group_is_a_group_of_its_own(table, tmp_path):
 
 def test_too_few_groups_of_a_class_for_a_random_split_are_told(table):
     rows = [f"{index}.png,{'cat' if index < 18 else 'dog'},{'one' if index < 18 else index}" for index in range(36)]
-    with pytest.raises(
-        InvalidInput, match="the 18 images of class 'cat' are of only 1, which leaves val and test with"
-    ):
+    with pytest.raises(InvalidInput, match="the 18 images of class 'cat' are of 1, which leaves val and test with"):
         table(lines=rows)
 
 
