@@ -17,7 +17,7 @@ from fptplus.errors import InvalidInput
 
 from .dataset import SPLITS, Example, ImageDataset, Split
 from .dicom import patient_of
-from .doubts import counted, doubts_about_classes, doubts_about_copies, doubts_about_groups, named
+from .doubts import counted, doubts_about_classes, doubts_about_copies, doubts_about_groups, looks_like_a_split, named
 from .images import FileReader, is_dicom_file, split_frame
 from .splits import SPLIT_NAMES, draw_splits
 from .walk import PassedOver, copies_among, images_below, loose_images, visible_folders
@@ -155,9 +155,13 @@ def _split_folders(root: Path) -> dict[Split, Path]:
             folders[split] = folder
     missing = [split for split in SPLITS if split not in folders]
     if folders and missing:
+        similar = [
+            name for name in _subfolder_names(root) if name.lower() not in SPLIT_NAMES and looks_like_a_split(name)
+        ]
         raise InvalidInput(
             f"{root} must have train, val and test folders, it lacks {' and '.join(missing)}; "
-            "make them, or give the class folders alone for a random 70/10/20 split."
+            + (f"{named(similar)} may be meant, then rename; " if similar else "")
+            + "make them, or give the class folders alone for a random 70/10/20 split."
         )
     return {split: folders[split] for split in SPLITS if folders}
 

@@ -15,7 +15,17 @@ import numpy as np
 
 from fptplus.data import ImageDataset
 from fptplus.data.doubts import counted
-from fptplus.data.greys import GREY_KINDS, KIND_NAMES, Extent, GreyImage, GreyKind, GreyRange, GreyScale, range_of
+from fptplus.data.greys import (
+    EACH_BY_ITSELF,
+    GREY_KINDS,
+    KIND_NAMES,
+    Extent,
+    GreyImage,
+    GreyKind,
+    GreyRange,
+    GreyScale,
+    range_of,
+)
 from fptplus.data.images import DECODING, FileReader, ImageFacts, decode, inspect_image
 from fptplus.errors import InvalidInput
 
@@ -61,7 +71,7 @@ def find_greys(
         InvalidInput: if the store was begun by an earlier version, which scaled each image by itself.
     """
     if not isinstance(dataset.read, FileReader):
-        return GreySurvey(GreyScale())
+        return GreySurvey(EACH_BY_ITSELF)
     is_earlier, known = _begun_with(out)
     if known:
         return GreySurvey(GreyScale.from_plain(known))

@@ -110,3 +110,10 @@ def test_any_table_is_a_dataset_or_one_sentence(images, data):
         open_dataset(images / "any.csv")
     except InvalidInput as error:
         assert "any.csv" in str(error) or "image" in str(error)
+
+
+def test_a_folder_that_may_be_the_split_that_is_missing_is_named(tmp_path):
+    for name in ("train", "val", "test_images"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InvalidInput, match="it lacks test; test_images may be meant, then rename; make them"):
+        open_dataset(tmp_path)
