@@ -1,11 +1,15 @@
 """A trained checkpoint as a classifier of images.
 
 classifier = load_classifier("runs/messidor2/lr0.001-wd0.1-seed0/best.safetensors", weights="vit_b.safetensors")
-classifier.predict(Image.open("eye.png"))      # {"healthy": 0.93, ...}
+classifier.predict("eye.png")      # {"healthy": 0.93, ...}
+
+A file, a Pillow image and an array are decoded in one way, the one of training.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -13,6 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fptplus.data.augment import normalize, plain_views, render
+from fptplus.data.greys import EACH_BY_ITSELF, GreyImage, GreyScale
+from fptplus.data.images import DECODING, ImageSource, count_frames, decode, is_dicom_file, split_frame, to_rgb
 from fptplus.errors import InvalidInput
 from fptplus.network.features import Inputs
 from fptplus.store.preloading import to_square
@@ -44,30 +50,69 @@ class Classifier:
     """Height and width in pixels of the images that the model takes, features or none alongside."""
 
     device: str
+    greys: GreyScale = EACH_BY_ITSELF
+    """What values of deep grey images were black and white in training."""
+
+    decoding: int = DECODING
+    """Version by which training decoded its files."""
 
     @torch.no_grad()
-    def probabilities(self, images: Sequence[Image.Image]) -> Tensor:
+    def probabilities(self, images: Sequence[ImageSource]) -> Tensor:
         """(N, classes) probabilities of N images of any size, on the CPU."""
         return self.model(*self.inputs(images)).float().softmax(dim=1).cpu()
 
     @torch.no_grad()
-    def inputs(self, images: Sequence[Image.Image]) -> Inputs:
+    def inputs(self, images: Sequence[ImageSource]) -> Inputs:
         """What the model is called with: images, and the LPM's features of them where it reads any."""
+        images = [self.decode(image) for image in images]
         seen = self._seen(images, self.image_res, self.input_res)
         return (seen,) if self.preloader is None else (seen, self.preloader(self.lpm_images(images)))
 
-    def lpm_images(self, images: Sequence[Image.Image]) -> Tensor:
+    def lpm_images(self, images: Sequence[ImageSource]) -> Tensor:
         """(N, 3, res, res) images as the LPM sees them."""
-        return self._seen(images, self.res, self.res)
+        return self._seen([self.decode(image) for image in images], self.res, self.res)
 
-    def predict(self, image: Image.Image) -> dict[str, float]:
-        """The probability of each class."""
+    def decode(self, image: ImageSource) -> Image.Image:
+        """An image as training saw it before it was resized: RGB in 8 bits, deep greys by the training data's rule.
+
+        A deep image of a kind that the rule has no range for is scaled by itself, as stores of earlier versions did;
+        that is logged, and so is an image that lies outside the range, or is one frame of several.
+        """
+        if (frames := count_frames(image)) > 1:
+            which = "the one that it stands at" if isinstance(image, Image.Image) else "the middle one"
+            _log_once(f"of {frames} frames {which} is read; name another as path#frame, counted from 1")
+        if self.decoding < DECODING and isinstance(image, str | Path) and is_dicom_file(split_frame(Path(image))[0]):
+            _log_once(
+                "the checkpoint is of an earlier version, which took padding, tables and windows of DICOM otherwise; "
+                "preload and train again"
+            )
+        decoded = decode(image)
+        if isinstance(decoded, GreyImage):
+            for note in decoded.doubts(self.greys):
+                _log_once(note)
+        return to_rgb(decoded, self.greys)
+
+    def predict(self, image: ImageSource) -> dict[str, float]:
+        """The probability of each class.
+
+        Args:
+            image: a file (`path#frame` for one of several frames), a Pillow image, or an array: (H, W) grey of any
+                depth or (H, W, 3) RGB in uint8.
+
+        Raises:
+            InvalidInput: if it cannot be decoded.
+        """
         return dict(zip(self.classes, self.probabilities([image])[0].tolist(), strict=True))
 
     def _seen(self, images: Sequence[Image.Image], kept_res: int, res: int) -> Tensor:
-        """Images as training saw them: made square, then resized, then normalised."""
-        squares = torch.stack([to_square(image.convert("RGB"), kept_res) for image in images]).to(self.device)
+        """RGB images as training saw them: made square, then resized, then normalised."""
+        squares = torch.stack([to_square(image, kept_res) for image in images]).to(self.device)
         return normalize(render(squares, plain_views(len(images)), res), self.mean, self.std)
+
+
+@cache
+def _log_once(note: str) -> None:
+    logging.getLogger(__name__).warning(note)
 
 
 def load_classifier(path: str | Path, *, weights: str | None = None, device: str = "cpu") -> Classifier:
@@ -96,6 +141,8 @@ def load_classifier(path: str | Path, *, weights: str | None = None, device: str
         image_res=info.image_res,
         input_res=find_method(info.method).input_res(info.res),
         device=device,
+        decoding=info.decoding,
+        greys=info.greys,
     )
 
 

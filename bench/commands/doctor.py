@@ -23,6 +23,7 @@ from bench.report.table_formats import Column, FormatOption, TableView, printing
 from bench.units import GIB
 from fptplus import InvalidInput, cpu_kernels
 from fptplus.build_cache import BuildFailed, find_compiler, run_tool
+from fptplus.data.dicom import EXTRA, decodable_encodings
 
 Verdict = Literal["yes", "limited", "no"]
 
@@ -50,6 +51,7 @@ def examine(out: str) -> Iterator[Finding]:
     yield _cpu_kernels()
     yield _disk(out)
     yield _submitit()
+    yield _dicom()
     try:
         properties = present_properties()
     except InvalidInput as error:
@@ -146,6 +148,15 @@ def _submitit() -> Finding:
         )
     has_slurm = shutil.which("srun") is not None
     return Finding("several GPUs or machines", "yes", "local" + (" and slurm" if has_slurm else "; no Slurm here"))
+
+
+def _dicom() -> Finding:
+    """Which encodings of DICOM images are decoded here."""
+    found = decodable_encodings()
+    decoded, missing = ([name for name, here in found.items() if here is wanted] for wanted in (True, False))
+    if missing:
+        return Finding("DICOM images", "limited", f"{', '.join(decoded)}; not {', '.join(missing)}: {EXTRA}")
+    return Finding("DICOM images", "yes", ", ".join(decoded))
 
 
 def _no_cuda() -> Finding:

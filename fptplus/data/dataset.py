@@ -3,12 +3,15 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from PIL import Image
 
 from fptplus.errors import InvalidInput
+
+from .greys import GreyScale
+from .images import FileReader
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -26,6 +29,9 @@ class Example:
 
     split: Split
 
+    group: str | None = None
+    """Patient, or whatever else several images may be of; None where the image stands for itself. Never stored."""
+
 
 @dataclass(frozen=True)
 class ImageDataset:
@@ -42,6 +48,9 @@ class ImageDataset:
     read: Callable[[Example], Image.Image]
     """Decodes an example to an RGB image; raises InvalidInput naming the file where that cannot be done."""
 
+    notes: tuple[str, ...] = ()
+    """What a user must know of how it was read: files passed over, labels in doubt, patients in several splits."""
+
     def __post_init__(self) -> None:
         if not self.examples:
             raise InvalidInput(f"the dataset must hold at least one image, {self.name} holds none.")
@@ -56,6 +65,12 @@ class ImageDataset:
                 f"each image must appear once, {repeated[0]} appears more often in {self.name}"
                 + (f" (and {len(repeated) - 1} others do)." if len(repeated) > 1 else ".")
             )
+
+    def with_greys(self, greys: GreyScale) -> "ImageDataset":
+        """The same, its deep grey images scaled by a rule; without effect on images that come from no files."""
+        if not isinstance(self.read, FileReader):
+            return self
+        return replace(self, read=replace(self.read, greys=greys))
 
     def indices(self, split: Split) -> list[int]:
         """Positions in `examples` of the images of a split, in their order."""

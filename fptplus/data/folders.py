@@ -4,55 +4,148 @@
     root/val/cat/2.png           or      root/cat/2.png
     root/test/dog/3.png                  root/dog/3.png
 
-Images may lie deeper inside a class folder. Files that are no images, and hidden ones, are passed over.
+Images may lie deeper inside a class folder, where a folder may stand for a patient. Files that are no images, and
+hidden ones, are passed over and accounted for.
 """
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fptplus.errors import InvalidInput
 
 from .dataset import SPLITS, Example, ImageDataset, Split
-from .images import is_image_file, read_image
-from .splits import SPLIT_NAMES, random_split
+from .dicom import patient_of
+from .doubts import counted, doubts_about_classes, doubts_about_copies, doubts_about_groups, looks_like_a_split, named
+from .images import FileReader, is_dicom_file, split_frame
+from .splits import SPLIT_NAMES, draw_splits
+from .walk import PassedOver, copies_among, images_below, loose_images, visible_folders
 
 
-def open_folders(root: Path, *, seed: int) -> ImageDataset:
+def open_folders(root: Path, *, seed: int, group_level: int | None = None) -> ImageDataset:
     """The images of a folder; the seed decides the random split where the folders give none.
 
+    Args:
+        root: the folder.
+        seed: of the random split.
+        group_level: which folder below a class folder is a patient's, 1 for the first; None if none is.
+
     Raises:
-        InvalidInput: if there are no class folders, a split is missing or twice there, or images lie outside the class
-            folders.
+        InvalidInput: if there are no class folders, a split is missing or twice there, images lie outside the class
+            folders, or an image does not lie as deep as `group_level`.
     """
+    passed_over = PassedOver()
     split_folders = _split_folders(root)
-    if split_folders:
-        found = [(split, *item) for split, folder in split_folders.items() for item in _class_images(folder)]
-        class_names = _class_names(name for folder in split_folders.values() for name in _subfolder_names(folder))
-        splits = [split for split, _, _ in found]
+    notes = _outside(root, split_folders, passed_over) if split_folders else []
+    folders = split_folders or {None: root}
+    found = [(split, *item) for split, folder in folders.items() for item in _class_images(folder, passed_over)]
+    class_names = _class_names(name for folder in folders.values() for name in _subfolder_names(folder))
+    inner = [_folders_inside(root, path, split is not None) for split, _, path in found]
+    if group_level is not None:
+        groups = [_group(root, parts, group_level) for parts in inner]
     else:
-        found = [(None, *item) for item in _class_images(root)]
-        class_names = _class_names(_subfolder_names(root))
-        splits = random_split([class_names.index(class_name) for _, class_name, _ in found], seed)
-    examples = tuple(
-        Example(path.relative_to(root).as_posix(), class_names.index(class_name), split)
-        for split, (_, class_name, path) in zip(splits, found, strict=True)
+        groups = patients_of([path for _, _, path in found], notes)
+        if not split_folders and not any(groups):
+            notes += _doubts_about_folders(inner)
+    return dataset_of_files(
+        root.name,
+        class_names,
+        root,
+        [path.relative_to(root).as_posix() for _, _, path in found],
+        [class_names.index(class_name) for _, class_name, _ in found],
+        splits=[split for split, _, _ in found] if split_folders else None,
+        groups=groups,
+        notes=[*notes, *passed_over.sentences()],
+        seed=seed,
     )
-    return ImageDataset(root.name, class_names, examples, FolderReader(root))
 
 
-class FolderReader:
-    """Reads an example whose name is a path under a root."""
+def dataset_of_files(
+    name: str,
+    classes: tuple[str, ...],
+    root: Path,
+    names: Sequence[str],
+    labels: Sequence[int],
+    *,
+    splits: Sequence[Split] | None,
+    groups: Sequence[str | None],
+    notes: Sequence[str],
+    seed: int,
+) -> ImageDataset:
+    """A dataset of image files below a root.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Args:
+        name, classes: of the dataset.
+        root: that the names are relative to.
+        names, labels: of each image.
+        splits: of each image; None to draw them at random.
+        groups: of each image; None for one that stands for itself.
+        notes: on how the images were found.
+        seed: of the random split.
 
-    def __call__(self, example: Example):
-        return read_image(self.root / example.name)
+    Raises:
+        InvalidInput: if a file goes by two names, or a class is left out by keeping groups whole.
+    """
+    _refuse_files_named_twice(root, names)
+    groups = _with_frames_together(root, names, groups)
+    drawn = splits is None
+    splits = draw_splits(labels, classes, groups, seed, name=name) if drawn else splits
+    examples = tuple(Example(*fields) for fields in zip(names, labels, splits, groups, strict=True))
+    doubts = [
+        *doubts_about_classes(classes, examples),
+        *doubts_about_groups(examples),
+        *doubts_about_copies(copies_among([root / name for name in names]), examples),
+    ]
+    if drawn and (whole := {group for group in groups if group is not None}):
+        doubts.insert(0, f"the random split keeps each of {len(whole)} patients or groups whole")
+    return ImageDataset(name, classes, examples, FileReader(root), (*notes, *doubts))
+
+
+def patients_of(paths: Sequence[Path], notes: list[str]) -> list[str | None]:
+    """The patient that each DICOM file names; None for all where they name a single one, which is noted."""
+    files = [split_frame(path)[0] for path in paths]
+    candidates = {file for file in files if is_dicom_file(file)}
+    with ThreadPoolExecutor() as pool:
+        patients = dict(zip(candidates, pool.map(patient_of, candidates), strict=True))
+    if len(patients) > 1 and len(set(patients.values())) == 1 and None not in patients.values():
+        notes.append("all DICOM files name the same patient: images are taken to be of different ones")
+        return [None] * len(paths)
+    return [patients.get(file) for file in files]
+
+
+def _refuse_files_named_twice(root: Path, names: Sequence[str]) -> None:
+    """One file is one image, whether named relatively, absolutely or by a link; frames of a file are different."""
+    first: dict[tuple, str] = {}
+    twice = []
+    for name in names:
+        path, frame = split_frame(root / name)
+        status = path.stat()
+        known = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
+        other = first.setdefault((known, frame), name)
+        if other != name:
+            twice.append((other, name))
+    if twice:
+        more = f" (and {len(twice) - 1} others do)" if len(twice) > 1 else ""
+        raise InvalidInput(
+            f"each image must appear once, {twice[0][0]} appears again as {twice[0][1]}, which is the same file{more}; "
+            "remove one of the names."
+        )
+
+
+def _with_frames_together(root: Path, names: Sequence[str], groups: Sequence[str | None]) -> list[str | None]:
+    """Groups, where several frames of one file are a group of their own if they are in none."""
+    files = [split_frame(root / name) for name in names]
+    return [
+        str(file) if group is None and frame is not None else group
+        for (file, frame), group in zip(files, groups, strict=True)
+    ]
 
 
 def _split_folders(root: Path) -> dict[Split, Path]:
     """The folder of each split, in the order of SPLITS; empty where the subfolders are the classes."""
     folders: dict[Split, Path] = {}
-    for folder in _subfolders(root):
+    for folder in visible_folders(root, PassedOver()):
         split = SPLIT_NAMES.get(folder.name.lower())
         if split in folders:
             raise InvalidInput(
@@ -62,42 +155,74 @@ def _split_folders(root: Path) -> dict[Split, Path]:
             folders[split] = folder
     missing = [split for split in SPLITS if split not in folders]
     if folders and missing:
+        similar = [
+            name for name in _subfolder_names(root) if name.lower() not in SPLIT_NAMES and looks_like_a_split(name)
+        ]
         raise InvalidInput(
             f"{root} must have train, val and test folders, it lacks {' and '.join(missing)}; "
-            "make them, or give the class folders alone for a random 70/10/20 split."
+            + (f"{named(similar)} may be meant, then rename; " if similar else "")
+            + "make them, or give the class folders alone for a random 70/10/20 split."
         )
     return {split: folders[split] for split in SPLITS if folders}
 
 
-def _class_images(folder: Path) -> list[tuple[str, Path]]:
+def _outside(root: Path, split_folders: dict[Split, Path], passed_over: PassedOver) -> list[str]:
+    """What lies beside the folders of the splits, and is not used."""
+    others = [path for path in visible_folders(root, passed_over) if path not in split_folders.values()]
+    counts = {path.name: len(images_below(path, PassedOver())) for path in others}
+    sentences = [
+        f"not used, being of no split: folder {name} with {counted(count, 'image')}" for name, count in counts.items()
+    ]
+    if loose := loose_images(root, passed_over):
+        sentences.append(f"not used, lying in no split: {named([path.name for path in loose])}")
+    return sentences
+
+
+def _class_images(folder: Path, passed_over: PassedOver) -> list[tuple[str, Path]]:
     """(class name, file) of every image in the class folders of a folder."""
-    loose = [path.name for path in sorted(folder.iterdir()) if path.is_file() and is_image_file(path)]
+    loose = loose_images(folder, passed_over)
     if loose:
         raise InvalidInput(
-            f"images must lie in one folder a class, {folder} holds {loose[0]}"
+            f"images must lie in one folder a class, {folder} holds {loose[0].name}"
             + (f" and {len(loose) - 1} others" if len(loose) > 1 else "")
             + " outside any."
         )
-    classes = _subfolders(folder)
+    classes = visible_folders(folder, passed_over)
     if not classes:
         raise InvalidInput(f"{folder} must hold one folder of images a class, it holds no folder.")
+    return [(class_folder.name, path) for class_folder in classes for path in images_below(class_folder, passed_over)]
+
+
+def _folders_inside(root: Path, path: Path, has_split: bool) -> tuple[str, ...]:
+    """The folders between an image and its class folder."""
+    return path.relative_to(root).parts[2 if has_split else 1 : -1]
+
+
+def _doubts_about_folders(inner: Sequence[tuple[str, ...]]) -> list[str]:
+    """A word on folders inside class folders, which may be patients and are not taken for such."""
+    folders = sorted({"/".join(parts) for parts in inner if parts})
+    if not folders:
+        return []
     return [
-        (class_folder.name, path)
-        for class_folder in classes
-        for path in sorted(class_folder.rglob("*"))
-        if is_image_file(path) and path.is_file()
+        f"images lie in {counted(len(folders), 'folder')} inside the class folders ({named(folders)}); "
+        "if these are patients, give --group-level, or the random split separates them"
     ]
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _group(root: Path, parts: tuple[str, ...], level: int) -> str:
+    if not 1 <= level <= len(parts):
+        raise InvalidInput(
+            f"group_level must be a folder that every image has below its class folder, counted from 1, got {level}; "
+            f"{root} has an image only {len(parts)} deep."
+        )
+    return "/".join(parts[:level])
 
 
 def _subfolder_names(folder: Path) -> list[str]:
-    return [path.name for path in _subfolders(folder)]
+    return [path.name for path in visible_folders(folder, PassedOver())]
 
 
 def _class_names(names) -> tuple[str, ...]:
     """Each name once: numbers by value, else by name."""
-    unique = set(names)
-    return tuple(sorted(unique, key=int if all(name.isdecimal() for name in unique) else str))
+    unique = sorted(set(names))
+    return tuple(sorted(unique, key=int) if all(name.isdecimal() for name in unique) else unique)

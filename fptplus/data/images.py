@@ -1,129 +1,306 @@
-"""Decode an image file to 8-bit RGB: JPEG, PNG, TIFF and BMP by Pillow, DICOM by pydicom.
+"""Decode an image to 8-bit RGB: JPEG, PNG, TIFF and BMP by Pillow, DICOM by pydicom; told apart by their content.
 
-Deeper images are scaled, never clipped:
+    file, Pillow image or array ─ decode ─┬─ RGB ───────────────────────────────┬─ RGB in 8 bits
+                                          └─ deep grey ─ the data set's range ──┘
 
-    16-bit grey               0 … 65535 to 0 … 255; an image that stays within 0 … 4095 is taken to be a 12-bit one
-    32-bit, float             the image's own minimum … maximum
-    DICOM                     rescale slope and intercept, then the VOI look-up table or window of the file, else the
-                              image's own minimum … maximum; MONOCHROME1 is inverted, so that more tissue is brighter
+Deep greys are scaled by the rule of their data set (`greys`). In TIFF too, where white is zero, more tissue becomes
+brighter. Transparency is laid on black, and the orientation that a camera noted (EXIF) is applied.
 
-Transparency is laid on black, and the orientation that a camera noted (EXIF) is applied.
+Of a TIFF or DICOM file of several frames the middle one is read, or the one that `path#frame` names, counted from 1.
 """
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
-from PIL import Image, ImageOps
-from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi, apply_windowing, pixel_array
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fptplus.errors import InvalidInput
 
-DICOM_SUFFIXES = (".dcm", ".dicom")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".bmp", *DICOM_SUFFIXES)
-"""Endings, in lower case, by which image files are told from others in a folder."""
+from .dicom import DICOM_SUFFIXES, brings_its_own_range, decode_dicom, is_dicom, num_frames, read_dicom_header
+from .greys import EACH_BY_ITSELF, GreyImage, GreyScale
 
-MAX_12_BIT, MAX_16_BIT = 4095, 65535
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".bmp", *DICOM_SUFFIXES)
+"""Endings, in lower case, of files that are images whatever their content: an unreadable one is said to be so."""
+
+DECODING = 2
+"""Version of what is done here. Up to 1, DICOM showed padding and took tables and windows otherwise, and a TIFF's white
+could come out black."""
+
+HEAD_BYTES = 136
+"""What is read of a file to tell its kind: DICOM's mark lies behind 128 bytes."""
+
+ImageSource = str | Path | Image.Image | np.ndarray
+"""What an image can be given as: a file, a Pillow image, or (H, W) grey of any depth or (H, W, 3) RGB in uint8."""
+
+_PICTURE_MARKS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _GDAL_NODATA = 262, 258, 339, 42113
+"""Tags of TIFF."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What a file's header says, before its pixels are decoded."""
+
+    num_frames: int = 1
+    """From which one must be chosen."""
+
+    needs_range: bool = False
+    """Whether its greys are scaled by the rule of the data set."""
+
+    is_deep_colour: bool = False
+    """Whether it is in colour with 16 bits a channel, of which the upper 8 are kept."""
+
+    is_dicom: bool = False
+    is_readable: bool = True
+    """Whether the header could be read; the pixels may be damaged all the same."""
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether the file's ending is that of an image, and the file is not hidden."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    """Whether the file's ending or, failing that, its content is that of an image, and the file is not hidden."""
+    if path.name.startswith("."):
+        return False
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    head = _head(path)
+    return is_picture(head) or is_dicom(head)
 
 
-def read_image(path: Path) -> Image.Image:
+def is_dicom_file(path: Path) -> bool:
+    """Whether an image file is DICOM's; one with the ending of another kind is not opened, and taken for that."""
+    suffix = path.suffix.lower()
+    return (suffix in DICOM_SUFFIXES or suffix not in IMAGE_SUFFIXES) and _reads_as_dicom(_head(path), path)
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether a file that begins so is JPEG, PNG, TIFF or BMP."""
+    is_bmp = head[:2] == b"BM" and head[6:10] == b"\0\0\0\0"
+    return is_bmp or head.startswith(_PICTURE_MARKS)
+
+
+def split_frame(path: Path) -> tuple[Path, int | None]:
+    """The file of `path#frame`, and the frame counted from 1; None where the path names none."""
+    stem, mark, frame = path.name.rpartition("#")
+    if not mark or not stem or not (frame.isascii() and frame.isdecimal()) or path.is_file():
+        return path, None
+    return path.with_name(stem), int(frame)
+
+
+def read_image(path: Path, greys: GreyScale = EACH_BY_ITSELF) -> Image.Image:
     """Decode a file to RGB.
 
+    Args:
+        path: a file, or `path#frame`.
+        greys: rule of the data set for deep greys; by default the image is scaled by itself.
+
     Raises:
-        InvalidInput: if the file is missing, empty, truncated, no image, or holds several frames.
+        InvalidInput: if the file is missing, empty, truncated or no image, or has no such frame.
     """
+    return to_rgb(decode(path), greys)
+
+
+def to_rgb(decoded: Image.Image | GreyImage, greys: GreyScale) -> Image.Image:
+    """RGB of what `decode` gives."""
+    return Image.fromarray(decoded.to_8_bit(greys)).convert("RGB") if isinstance(decoded, GreyImage) else decoded
+
+
+def decode(source: ImageSource) -> Image.Image | GreyImage:
+    """An image, RGB or deep grey.
+
+    Raises:
+        InvalidInput: if it is none, or of a shape or type that is none of an image's.
+    """
+    if isinstance(source, np.ndarray):
+        return _decode_array(source)
+    if isinstance(source, Image.Image):
+        try:
+            return _decode_pillow(source)
+        except OSError as error:
+            raise InvalidInput(f"the image cannot be decoded, it is truncated ({error}).") from error
+    path, frame = split_frame(Path(source))
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InvalidInput(f"image {path} cannot be read: {error.strerror or error}.") from error
     if not content:
         raise InvalidInput(f"image {path} is empty (0 bytes); remove it or copy it again.")
-    if content[128:132] == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES:
-        return Image.fromarray(_dicom_pixels(content, path)).convert("RGB")
-    return _pillow_image(content, path)
+    if _reads_as_dicom(content[:HEAD_BYTES], path):
+        return decode_dicom(content, path, lambda count: _chosen(frame, range(count), count, path))
+    return _decode_picture(content, path, frame)
 
 
-def _pillow_image(content: bytes, path: Path) -> Image.Image:
+def inspect_image(path: Path) -> ImageFacts:
+    """What the header of a file says; of a file that is no image, that it is not readable.
+
+    Args:
+        path: a file, or `path#frame`.
+    """
+    path, frame = split_frame(path)
+    try:
+        if _reads_as_dicom(_head(path), path):
+            return _dicom_facts(path, frame)
+        with Image.open(path) as image:
+            _check_frame(frame, getattr(image, "n_frames", 1), path)
+            pages = 1 if frame is not None or image.format != "TIFF" else len(_pages(image))
+            is_deep_colour = not _is_deep(image) and any(";16" in str(tile[3]) for tile in image.tile)
+            return ImageFacts(num_frames=pages, needs_range=_is_deep(image), is_deep_colour=is_deep_colour)
+    except Exception:  # whatever is wrong with it, decoding says so by name
+        return ImageFacts(is_readable=False)
+
+
+def count_frames(source: ImageSource) -> int:
+    """Frames from which one must be chosen."""
+    if isinstance(source, np.ndarray):
+        return 1
+    if isinstance(source, Image.Image):
+        return getattr(source, "n_frames", 1) if source.format == "TIFF" else 1
+    return inspect_image(Path(source)).num_frames
+
+
+def _dicom_facts(path: Path, frame: int | None) -> ImageFacts:
+    header = read_dicom_header(path)
+    frames = num_frames(header)
+    _check_frame(frame, frames, path)
+    shown = frames // 2 if frame is None else frame - 1
+    return ImageFacts(
+        num_frames=frames if frame is None else 1,
+        needs_range=not brings_its_own_range(header, shown),
+        is_dicom=True,
+        is_readable="Rows" in header,
+    )
+
+
+def _head(path: Path) -> bytes:
+    """The beginning of a file; nothing of one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:
+        return b""
+
+
+def _reads_as_dicom(head: bytes, path: Path) -> bool:
+    """By its content; where that tells nothing, by its ending."""
+    return is_dicom(head) or (path.suffix.lower() in DICOM_SUFFIXES and not is_picture(head))
+
+
+def _decode_picture(content: bytes, path: Path, frame: int | None) -> Image.Image | GreyImage:
     try:
         image = Image.open(io.BytesIO(content))
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format == "TIFF":
-            raise InvalidInput(f"image {path} must hold one page, it holds {frames}; save the page you mean as a file.")
-        image.load()
-        image = ImageOps.exif_transpose(image)
+        pages = _pages(image) if image.format == "TIFF" else [0]
+        image.seek(_chosen(frame, pages, getattr(image, "n_frames", 1), path))
+        return _decode_pillow(image, bits=_png_bits(content))
     except InvalidInput:
         raise
+    except UnidentifiedImageError as error:
+        raise InvalidInput(
+            f"image {path} cannot be decoded, it is truncated or no image (of no known kind)."
+        ) from error
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        raise InvalidInput(f"image {path} cannot be decoded, it is truncated or no image ({error}).") from error
-    return _to_rgb(image)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidInput(f"image {path} cannot be decoded, it is truncated or no image ({reason}).") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to RGB."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_grey_to_8_bit(np.asarray(image), sixteen_bit=image.mode.startswith("I;16")))
+def _chosen(frame: int | None, candidates: Sequence[int], count: int, path: Path) -> int:
+    """The frame to read, counted from 0: the one named, counted from 1, or the middle one of the candidates."""
+    _check_frame(frame, count, path)
+    return candidates[len(candidates) // 2] if frame is None else frame - 1
+
+
+def _check_frame(frame: int | None, count: int, path: Path) -> None:
+    if frame is not None and not 1 <= frame <= count:
+        raise InvalidInput(f"frame must be 1 to {count}, as many as {path} holds, got #{frame}.")
+
+
+def _pages(image: Image.Image) -> list[int]:
+    """Indices of a TIFF's pages of the largest size: smaller ones are previews, or levels of a pyramid."""
+    sizes = []
+    for page in range(getattr(image, "n_frames", 1)):
+        image.seek(page)
+        sizes.append(image.size)
+    image.seek(0)
+    largest = max(sizes, key=lambda size: size[0] * size[1])
+    return [page for page, size in enumerate(sizes) if size == largest]
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _decode_pillow(image: Image.Image, bits: int | None = None) -> Image.Image | GreyImage:
+    """A Pillow image of any mode; `bits` that its file declares."""
+    tags = getattr(image, "tag_v2", {})
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if _is_deep(image):
+        return _deep_grey(np.asarray(image), tags, bits)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
     return image.convert("RGB")
 
 
-def _grey_to_8_bit(values: np.ndarray, *, sixteen_bit: bool) -> np.ndarray:
-    """(H, W, 3) uint8 of deep grey values (H, W)."""
-    if sixteen_bit or (values.dtype.kind == "i" and 255 < values.max() <= MAX_16_BIT and values.min() >= 0):
-        unit = values / (MAX_12_BIT if values.max() <= MAX_12_BIT else MAX_16_BIT)
-    else:
-        unit = _stretched(values)
-    return np.repeat(_to_uint8(unit)[..., None], 3, axis=-1)
+def _deep_grey(values: np.ndarray, tags, bits: int | None) -> GreyImage:
+    (declared,) = tags.get(_BITS_PER_SAMPLE, (None,))[:1]
+    if declared == 32 and values.dtype.kind == "i" and tags.get(_SAMPLE_FORMAT, (1,))[:1] == (1,):
+        values = values.view(np.uint32)  # Pillow has no unsigned mode of 32 bits
+    nodata = _number(tags.get(_GDAL_NODATA))
+    return GreyImage(
+        values=values.astype(values.dtype.newbyteorder("=")),
+        kind="real" if values.dtype.kind == "f" else "integer",
+        padding=None if nodata is None else values == nodata,
+        white_is_zero=tags.get(_PHOTOMETRIC) == 0,
+        bits=declared if declared is not None and declared < 16 else bits,
+    )
 
 
-def _stretched(values: np.ndarray) -> np.ndarray:
-    """Values from their minimum to their maximum, as 0 to 1; all 0 where they are all the same."""
-    low, high = float(values.min()), float(values.max())
-    return (values.astype(np.float64) - low) / ((high - low) or 1.0)
-
-
-def _to_uint8(unit: np.ndarray) -> np.ndarray:
-    return (unit.clip(0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def _dicom_pixels(content: bytes, path: Path) -> np.ndarray:
-    """(H, W) or (H, W, 3) uint8 of a DICOM file, as a viewer would show it."""
+def _number(text) -> float | None:
     try:
-        dataset = pydicom.dcmread(io.BytesIO(content))
-        frames = int(dataset.get("NumberOfFrames") or 1)
-        if frames > 1:
-            raise InvalidInput(
-                f"image {path} must hold one frame, it holds {frames}; save the frame you mean as a file."
-            )
-        return _shown(dataset, pixel_array(dataset))
-    except InvalidInput:
-        raise
-    except Exception as error:  # pydicom raises as many kinds as its plugins do
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise InvalidInput(f"DICOM image {path} cannot be decoded ({reason}).") from error
+        return float(str(text).strip("\0 "))
+    except ValueError:
+        return None
 
 
-def _shown(dataset: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
-    """8-bit values of stored ones: modality and VOI transformation, polarity."""
-    if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        return _to_uint8(apply_color_lut(stored, dataset) / MAX_16_BIT)
-    if stored.ndim == 3:
-        return _to_uint8(stored / (2**dataset.BitsStored - 1))
-    values = apply_rescale(stored, dataset)
-    if "VOILUTSequence" in dataset:
-        depth = dataset.VOILUTSequence[0].LUTDescriptor[2]
-        unit = apply_voi(values.astype(np.int64), dataset) / (2**depth - 1)
-    elif dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None:
-        far = 1e9  # what lies far below and above the window shows where its output begins and ends
-        black, white = apply_windowing(np.array([-far, far]), dataset)
-        unit = (apply_windowing(values.astype(np.float64), dataset) - black) / (white - black)
-    else:
-        unit = _stretched(values)
-    return _to_uint8(1 - unit if dataset.PhotometricInterpretation == "MONOCHROME1" else unit)
+def _png_bits(content: bytes) -> int | None:
+    """Significant bits of a PNG's grey (chunk sBIT); None where it has no such chunk."""
+    if not content.startswith(b"\x89PNG"):
+        return None
+    at = 8
+    while at + 8 <= len(content):
+        length, kind = int.from_bytes(content[at : at + 4]), content[at + 4 : at + 8]
+        if kind == b"sBIT" and length == 1 and 1 <= content[at + 8] <= 16:
+            return content[at + 8]
+        if kind == b"IDAT":
+            return None
+        at += 12 + length
+    return None
+
+
+def _decode_array(values: np.ndarray) -> Image.Image | GreyImage:
+    values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+    is_grey, is_colour = values.ndim == 2, values.ndim == 3 and values.shape[2] == 3
+    if values.size and values.dtype == np.uint8 and (is_grey or is_colour):
+        return Image.fromarray(np.ascontiguousarray(values)).convert("RGB")
+    if values.size and is_grey and values.dtype.kind in "iuf":
+        return GreyImage(values=values, kind="real" if values.dtype.kind == "f" else "integer")
+    raise InvalidInput(
+        f"an image as an array must be (H, W) of numbers or (H, W, 3) of uint8, got {values.shape} of {values.dtype}."
+    )
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads an example whose name is a path under a root, or `path#frame`."""
+
+    root: Path
+    greys: GreyScale = EACH_BY_ITSELF
+    """Rule of the data set."""
+
+    def __call__(self, example) -> Image.Image:
+        return read_image(self.path(example), self.greys)
+
+    def path(self, example) -> Path:
+        """The example's file, with its frame where it names one."""
+        return self.root / example.name

@@ -17,6 +17,7 @@ from fptplus.errors import InvalidInput
 
 from .dataset import Split
 from .images import is_image_file
+from .walk import PassedOver, images_below, is_hidden
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def messidor2(raw: Path) -> Iterator[RawImage]:
     and `diagnosis`. Names in the table and of the files differ in their endings, and are matched without them. The four
     ungradable images have no grade.
     """
-    files = {path.stem.lower(): path for path in sorted(raw.rglob("*")) if is_image_file(path)}
+    files = {path.stem.lower(): path for path in images_below(raw, PassedOver())}
     for row in table(find(raw, "messidor_data.csv")):
         name = row.get("image_id") or row["id_code"]
         grade = row.get("adjudicated_dr_grade", row.get("diagnosis"))
@@ -108,8 +109,8 @@ def ddsm(raw: Path) -> Iterator[RawImage]:
     root = find(raw, "Cancer").parent
     for class_name in ("Benign", "Cancer", "Normal"):
         for path in sorted(find(root, class_name).glob("*/*")):
-            if is_image_file(path) and "mask" not in path.name.lower():
-                case = path.parent.name
+            case = path.parent.name
+            if is_image_file(path) and "mask" not in path.name.lower() and not is_hidden(case):
                 yield RawImage(path=path, class_name=class_name, name=f"{case}_{path.name}", group=case)
 
 
@@ -121,7 +122,7 @@ def cmmd(raw: Path) -> Iterator[RawImage]:
     """
     classes = {(row["ID1"], row["LeftRight"]): row["classification"] for row in table(_clinical_data(raw))}
     root = find(raw, "CMMD")
-    for path in sorted(root.rglob("*.dcm")):
+    for path in (path for path in images_below(root, PassedOver()) if path.suffix.lower() == ".dcm"):
         patient = path.relative_to(root).parts[0]
         side = pydicom.dcmread(path, stop_before_pixels=True).get("ImageLaterality")
         if (class_name := classes.get((patient, side))) is not None:

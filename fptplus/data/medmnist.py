@@ -26,6 +26,8 @@ def open_medmnist(path: Path) -> ImageDataset:
     lowest, highest = min(map(np.min, labels.values())), max(map(np.max, labels.values()))
     if lowest < 0:
         raise InvalidInput(f"labels must count from 0, {path} has {lowest}.")
+    if lowest > 0:
+        raise InvalidInput(f"labels must count from 0, those in {path} begin at {lowest}; subtract it from all.")
     examples = tuple(
         Example(f"{split}/{index}", int(label), split) for split in SPLITS for index, label in enumerate(labels[split])
     )

@@ -11,13 +11,15 @@ from .splits import checked
 from .table import open_table
 
 
-def open_dataset(source: str | Path, *, seed: int = 0) -> ImageDataset:
-    """Open a dataset, without decoding any image.
+def open_dataset(source: str | Path, *, seed: int = 0, group_level: int | None = None) -> ImageDataset:
+    """Open a dataset, without decoding any image. Print its `notes`: they say what was passed over, or is in doubt.
 
     Args:
-        source: a folder (`train/ val/ test/` with one folder a class, or class folders alone), a CSV of path, label
-            and split, or a MedMNIST .npz file.
-        seed: of the random 70/10/20 split where the source gives none.
+        source: a folder (`train/ val/ test/` with one folder a class, or class folders alone), a CSV of path, label,
+            split and group, or a MedMNIST .npz file.
+        seed: of the random 70/10/20 split where the source gives none. It keeps patients whole: those that a CSV's
+            group, a folder or else DICOM's PatientID names.
+        group_level: which folder below a class folder is a patient's, 1 for the first; None if none is.
 
     Raises:
         InvalidInput: if the source does not exist or is of no known kind, or its classes or splits are not such that
@@ -27,7 +29,11 @@ def open_dataset(source: str | Path, *, seed: int = 0) -> ImageDataset:
     if not path.exists():
         raise InvalidInput(f"the dataset must be a folder, a .csv or a .npz file, {path} does not exist.")
     if path.is_dir():
-        return checked(open_folders(path.resolve(), seed=seed))
+        return checked(open_folders(path.resolve(), seed=seed, group_level=group_level))
+    if group_level is not None:
+        raise InvalidInput(
+            f"group_level must be given with class folders only, {path} is a file; name groups in a CSV."
+        )
     match path.suffix.lower():
         case ".csv":
             return checked(open_table(path, seed=seed))

@@ -1,7 +1,8 @@
 """Training, validation and test part of a dataset: drawn at random where there is none, checked where there is."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,17 +26,26 @@ SPLIT_NAMES: dict[str, Split] = {
 
 
 def random_split(
-    labels: Sequence[int], seed: int, *, val_share: float = VAL_SHARE, test_share: float = TEST_SHARE
+    labels: Sequence[int],
+    seed: int,
+    *,
+    groups: Sequence[str | None] | None = None,
+    val_share: float = VAL_SHARE,
+    test_share: float = TEST_SHARE,
 ) -> list[Split]:
     """A split for each example: 70/10/20 % of every class, at random.
 
     Of a class of three or more, each split gets at least one; of two, training and test; one alone is for training.
+    Where examples belong to groups, it is groups that are split, each by its rarest class, and none is ever divided.
 
     Args:
         labels: class of each example.
         seed: the same one gives the same splits.
+        groups: of each example; None for an example that stands for itself.
         val_share, test_share: of each class; a share of 0 leaves that split out.
     """
+    if groups is not None and any(group is not None for group in groups):
+        return _split_of_groups(labels, seed, groups, val_share, test_share)
     rng = np.random.default_rng(seed)
     of_class = defaultdict(list)
     for position, label in enumerate(labels):
@@ -52,13 +62,56 @@ def random_split(
     return splits
 
 
+def draw_splits(
+    labels: Sequence[int], classes: Sequence[str], groups: Sequence[str | None], seed: int, *, name: str
+) -> list[Split]:
+    """`random_split` of a data set.
+
+    Raises:
+        InvalidInput: if keeping groups whole leaves a class out of a split, though it has images enough.
+    """
+    splits, counts = random_split(labels, seed, groups=groups), Counter(labels)
+    found = {(label, split) for label, split in zip(labels, splits, strict=True)}
+    for label, count in sorted(counts.items()):
+        absent = [split for split in SPLITS if (label, split) not in found]
+        if count >= len(SPLITS) and absent:
+            own = {group for group, other in zip(groups, labels, strict=True) if other == label}
+            raise InvalidInput(
+                f"a random split of {name} keeps patients or groups whole, the {count} images of class "
+                f"{classes[label]!r} are of {len(own)}, which leaves {' and '.join(absent)} without any; "
+                "give splits of your own."
+            )
+    return splits
+
+
+def _split_of_groups(
+    labels: Sequence[int], seed: int, groups: Sequence[str | None], val_share: float, test_share: float
+) -> list[Split]:
+    """As `random_split`, one split for all examples of a group."""
+    members: defaultdict[str | int, list[int]] = defaultdict(list)
+    for position, group in enumerate(groups):
+        members[position if group is None else group].append(position)
+    counts = Counter(labels)
+    group_labels = [min((labels[p] for p in own), key=lambda label: (counts[label], label)) for own in members.values()]
+    splits: list[Split] = ["train"] * len(labels)
+    drawn = random_split(group_labels, seed, val_share=val_share, test_share=test_share)
+    for positions, split in zip(members.values(), drawn, strict=True):
+        for position in positions:
+            splits[position] = split
+    return splits
+
+
 def _part(count: int, share: float, enough: int) -> int:
     """A share of a class, rounded, and at least one where the class has `enough` examples."""
     return max(round(count * share), int(share > 0 and count >= enough))
 
 
-def checked(dataset: ImageDataset) -> ImageDataset:
+def checked(dataset: ImageDataset, *, cure: str = "") -> ImageDataset:
     """The dataset, if it can be trained and evaluated on: every class in every split, two classes at least.
+
+    Args:
+        dataset: to be looked at.
+        cure: what to do where images are missing; "" for the obvious.
 
     Raises:
         InvalidInput: naming the class and the split that lack images.
@@ -69,24 +122,42 @@ def checked(dataset: ImageDataset) -> ImageDataset:
             "AUC is undefined on one class."
         )
     for split in SPLITS:
-        _check_split(dataset, split)
+        _check_split(dataset, split, cure)
     return dataset
 
 
-def _check_split(dataset: ImageDataset, split: Split) -> None:
+def _check_split(dataset: ImageDataset, split: Split, cure: str) -> None:
     present = set(dataset.labels(split))
     missing = [name for label, name in enumerate(dataset.classes) if label not in present]
+    end = f"; {cure}" if cure else ""
     if not missing:
         return
     if not present:
-        raise InvalidInput(f"the {split} split of {dataset.name} must hold images, it holds none.")
+        raise InvalidInput(f"the {split} split of {dataset.name} must hold images, it holds none{end}.")
     if len(present) == 1:
         raise InvalidInput(
             f"the {split} split of {dataset.name} must hold every class, it holds class "
-            f"{dataset.classes[present.pop()]!r} alone; AUC is undefined on one class."
+            f"{dataset.classes[present.pop()]!r} alone; AUC is undefined on one class{end}."
         )
     classes = "class " + repr(missing[0]) if len(missing) == 1 else "classes " + ", ".join(map(repr, missing))
     raise InvalidInput(
-        f"the {split} split of {dataset.name} must hold every class, it has no image of {classes}; "
-        "add some, or leave the class out of all splits."
+        f"the {split} split of {dataset.name} must hold every class, it has no image of {classes}"
+        f"{end or '; add some, or leave the class out of all splits'}."
     )
+
+
+def checked_without(dataset: ImageDataset, unreadable: Sequence[str]) -> None:
+    """See that a dataset can be trained and evaluated on without the images, by name, that cannot be read.
+
+    Raises:
+        InvalidInput: naming the class and the split that they were the last of.
+    """
+    if not unreadable:
+        return
+    left_out = set(unreadable)
+    kept = tuple(example for example in dataset.examples if example.name not in left_out)
+    those = f"the {len(unreadable)} that cannot be read (the first is {unreadable[0]})"
+    if not kept:
+        raise InvalidInput(f"{dataset.name} must hold images that can be read, it holds none besides {those}.")
+    cure = f"it lost {those}: repair them, or leave the class out, and preload into another folder"
+    checked(replace(dataset, examples=kept), cure=cure)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fptplus.data import Example
+from fptplus.data.greys import EACH_BY_ITSELF, GreyScale
 from fptplus.errors import InvalidInput
 from fptplus.whole_file import whole_file
 
@@ -95,6 +96,13 @@ class StoreManifest:
     dtype: StoreDtype | None = None
     weights_sha256: str | None = None
 
+    greys: GreyScale = EACH_BY_ITSELF
+    """What values of deep grey images became black and white, one range for all images of a kind. Without any the
+    images have 8 bits, or the store is of an earlier version, which scaled each image by itself."""
+
+    decoding: int = 1
+    """Version of the decoding of image files, `fptplus.data.images.DECODING`; 1 is that of earlier versions."""
+
     examples: tuple[Example, ...] = ()
     """What each row is of, in row order."""
 
@@ -124,12 +132,13 @@ class StoreManifest:
 
     def settings(self) -> dict[str, Any]:
         """What was asked for, without what came of it: two runs with equal settings make the same store."""
-        made = ("examples", "skipped", "shards")
+        made = ("decoding", "examples", "skipped", "shards")
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in made}
 
     def write(self, folder: Path) -> None:
         """Write atomically into a folder."""
         body = self.settings() | {
+            "decoding": self.decoding,
             "examples": [[example.name, example.label, example.split] for example in self.examples],
             "skipped": [list(entry) for entry in self.skipped],
             "shards": [asdict(shard) for shard in self.shards],
@@ -169,12 +178,15 @@ def _body_digest(body: dict[str, Any]) -> str:
 
 def _plain(value: Any) -> Any:
     """As JSON gives it back."""
+    if isinstance(value, GreyScale):
+        return value.plain()
     return list(value) if isinstance(value, tuple) else value
 
 
 def _from_plain(body: dict[str, Any]) -> dict[str, Any]:
     """Fields of a manifest from what JSON gives."""
     made = {name: tuple(value) if isinstance(value, list) else value for name, value in body.items()}
+    made["greys"] = GreyScale.from_plain(body.get("greys"))
     made["examples"] = tuple(Example(*entry) for entry in body["examples"])
     made["skipped"] = tuple((name, reason) for name, reason in body["skipped"])
     made["shards"] = tuple(

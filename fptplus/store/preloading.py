@@ -4,6 +4,7 @@ reader threads: decode, resize ─ LPM on the device: keys, values, packed ─ w
                   (bounded look-ahead)                             (at most two batches under way)
 """
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from fptplus.data import ImageDataset
 from fptplus.data.augment import OFFICIAL, normalize
+from fptplus.data.greys import GreyScale
+from fptplus.data.images import DECODING
 from fptplus.errors import InvalidInput
 from fptplus.network.frozen_backbone import FrozenBackbone
 from fptplus.network.precision import Precision, autocast
@@ -24,6 +27,7 @@ from fptplus.network.precision import Precision, autocast
 from .decode import Decoded, decode_ahead
 from .decode import to_square as to_square
 from .feature_store import FeatureStore, StoreDtype
+from .grey_survey import find_greys
 from .manifest import MANIFEST, StoreManifest
 from .writer import ShardWriter, merge_shards, shard_of
 
@@ -61,6 +65,7 @@ def preload(
     batch_size: int = 1,
     device: torch.device | str = "cpu",
     precision: Precision = "fp32",
+    greys: GreyScale | None = None,
     skip_bad_images: bool = False,
     rank: int = 0,
     world_size: int = 1,
@@ -79,6 +84,7 @@ def preload(
         store_dtype: of the stored keys and values.
         batch_size: images in one pass through the LPM; 1 needs the least memory.
         device, precision: that the LPM runs on and in.
+        greys: what deep grey values become, as of `find_greys`; by default it is called, and its notes are logged.
         skip_bad_images: leave out images that cannot be decoded, and list them in the manifest.
         rank, world_size: the shard of the store that this process makes.
         on_progress: told after each batch.
@@ -91,6 +97,8 @@ def preload(
             something else.
     """
     out = Path(out)
+    greys = _logged_greys(dataset, out) if greys is None else greys
+    dataset = dataset.with_greys(greys)
     settings = StoreManifest(
         dataset=dataset.name,
         classes=dataset.classes,
@@ -98,6 +106,8 @@ def preload(
         mean=tuple(mean),
         std=tuple(std),
         image_res=image_res,
+        greys=greys,
+        decoding=DECODING,
         **(_of_features(backbone, model, weights_sha256, res, precision, store_dtype) if backbone else {}),
     )
     if (out / MANIFEST).exists():
@@ -111,6 +121,14 @@ def preload(
     finally:
         writer.close()
     return FeatureStore.open(out) if merge_shards(out, settings, dataset, world_size) else None
+
+
+def _logged_greys(dataset: ImageDataset, out: Path) -> GreyScale:
+    """The rule for deep greys; what is to be said of it is logged."""
+    survey = find_greys(dataset, out)
+    for note in survey.notes:
+        logging.getLogger(__name__).warning(note)
+    return survey.greys
 
 
 def _of_features(

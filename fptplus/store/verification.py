@@ -38,7 +38,7 @@ def check_row(store: FeatureStore, row: int, dataset: ImageDataset, make_feature
     found = [example for example in dataset.examples if example.name == name]
     if not found:
         raise InvalidInput(f"the dataset must hold {name}, row {row} of {store.folder}, it does not; name its own.")
-    image = to_square(dataset.read(found[0]), store.manifest.res)
+    image = to_square(dataset.with_greys(store.manifest.greys).read(found[0]), store.manifest.res)
     rows, _ = make_features(image.unsqueeze(0))
     again = store.layout.unpack(rows.cpu()).keys_and_values()
     keys, values, *_ = store.features([row])

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fptplus.data.greys import EACH_BY_ITSELF, GreyScale
 from fptplus.errors import InvalidInput
 from fptplus.whole_file import whole_file
 
@@ -68,6 +69,12 @@ class CheckpointInfo:
     processes: int = 1
     """That trained together."""
 
+    decoding: int = 1
+    """Version by which image files were decoded; 1 in those that do not say it."""
+
+    greys: GreyScale = EACH_BY_ITSELF
+    """What values of deep grey images were black and white."""
+
     training: TrainingConfig
     """How it was trained."""
 
@@ -101,13 +108,22 @@ class CheckpointInfo:
             **{name: tuple(json.loads(written[name])) for name in ("classes", "mean", "std")},
             **{name: written[name] or None for name in ("weights", "weights_sha256")},
             processes=int(written.get("processes", 1)),
+            decoding=int(written.get("decoding", 1)),
+            greys=GreyScale.from_plain(json.loads(written.get("greys", "null"))),
             training=TrainingConfig(**hyperparameters),
         )
 
     def metadata(self) -> dict[str, str]:
-        """As it is written: one string a field, those of the hyperparameters among them."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "training"}
-        return {name: _string(value) for name, value in (values | asdict(self.training)).items()}
+        """As it is written: one string a field, those of the hyperparameters among them.
+
+        How files were decoded is left out where it is as in earlier versions, so that their runs resume.
+        """
+        apart = ("training", "decoding", "greys")
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
+        written = {name: _string(value) for name, value in (values | asdict(self.training)).items()}
+        decoding = {"decoding": str(self.decoding)} if self.decoding > 1 else {}
+        greys = {"greys": json.dumps(ranges)} if (ranges := self.greys.plain()) else {}
+        return written | decoding | greys
 
 
 def _string(value: object) -> str:

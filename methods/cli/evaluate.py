@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import UseAppendAction
 
-from fptplus.data.images import read_image
 from fptplus.errors import InvalidInput
 from fptplus.store.feature_store import FeatureStore
 from fptplus.training.checkpoint import CheckpointInfo, load_learnable
@@ -44,7 +43,7 @@ class EvaluateConfig:
     """Split of the store: train, val or test."""
 
     image: UseAppendAction[tuple[Path, ...]] = ()
-    """Image file to classify."""
+    """Image file to classify; path#3 is its third frame."""
 
     weights: str | None = None
     """Weights of the frozen large pre-trained model (LPM) for images: a checkpoint file or timm pretrained name.
@@ -75,7 +74,7 @@ def main(config: EvaluateConfig) -> int:
     if config.image:
         classifier = load_classifier(config.checkpoint, weights=config.weights, device=device)
         for path in config.image:
-            shares = classifier.predict(read_image(path))
+            shares = classifier.predict(path)
             console.print(f"{path}: " + ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
         return 0
     store, info = FeatureStore.open(config.store), CheckpointInfo.read(config.checkpoint)

@@ -1,18 +1,27 @@
 """`python -m fptplus preload`: images, and for FPT and FPT+ their features, into a store that training reads."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich import box
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from fptplus.data import ImageDataset, open_dataset
+from fptplus.data.dataset import SPLITS
+from fptplus.data.doubts import counted, named
+from fptplus.data.greys import GreyScale
 from fptplus.data.presets import find_preset
+from fptplus.data.splits import checked_without
 from fptplus.distributed import launched
 from fptplus.errors import InvalidInput
 from fptplus.network.precision import Precision
 from fptplus.store.feature_store import FeatureStore, StoreDtype
+from fptplus.store.grey_survey import find_greys
 from fptplus.store.preloading import preload, stored_image_res
 from fptplus.training.checkpoint import lpm_sha256
 from methods import Method, find_method
@@ -24,6 +33,8 @@ from .progress_bar import progress_bar
 
 MIB = 2**20
 MAX_LISTED = 10
+MAX_CLASSES = 50
+"""Listed with their counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +48,7 @@ class PreloadConfig:
     """
 
     data: Path
-    """Images: class folders, a CSV file of path, label and split, or a MedMNIST .npz file."""
+    """Images: class folders, a CSV file of path, label, split and group, or a MedMNIST .npz file."""
 
     out: Path
     """Folder for the store."""
@@ -73,6 +84,9 @@ class PreloadConfig:
     skip_bad_images: bool = False
     """Leave out images that cannot be decoded, and list them; otherwise stop at the first one."""
 
+    group_level: int | None = None
+    """Which folder below a class folder is a patient's, 1 for the first. A random split keeps each patient whole."""
+
     seed: int = 0
     """Random seed for the split, if the data has none, and for random weights."""
 
@@ -84,10 +98,12 @@ def main(config: PreloadConfig) -> int:
     device, console, processes = resolve_device(config.device), Console(), launched()
     if device == "cuda":
         torch.cuda.set_device(processes.rank % torch.cuda.device_count())
-    dataset, method = open_dataset(config.data, seed=config.seed), find_method(config.method)
+    dataset = open_dataset(config.data, seed=config.seed, group_level=config.group_level)
+    method = find_method(config.method)
     if processes.is_first:
         _announce(console, config, dataset, method)
     made_with = _lpm(config, method, len(dataset.classes)) | _normalization(config)
+    made_with["greys"] = _surveyed(config, dataset, console, visible=processes.is_first)
     begun_at = time.monotonic()
     try:
         with progress_bar("preload", visible=processes.is_first) as on_progress:
@@ -112,7 +128,27 @@ def main(config: PreloadConfig) -> int:
         ) from error
     if store is not None:  # the last process to finish has the whole of it
         print_summary(console, store, time.monotonic() - begun_at)
+        checked_without(dataset, [name for name, _ in store.manifest.skipped])
     return 0
+
+
+def _surveyed(config: PreloadConfig, dataset: ImageDataset, console: Console, *, visible: bool) -> GreyScale:
+    """The rule for deep greys, with all that a look at every image has shown."""
+    with progress_bar("look at all images", visible=visible) as on_progress:
+        survey = find_greys(dataset, config.out, on_progress)
+    if visible:
+        for note in survey.notes:
+            _print_note(console, note)
+        if survey.unreadable:
+            _print_note(
+                console, f"cannot be read: {counted(len(survey.unreadable), 'image')}, {named(survey.unreadable)}"
+            )
+    if config.skip_bad_images:
+        checked_without(dataset, survey.unreadable)
+    else:
+        for example in (example for example in dataset.examples if example.name in survey.unreadable[:1]):
+            dataset.read(example)  # says what is wrong, before anything is computed
+    return survey.greys
 
 
 def _lpm(config: PreloadConfig, method: Method, num_classes: int) -> dict[str, object]:
@@ -148,14 +184,35 @@ def _normalization(config: PreloadConfig) -> dict[str, tuple[float, float, float
 
 def _announce(console: Console, config: PreloadConfig, dataset: ImageDataset, method: Method) -> None:
     """What is about to be read, and what differs from the preset's paper."""
-    counts = ", ".join(f"{len(dataset.indices(split))} {split}" for split in ("train", "val", "test"))
+    counts = ", ".join(f"{len(dataset.indices(split))} {split}" for split in SPLITS)
     console.print(
         f"{dataset.name}: {len(dataset.examples):,} images ({counts}), {len(dataset.classes)} classes", highlight=False
     )
+    console.print(_table_of_classes(dataset))
+    for note in dataset.notes:
+        _print_note(console, note)
     if config.preset is not None and (expected := find_preset(config.preset).expected_images) != len(dataset.examples):
         console.print(f"note: {config.preset} is expected to have {expected:,} images", highlight=False, soft_wrap=True)
     if config.weights is None and method.reads_features:
         console.print(f"note: {config.model} has random weights (seed {config.seed}); pass --weights for others")
+
+
+def _table_of_classes(dataset: ImageDataset) -> Table:
+    """Images of each class in each split."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("class")
+    for split in SPLITS:
+        table.add_column(split, justify="right")
+    counts = {split: Counter(dataset.labels(split)) for split in SPLITS}
+    for label, name in enumerate(dataset.classes[:MAX_CLASSES]):
+        table.add_row(escape(name), *(str(counts[split][label]) for split in SPLITS))
+    if len(dataset.classes) > MAX_CLASSES:
+        table.add_row(f"and {len(dataset.classes) - MAX_CLASSES} more")
+    return table
+
+
+def _print_note(console: Console, note: str) -> None:
+    console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_summary(console: Console, store: FeatureStore, seconds: float) -> None:

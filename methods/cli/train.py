@@ -237,6 +237,8 @@ class Trainings:
             dataset_fingerprint=manifest.dataset_fingerprint,
             attention=self.config.attention,
             processes=self.processes.world_size,
+            decoding=manifest.decoding,
+            greys=manifest.greys,
             training=training,
         )
 

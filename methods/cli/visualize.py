@@ -7,7 +7,6 @@ import torch
 from rich.console import Console
 from tyro.conf import UseAppendAction
 
-from fptplus.data.images import read_image
 from fptplus.errors import InvalidInput
 from fptplus.token_figures import attention_on_prompts, draw_attention_on_prompts, draw_tokens, view_tokens
 from fptplus.training.checkpoint import CheckpointInfo
@@ -57,7 +56,7 @@ def main(config: VisualizeConfig) -> int:
     classifier = load_classifier(config.checkpoint, weights=config.weights, device=device)
     backbone, trained = classifier.preloader, classifier.model
     layer = backbone.tapped_layers[-1] if config.layer is None else config.layer - 1
-    images = [read_image(path) for path in config.image]
+    images = [classifier.decode(path) for path in config.image]
     for path, image in zip(config.image, images, strict=True):
         for head in config.head or (0,):
             view = view_tokens(backbone, trained, classifier.lpm_images([image]), layer=layer, head=head)

@@ -120,6 +120,16 @@ def test_without_submitit_the_cure_is_named(monkeypatch):
     assert "pip install 'fptplus-bench[slurm]'" in findings()["several GPUs or machines"].detail
 
 
+def test_encodings_of_dicom_are_listed_and_the_extra_that_brings_the_missing_ones(monkeypatch):
+    finding = findings()["DICOM images"]
+    assert finding.verdict in ("yes", "limited") and finding.detail.startswith("uncompressed, RLE")
+    monkeypatch.setattr(doctor, "decodable_encodings", lambda: {"uncompressed": True, "JPEG-LS": False})
+    expected = "uncompressed; not JPEG-LS: pip install 'fptplus-bench[dicom]'"
+    assert findings()["DICOM images"] == doctor.Finding("DICOM images", "limited", expected)
+    monkeypatch.setattr(doctor, "decodable_encodings", lambda: {"uncompressed": True, "RLE": True})
+    assert findings()["DICOM images"] == doctor.Finding("DICOM images", "yes", "uncompressed, RLE")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_gpu_the_command_says_so(capsys, tmp_path):
     assert main(["doctor", "--out", str(tmp_path / "nowhere" / "results")]) == 0

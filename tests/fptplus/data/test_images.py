@@ -3,11 +3,13 @@ import io
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pydicom.sequence import Sequence
 
 from fptplus import InvalidInput
-from fptplus.data.images import read_image
+from fptplus.data.images import inspect_image, is_image_file, read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 
@@ -85,15 +87,65 @@ def test_bad_files_are_refused_by_name(tmp_path, content, sentence, suffix):
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_a_folder_and_several_pages_are_refused(tmp_path):
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(InvalidInput, match=r"none\.png cannot be read"):
         read_image(tmp_path / "none.png")
     with pytest.raises(InvalidInput, match="cannot be read"):
         read_image(tmp_path)
-    page = Image.fromarray(RGB)
-    page.save(tmp_path / "two.tif", save_all=True, append_images=[page])
-    with pytest.raises(InvalidInput, match=r"two\.tif must hold one page, it holds 2"):
-        read_image(tmp_path / "two.tif")
+
+
+@pytest.mark.parametrize("several", ["pages", "frames"])
+def test_of_several_frames_the_middle_one_is_read_or_the_one_that_is_named(tmp_path, write_dicom, several):
+    greys = [10, 20, 30, 40, 50]
+    if several == "pages":
+        path = tmp_path / "many.tif"
+        first, *others = [Image.new("L", (4, 3), value) for value in greys]
+        first.save(path, save_all=True, append_images=others)
+    else:
+        frames = np.array(greys, np.uint8)[:, None, None].repeat(3, 1).repeat(4, 2)
+        path = write_dicom(tmp_path / "many.dcm", frames, WindowCenter=128, WindowWidth=256)
+    assert inspect_image(path).num_frames == 5
+    assert read_image(path).getpixel((0, 0)) == (30, 30, 30)
+    for frame, value in enumerate(greys, start=1):
+        assert read_image(path.with_name(f"{path.name}#{frame}")).getpixel((0, 0)) == (value,) * 3
+    for frame in (0, 6):
+        with pytest.raises(InvalidInput, match=rf"frame must be 1 to 5, as many as .*many.* holds, got #{frame}"):
+            read_image(path.with_name(f"{path.name}#{frame}"))
+        assert not inspect_image(path.with_name(f"{path.name}#{frame}")).is_readable
+
+
+def test_previews_and_levels_of_a_pyramid_are_no_frames(tmp_path):
+    sizes = [(8, 8), (4, 4), (2, 2)]
+    first, *others = [Image.new("L", size, 10 * index) for index, size in enumerate(sizes)]
+    first.save(tmp_path / "pyramid.tif", save_all=True, append_images=others)
+    assert inspect_image(tmp_path / "pyramid.tif").num_frames == 1
+    assert read_image(tmp_path / "pyramid.tif").size == (8, 8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_an_image_or_one_sentence(tmp_path_factory, data):
+    """Headers and pixels of every kind, with some bytes changed or cut off."""
+    kind = data.draw(st.sampled_from(["png", "tiff", "bmp", "jpeg"]))
+    whole = io.BytesIO()
+    values = np.random.default_rng(1).integers(0, 4000, (6, 5), np.uint16)
+    Image.fromarray(values if kind in ("png", "tiff") else values.astype(np.uint8)).save(whole, kind)
+    content = bytearray(whole.getvalue())
+    for _ in range(data.draw(st.integers(1, 5))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "a.img"
+    path.write_bytes(bytes(content[: data.draw(st.integers(1, len(content)))]))
+    inspect_image(path)
+    is_image_file(path)
+    try:
+        assert read_image(path).mode == "RGB"
+    except InvalidInput as error:
+        assert "a.img" in str(error) and "\n" not in str(error)
+
+
+def test_a_file_may_have_a_number_sign_in_its_name(tmp_path):
+    Image.new("L", (2, 2), 7).save(tmp_path / "a.png#2", "png")
+    assert read_image(tmp_path / "a.png#2").getpixel((0, 0)) == (7, 7, 7)
 
 
 def test_dicom_goes_through_rescale_and_window(tmp_path, write_dicom):
@@ -127,9 +179,8 @@ def test_colour_dicom_without_an_ending_is_told_by_its_preamble(tmp_path, write_
 
 
 def test_bad_dicom_is_refused_by_name(tmp_path, write_dicom):
-    many = np.zeros((4, 4), np.uint16)
-    path = write_dicom(tmp_path / "many.dcm", many, NumberOfFrames=3)
-    with pytest.raises(InvalidInput, match=r"many\.dcm must hold one frame, it holds 3"):
+    path = write_dicom(tmp_path / "many.dcm", np.zeros((4, 4), np.uint16), NumberOfFrames=3)
+    with pytest.raises(InvalidInput, match=r"many\.dcm cannot be decoded \(The number of bytes"):
         read_image(path)
     cut = tmp_path / "cut.dcm"
     cut.write_bytes(write_dicom(tmp_path / "a.dcm", np.zeros((64, 64), np.uint16)).read_bytes()[:1200])

@@ -1,6 +1,7 @@
 """`python -m fptplus preload` and `verify` on class folders, as a user calls them."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -103,3 +104,59 @@ def test_processes_started_by_torchrun_make_one_store(folder, tmp_path, monkeypa
     store.verify()
     assert store.manifest.examples == alone.manifest.examples
     assert (store.feature_rows(range(14)) == alone.feature_rows(range(14))).all()
+
+
+def test_classes_are_listed_with_their_counts_and_doubts_are_told(folder, tmp_path, capsys):
+    checkpoints = folder / "train" / "ill" / ".ipynb_checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / "0-checkpoint.png").write_bytes((folder / "train" / "ill" / "0.png").read_bytes())
+    try:
+        assert preload(folder, tmp_path / "store", "--method", "lora") == 0
+    finally:
+        shutil.rmtree(checkpoints)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "healthy 3 2 2 ill 3 2 2" in printed
+    assert "note: passed over 1 hidden or system file: .ipynb_checkpoints (1)" in printed
+
+
+def test_an_image_that_is_none_stops_before_anything_is_computed(folder, tmp_path, capsys):
+    bad = folder / "val" / "ill" / "bad.png"
+    bad.write_bytes(b"no picture")
+    try:
+        assert preload(folder, tmp_path / "store") == 2
+    finally:
+        bad.unlink()
+    assert "bad.png cannot be decoded" in capsys.readouterr().err and not (tmp_path / "store").exists()
+
+
+def test_patients_in_folders_are_kept_whole_where_asked(tmp_path, capsys):
+    for label in ("healthy", "ill"):
+        for index in range(12):
+            path = tmp_path / "images" / label / f"{label}{index // 2}" / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), index).save(path)
+    options = ["--method", "lora", "--group-level", "1"]
+    assert preload(tmp_path / "images", tmp_path / "store", *options) == 0
+    assert "note: the random split keeps each of 12 patients or groups whole" in capsys.readouterr().out
+    splits = {}
+    for example in FeatureStore.open(tmp_path / "store").manifest.examples:
+        splits.setdefault(example.name.split("/")[1], set()).add(example.split)
+        assert example.group is None, "whose the images are is not stored"
+    assert all(len(found) == 1 for found in splits.values())
+
+
+@pytest.mark.parametrize("content", [b"no picture", "damaged pixels"])
+def test_a_split_that_loses_a_class_with_the_images_that_are_skipped_is_refused(tmp_path, capsys, content):
+    generator = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for label in ("healthy", "ill"):
+            (tmp_path / "images" / split / label).mkdir(parents=True)
+            pixels = generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / split / label / "0.png")
+    bad = tmp_path / "images" / "val" / "ill" / "0.png"
+    bad.write_bytes(bad.read_bytes()[:1000] if content == "damaged pixels" else content)
+    assert preload(tmp_path / "images", tmp_path / "store", "--method", "lora", "--skip-bad-images") == 2
+    error = capsys.readouterr().err
+    assert "the val split of images must hold every class, it holds class 'healthy' alone" in error
+    assert "it lost the 1 that cannot be read (the first is val/ill/0.png): repair them" in error
+    assert (tmp_path / "store").exists() == (content == "damaged pixels"), "a header tells before anything is computed"
