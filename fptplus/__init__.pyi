@@ -1,4 +1,5 @@
 from .errors import InvalidInput as InvalidInput
+from .network.features import Features as Features
 from .network.fpt_config import FPT as FPT
 from .network.fpt_config import FPTPLUS as FPTPLUS
 from .network.fpt_config import FPTConfig as FPTConfig
