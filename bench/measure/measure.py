@@ -26,6 +26,7 @@ from bench.measure.meters.throughput import ThroughputReading, time_steps
 from bench.records.measured_columns import MEASURED_TIME
 from bench.records.record import COLUMNS
 from fptplus import InvalidInput
+from fptplus.network.features import tensors_of
 
 from .environment import device_facts, nvml_facts
 from .journal import Journal, Reading
@@ -236,7 +237,7 @@ def _measure_disk(scratch: Path, cell: CellConfig, work: Work) -> Reading:
     """Size of the features of a batch in a file, as fp32 like the official code's."""
     path = scratch / "features.bin"
     with path.open("wb") as file:
-        for tensor in work():
+        for tensor in tensors_of(work()):
             tensor.float().cpu().numpy().tofile(file)
     return {"disk_bytes_per_img": path.stat().st_size / cell.batch_size}
 

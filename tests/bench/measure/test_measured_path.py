@@ -15,6 +15,7 @@ from bench.records.measured_columns import MEASURED_MEMORY, MEASURED_TIME, recor
 from bench.records.record import COLUMNS, new_record
 from bench.units import GIB, MIB
 from fptplus import InvalidInput
+from fptplus.network.features import tensors_of
 
 A6000 = GPUS["a6000"]
 CELL = CellConfig(method="linear", model="test_vit", res=64, batch_size=2, device="cuda")
@@ -136,6 +137,6 @@ def test_a_smaller_card_that_cannot_be_had_is_refused(on_card, vram_bytes, sente
 def test_the_preloading_pass_writes_what_it_writes_elsewhere(on_card):
     cell = replace(CELL, method="fptplus_preloading")
     columns = on_card(on_gpu.story_of, cell).columns
-    features = work_on_device(replace(cell, device="cpu"))()
+    features = tensors_of(work_on_device(replace(cell, device="cpu"))())
     assert columns["disk_bytes_per_img"] == 4 * sum(tensor.numel() for tensor in features) / cell.batch_size
     assert columns["measured_peak_allocated_bytes"] > 0

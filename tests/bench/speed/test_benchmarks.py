@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 def test_saved_results_have_speed_memory_and_power_null_where_not_measured(tmp_path):
     saved = tmp_path / "saved.json"
-    command = [sys.executable, "-m", "pytest", "bench/", "--benchmark-only", "-k", "linear", "-q"]
+    command = [sys.executable, "-m", "pytest", "bench/speed/", "--benchmark-only", "-k", "linear", "-q"]
     command += ["--model", "test_vit", "--res", "64", "--benchmark-json", str(saved)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stdout
