@@ -126,7 +126,7 @@ PYTEST_OPTIONS = {"--benchmark-only", "--benchmark-json", "--slurm", "-s"}
 @pytest.mark.parametrize("line", lines_of("pytest"))
 def test_every_pytest_command_has_a_path_and_options_that_exist(line):
     words = shlex.split(line)[1:]
-    ours = re.findall(r'addoption\("(--[\w-]+)"', text_of("bench/speed/conftest.py"))
+    ours = re.findall(r'addoption\("(--[\w-]+)"', text_of("bench/conftest.py"))
     assert (ROOT / words[0]).exists()
     assert {word for word in words if word.startswith("-")} <= {*PYTEST_OPTIONS, *ours}
 
