@@ -126,7 +126,7 @@ class FineGrainedFusion(Fusion):
 
 
 class ProjectedFusion(Fusion):
-    """FPT's fusion: prompts as wide as the side network, projected up into queries; arguments see FineGrainedFusion."""
+    """FPT's fusion: prompts as wide as the side network, projected up into queries. See FineGrainedFusion."""
 
     def __init__(
         self,

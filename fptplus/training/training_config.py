@@ -17,7 +17,7 @@ class TrainingConfig:
     """Passes over the training images."""
 
     batch_size: int = 16
-    """Images a step, of all processes together."""
+    """Images per step, over all processes."""
 
     lr: float = 1e-3
     """Learning rate at the start; it falls along half a cosine to 0, step by step."""
@@ -32,7 +32,7 @@ class TrainingConfig:
     """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum. sgd_no_momentum: without."""
 
     seed: int = 0
-    """Of initial weights, order, augmentation and dropout."""
+    """Random seed for initial weights, order, augmentation and dropout."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
