@@ -23,7 +23,7 @@ from .method import ImageMethod
 @dataclass(frozen=True)
 class FineGrainedPrompts:
     config: fptplus.FPTConfig
-    """Whether it is FPT or FPT+, and its hyperparameters."""
+    """Hyperparameters, including whether this is FPT or FPT+."""
 
     title: str
     source: str

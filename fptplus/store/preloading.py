@@ -41,7 +41,7 @@ BATCHES_UNDER_WAY = 2
 def stored_image_res(train_res: int) -> int:
     """Return the height and width in pixels at which side images are stored: train_res / √0.8.
 
-The smallest random crop then still has `train_res` pixels a side. The result is rounded up to a multiple of 16.
+    The smallest random crop then still has `train_res` pixels a side. The result is rounded up to a multiple of 16.
     """
     return 16 * math.ceil(train_res / math.sqrt(OFFICIAL.min_scale) / 16)
 

@@ -44,5 +44,5 @@ class TrainingConfig:
             raise InvalidInput(f"weight-decay must be at least 0, got {self.weight_decay:g}.")
 
     def lr_at(self, step: int, total_steps: int) -> float:
-        """Learning rate of a step, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         return self.lr * 0.5 * (1 + math.cos(math.pi * step / total_steps))
