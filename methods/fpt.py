@@ -93,7 +93,7 @@ def layer_kind_of(vit: VisionTransformer) -> LayerKind:
 
 @dataclass(frozen=True)
 class Preloading(ImageMethod):
-    """The frozen pass that makes a method's features once, as a cost of its own (FPT+, Sec. III-F, Table II)."""
+    """The frozen pass that makes a method's features once, as a separate cost (FPT+, Sec. III-F, Table II)."""
 
     of: FineGrainedPrompts
     title: str

@@ -36,7 +36,7 @@ class PromptedBlock(nn.Module):
 @dataclass(frozen=True)
 class VPT(ImageMethod):
     num_prompts: int = 16
-    """Prompt tokens per block (FPT+, Sec. IV-B1)."""
+    """Number of prompt tokens per block (FPT+, Sec. IV-B1)."""
 
     title = "Prompt-tuning (VPT-deep)"
     source = "Jia et al., ECCV 2022, arXiv 2203.12119"

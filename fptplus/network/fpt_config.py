@@ -22,7 +22,7 @@ class FPTConfig:
     """Share of the LPM's blocks, counted from the top, that feed a side layer (L_S / L_M)."""
 
     num_prompts: int = 16
-    """Fine-grained prompts per tapped layer."""
+    """Number of fine-grained prompts per tapped layer."""
 
     reduction_factor: int = 8
     """k: the side network is 1/k as wide as the LPM."""

@@ -81,7 +81,7 @@ class FrozenBackbone(nn.Module):
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return the attention's output (B, heads, N, head_dim), and the important keys and values."""
-        queries, keys = queries.to(values.dtype), keys.to(values.dtype)  # as autocast casts normalised ones
+        queries, keys = queries.to(values.dtype), keys.to(values.dtype)  # as autocast does to normalised ones
         attended, log_sum_exp = attention_with_log_sum_exp(queries, keys, values)
         return attended, select_important_tokens(queries, keys, values, self.token_ratio, log_sum_exp)
 

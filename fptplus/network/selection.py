@@ -1,12 +1,13 @@
-"""Important-token selection (FPT+, Sec. III-E): keep the tokens that the other tokens attend to most.
+"""Important-token selection (FPT+, Sec. III-E): keep the tokens that others attend to most.
 
     queries  (N) ──┐
                    ├─ softmax over keys ─ mean over queries ─ importance (N) ─ top int(N·ratio) ─ keys', values'
     keys     (N) ──┘                                                                          (n kept tokens)
 
-The class token counts as a query and as a key, like every other token. If fused attention has given the log-sum-exp
-of each row of scores, a probability is exp(q·k·scale − log-sum-exp); otherwise each row is normalised once computed.
-Either way scores are computed a block at a time, in one buffer of fixed size: the N×N matrix is never held.
+Tokens are those of the frozen large pre-trained model (LPM). The class token counts as a query and as a key, like every
+other token. If fused attention has given the log-sum-exp of each row of scores, a probability is
+exp(q·k·scale − log-sum-exp); otherwise each row is normalised once computed. Either way scores are computed a block at
+a time, in one buffer of fixed size: the N×N matrix is never held.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""The hyperparameters of a training (FPT+, Sec. IV-B1)."""
+"""The hyperparameters of a training run (FPT+, Sec. IV-B1)."""
 
 import math
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class TrainingConfig:
     """Decoupled weight decay of AdamW."""
 
     precision: Precision = "fp32"
-    """fp32, or autocast to bf16 or fp16 with fp32 weights."""
+    """Precision: fp32, or autocast to bf16 or fp16 with fp32 weights."""
 
     optimizer: OptimizerName = "adamw"
-    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum. sgd_no_momentum: without."""
+    """Optimizer. adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum. sgd_no_momentum: without."""
 
     seed: int = 0
     """Random seed for initial weights, order, augmentation and dropout."""

@@ -22,7 +22,7 @@ class StudySetting:
     method: str
     store_dtype: str
     own_lpm: bool
-    """Whether features come from the LPM trained on the pretext task; otherwise from random weights."""
+    """Whether features come from the large pre-trained model (LPM) trained here; otherwise from random weights."""
 
     precision: str = "fp32"
     optimizer: str = "adamw"

@@ -1,6 +1,6 @@
 // Plans made by the installed cuDNN itself, for a device that it does not see. Since 9.8 it takes a device's properties
-// as text ("deviceless" planning, CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR), and its heuristics and the scratch memory of each
-// engine need nothing else. So the card is described to it, and it answers as it would on the card.
+// as text ("deviceless" planning, CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR), and its heuristics and the scratch memory of
+// each engine need nothing else. So the card is described to it, and it answers as it would on the card.
 #include "cudnn_graph.h"
 
 #if CUDNN_VERSION < 90800

@@ -1,4 +1,4 @@
-// Plans for an installed cuDNN that cannot plan without a device (before 9.8): descriptors remember what they are given,
+// Plans for an installed cuDNN that cannot plan without a device (before 9.8): descriptors remember their contents,
 // every graph has one engine, and its scratch memory is not known.
 #include <map>
 #include <memory>

@@ -20,7 +20,7 @@ namespace {
 
 constexpr size_t PAGE_BYTES = 2 * MIB;  // cudaMalloc's granularity
 constexpr size_t REAL_HOST_COPY_BYTES = 1 * MIB;
-constexpr size_t REAL_DEVICE_COPY_BYTES = 64 * KIB;  // and fills; every training step has some
+constexpr size_t REAL_DEVICE_COPY_BYTES = 64 * KIB;  // also for fills; every training step has some
 
 // The addresses of one device, reused from the lowest up, so that every machine gets the same ones.
 class AddressSpace {
