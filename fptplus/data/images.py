@@ -33,7 +33,7 @@ HEAD_BYTES = 136
 """Number of bytes read from a file to tell its kind: DICOM's mark comes after 128 bytes."""
 
 ImageSource = str | Path | Image.Image | np.ndarray
-"""Forms in which an image can be given: a file, a Pillow image, or (H, W) grey of any depth or (H, W, 3) RGB in uint8."""
+"""Forms an image can be given in: a file, a Pillow image, or (H, W) grey of any depth or (H, W, 3) RGB in uint8."""
 
 _PICTURE_MARKS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _GDAL_NODATA = 262, 258, 339, 42113

@@ -143,7 +143,7 @@ def _spot_centres(rng: np.random.Generator, res: int, count: int) -> np.ndarray:
 
 
 def _stamp(image: np.ndarray, centre: np.ndarray, colour: np.ndarray, scale: float) -> None:
-    """Add a spot to an image: Gaussians whose sum has no volume and no second moment, so that blurring leaves little."""
+    """Add a spot to an image: Gaussians whose sum has no volume or second moment, so that blurring leaves little."""
     variances = (np.array(SPOT_SIGMAS) * scale) ** 2
     moments = np.stack([np.ones(3), variances, [1, 0, 0]])
     volumes = np.linalg.solve(moments, [0, 0, 1])

@@ -41,7 +41,7 @@ def side_layer(block: Block, tokens: Tensor, prompts: Tensor, kept: int) -> Tens
 
 
 class NormedQKV(torch.autograd.Function):
-    """Queries, keys and values (B, T + P, 3·D) of all tokens, and the residual stream (B, kept, D) of the first ones."""
+    """Queries, keys and values (B, T + P, 3·D) of all tokens, and the residual stream (B, kept, D) of those kept."""
 
     @staticmethod
     def forward(
