@@ -42,7 +42,7 @@ def run_tool(*command: str | Path) -> str:
     """Run a compiler or another build tool and return what it prints.
 
     Raises:
-        BuildFailed: if it fails, hangs or is missing; the message quotes the first words it printed.
+        BuildFailed: if it fails, hangs or is missing; the message quotes the first error that it printed.
     """
     try:
         result = subprocess.run(

@@ -1,4 +1,4 @@
-"""What looks like a mistake in a data set that can be read: told in sentences, before anything is computed."""
+"""What looks like a mistake in a data set that can be read: reported in sentences, before anything is computed."""
 
 import re
 import unicodedata

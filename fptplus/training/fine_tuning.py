@@ -18,7 +18,7 @@ ExampleInputs = Callable[[int], Inputs]
 class FineTuning:
     """A model that a method has made ready to train, with everything a training step needs to know about it.
 
-    The trainer trains it and the benchmark measures it: it is the same object.
+    The trainer and the benchmark both take this class, so that the benchmark measures what is trained.
     """
 
     model: nn.Module

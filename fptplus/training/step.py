@@ -68,7 +68,7 @@ class TrainingStep:
         autocast: function that makes the context in which forward and loss run.
         scaler: scales the loss of an fp16 step; None otherwise.
         regularizer: returns a further loss term of the method (AdaLoRA's orthogonality), or None.
-        after_step: called with the number of steps done, before gradients go (AdaLoRA's rank allocation), or None.
+        after_step: called with the steps done, while gradients still exist (AdaLoRA's rank allocation), or None.
         max_grad_norm: norm at which gradients are clipped; None for no clipping.
         zero_grad: when the last step's gradients are released.
         accumulation_steps: equal micro-batches per batch; the gradients are those of the whole batch.
