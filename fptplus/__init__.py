@@ -1,6 +1,6 @@
 """FPT and FPT+ (Huang et al.): memory-efficient fine-tuning of a frozen Vision Transformer.
 
-What can be imported from here is listed in `__init__.pyi`, and loaded when it is first used.
+`__init__.pyi` lists what can be imported from here; each name is loaded when it is first used.
 """
 
 import lazy_loader

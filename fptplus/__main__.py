@@ -1,4 +1,4 @@
-"""`python -m fptplus COMMAND ...`"""
+"""The entry point of `python -m fptplus COMMAND ...`."""
 
 import sys
 import warnings
@@ -27,8 +27,8 @@ DOOR = FrontDoor(
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command."""
-    warnings.filterwarnings("ignore", message=".*torch.jit.script. is deprecated.*")  # fvcore's import
+    """Run a command and return its exit status."""
+    warnings.filterwarnings("ignore", message=".*torch.jit.script. is deprecated.*")  # raised when fvcore is imported
     return DOOR.enter(arguments)
 
 

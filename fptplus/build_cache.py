@@ -1,6 +1,6 @@
-"""Compiled code in the user's cache folder: built once, whole, by one process, and checked before it is loaded.
+"""Compiled code in the user's cache folder: built once, by one process, as a whole, and checked before loading.
 
-~/.cache/fptplus/<name>-<digest of all that it is made from>/   what was built, and `built.json`: its hashes
+~/.cache/fptplus/<name>-<digest of everything it is made from>/   what was built, and `built.json` with its hashes
 """
 
 import hashlib
@@ -17,17 +17,17 @@ from filelock import FileLock
 
 COMPILERS = ("g++", "c++", "clang++")
 COMPILE_LIMIT_S = 300.0
-"""A compiler that takes longer hangs."""
+"""Time limit for a compiler; one that takes longer is assumed to hang."""
 
 _MANIFEST = "built.json"
 
 
 class BuildFailed(RuntimeError):
-    """Why nothing could be built, in one sentence without its full stop."""
+    """Nothing could be built; the message says why in one sentence without a full stop."""
 
 
 def find_compiler() -> str:
-    """Path of a C++ compiler.
+    """Return the path of a C++ compiler.
 
     Raises:
         BuildFailed: if there is none.
@@ -39,10 +39,10 @@ def find_compiler() -> str:
 
 
 def run_tool(*command: str | Path) -> str:
-    """What a compiler or another tool of a build prints.
+    """Run a compiler or another build tool and return what it prints.
 
     Raises:
-        BuildFailed: if it fails, hangs or is missing, with its first words.
+        BuildFailed: if it fails, hangs or is missing; the message quotes the first error that it printed.
     """
     try:
         result = subprocess.run(
@@ -65,15 +65,15 @@ def run_tool(*command: str | Path) -> str:
 
 
 def built(name: str, made_from: Iterable[str | bytes], build: Callable[[Path], None]) -> Path:
-    """The folder with what `build` makes, from the cache or made now.
+    """Return the folder with what `build` makes, taken from the cache or built now.
 
     Args:
-        name: of the folder, before its digest.
-        made_from: all that the result depends on: sources, options, versions.
-        build: makes files in an empty folder.
+        name: name of the folder, to which the digest is added.
+        made_from: everything the result depends on: sources, options, versions.
+        build: function that writes the files into an empty folder.
 
     Raises:
-        BuildFailed: if it cannot be built, or the cache folder is not the user's alone.
+        BuildFailed: if it cannot be built, or others can write to the cache folder.
     """
     digest = hashlib.sha256()
     for part in made_from:
@@ -84,9 +84,9 @@ def built(name: str, made_from: Iterable[str | bytes], build: Callable[[Path], N
         folder = cache / f"{name}-{digest.hexdigest()[:16]}"
         if not _is_whole(folder):
             with FileLock(cache / f"{folder.name}.lock"):
-                if not _is_whole(folder):  # another process has been at it
+                if not _is_whole(folder):  # another process has changed it
                     _build_into(folder, build)
-    except (OSError, RuntimeError) as error:  # the latter: there is no home folder
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
         if isinstance(error, BuildFailed):
             raise
         raise BuildFailed(f"the cache folder cannot be used ({error}); set XDG_CACHE_HOME to one") from error
@@ -94,10 +94,10 @@ def built(name: str, made_from: Iterable[str | bytes], build: Callable[[Path], N
 
 
 def cache_folder() -> Path:
-    """The project's folder in the user's cache, made where it is missing.
+    """Return the project's folder in the user's cache, and create it if it is missing.
 
     Raises:
-        BuildFailed: if others can write there: what is loaded from it runs with the user's rights.
+        BuildFailed: if others can write there, since what is loaded from it runs with the user's rights.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fptplus"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -111,7 +111,7 @@ def cache_folder() -> Path:
 
 
 def _build_into(folder: Path, build: Callable[[Path], None]) -> None:
-    """Build beside the folder and rename, so that it is there whole or not at all."""
+    """Build next to the folder and rename, so that it is there complete or not at all."""
     shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".build-") as name:
         made = Path(name) / "made"
@@ -125,7 +125,7 @@ def _build_into(folder: Path, build: Callable[[Path], None]) -> None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a folder holds what was built there, byte for byte."""
+    """Return whether a folder holds what was built there, byte for byte."""
     try:
         hashes = json.loads((folder / _MANIFEST).read_text())
         return bool(hashes) and all(_hash(folder / name) == digest for name, digest in hashes.items())

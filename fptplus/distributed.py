@@ -12,22 +12,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together; alone by default."""
+    """This process's place among those that train together; a single process by default."""
 
     rank: int = 0
     world_size: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and prints."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """This process's stretch of `count` things; the stretches of all processes follow one another."""
+        """Return this process's slice of `count` items; the slices of all processes follow one another."""
         return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
     def gathered(self, part: Tensor) -> Tensor:
-        """The parts of all processes, one after another along the first axis; they may differ in length."""
+        """Return the parts of all processes, concatenated along the first axis; they may differ in length."""
         if self.world_size == 1:
             return part
         lengths = [torch.zeros((), dtype=torch.long, device=part.device) for _ in range(self.world_size)]
@@ -39,7 +39,7 @@ class Processes:
         return torch.cat([each[: int(length)] for each, length in zip(parts, lengths, strict=True)])
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over all processes."""
+        """Return the mean of a value over all processes."""
         if self.world_size > 1:
             value = value.clone()
             dist.all_reduce(value)
@@ -47,19 +47,19 @@ class Processes:
         return value
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have reached this call."""
         if self.world_size > 1:
             dist.barrier()
 
 
 def launched() -> Processes:
-    """This process as torchrun's environment describes it; alone without one."""
+    """Read this process's place from torchrun's environment variables; a single process without them."""
     return Processes(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[Processes]:
-    """Join the processes that torchrun has started: NCCL on `cuda`, each its own device, gloo on `cpu`."""
+    """Join the processes that torchrun has started: by NCCL on `cuda`, one device each, or by gloo on `cpu`."""
     processes = launched()
     if processes.world_size == 1:
         yield processes

@@ -1,5 +1,5 @@
-"""The error for input that a user can correct; the command line prints it as one sentence."""
+"""The error raised for input that a user can correct; the command line prints it as one sentence."""
 
 
 class InvalidInput(ValueError):
-    """Says in one sentence which input breaks which rule, the value found, and what would be accepted."""
+    """Wrong input; the message says in one sentence which input breaks which rule, its value, and what is accepted."""

@@ -1,7 +1,7 @@
-"""What `python -m bench` and `python -m fptplus` share: find a command, read its options, answer wrong input.
+"""What `python -m bench` and `python -m fptplus` share: find a command, read its options, report wrong input.
 
-A command is a module with `main(config) -> int`, which takes a dataclass of options and gives the exit status. It is
-imported when it is called, so that the list of commands appears at once.
+A command is a module with `main(config) -> int`, which takes a dataclass of options and returns the exit status. It is
+imported only when it is called, so that the list of commands appears at once.
 """
 
 import os
@@ -20,39 +20,39 @@ from .errors import InvalidInput
 from .help_page import explained, wrapped_output
 
 ROOT = Path(__file__).parents[1]
-"""Folder of the packages."""
+"""Folder that holds the packages."""
 
 BROKEN_PIPE = 141
-"""Exit status of a program whose reader has gone, as shells report SIGPIPE."""
+"""Exit status when nobody reads the output any more, as shells report SIGPIPE."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrontDoor:
-    """A program of several commands."""
+    """A program with several commands."""
 
     program: str
-    """As it is called: `python -m bench`."""
+    """How it is called, e.g. `python -m bench`."""
 
     package: str
-    """The package whose modules are the commands, each named as its command."""
+    """Package whose modules are the commands, each named after its command."""
 
     commands: Mapping[str, str]
-    """What each does, in a sentence."""
+    """What each command does, in a sentence."""
 
     default: str | None = None
-    """The command to run where only options are given."""
+    """Command to run when only options are given."""
 
     modules: Mapping[str, str] = field(default_factory=dict)
-    """Module of a command that is not named after it."""
+    """Module of each command whose module has another name."""
 
     interrupted: str = "interrupted"
-    """The answer to Ctrl-C."""
+    """Message printed on Ctrl-C."""
 
     needs: tuple[str, ...] = ()
-    """Packages of this project that the commands import."""
+    """Packages of this project that the commands import; they are checked before a command runs."""
 
     def enter(self, arguments: list[str]) -> int:
-        """Run a command with its options.
+        """Run a command with its options and return the exit status.
 
         Returns:
             The exit status: that of the command, 2 for wrong input, 130 for Ctrl-C, 141 if nobody reads the output.
@@ -71,7 +71,7 @@ class FrontDoor:
         except BrokenPipeError:
             return _discard_output()
         except SystemExit as stop:
-            if isinstance(stop.__context__, BrokenPipeError):  # rich's answer to it
+            if isinstance(stop.__context__, BrokenPipeError):  # how rich reacts to a broken pipe
                 return _discard_output()
             raise
 
@@ -84,7 +84,7 @@ class FrontDoor:
         return main(config)
 
     def check_packages(self) -> None:
-        """Refuse to go on where a package of the same name comes first on Python's path.
+        """Refuse to continue if another package of the same name comes first on Python's path.
 
         Raises:
             InvalidInput: if one does.
@@ -99,11 +99,11 @@ class FrontDoor:
                 )
 
     def read(self, arguments: list[str]) -> tuple[Callable[[Any], int], Any]:
-        """The function of a command, and its options as the dataclass that it takes.
+        """Return a command's function and its options, as the dataclass that the function takes.
 
         Raises:
             InvalidInput: if there is no such command, or an option is out of range.
-            SystemExit: if options cannot be read, or help was asked for.
+            SystemExit: if the options cannot be parsed, or help was asked for.
         """
         import tyro
 
@@ -119,7 +119,7 @@ class FrontDoor:
         return main, replace(config, command=tuple(command)) if command else config
 
     def split(self, arguments: list[str]) -> tuple[str, list[str]]:
-        """Name of a command, and the words after it.
+        """Split arguments into the name of a command and the words after it.
 
         Raises:
             InvalidInput: if there is no such command.
@@ -134,7 +134,7 @@ class FrontDoor:
         return name, options
 
     def usage(self) -> str:
-        """How the program is called."""
+        """Return the text that says how the program is called."""
         width = max(map(len, self.commands))
         lines = [f"usage: {self.program} {'COMMAND' if self.default is None else '[COMMAND]'} [options]", ""]
         lines += [f"  {name:{width}}  {does}" for name, does in self.commands.items()]
@@ -146,7 +146,7 @@ class FrontDoor:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Warnings in a line, without the place in the source."""
+    """Print each warning on one line, without its place in the source."""
     formatted = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
@@ -156,13 +156,13 @@ def _plain_warnings() -> Iterator[None]:
 
 
 def _discard_output() -> int:
-    """Let nothing more be written to a pipe that nobody reads; the exit status."""
+    """Write nothing more to a pipe that nobody reads, and return the exit status."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return BROKEN_PIPE
 
 
 def _parted(words: list[str]) -> tuple[list[str], list[str]]:
-    """Options, and a foreign command after --."""
+    """Split words into options and the user's own command after --."""
     at = words.index("--") if "--" in words else len(words)
     return words[:at], words[at + 1 :]

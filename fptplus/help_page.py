@@ -1,4 +1,4 @@
-"""What `COMMAND --help` prints: options as people read them, no wider than the terminal."""
+"""What `COMMAND --help` prints: options in a readable form, no wider than the terminal."""
 
 import re
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 _KEPT_SPACE = "\xa0"
-"""A space that a line is not broken at."""
+"""A space at which a line is not broken."""
 
 
 def explained(config: type) -> type:
-    """Options as their help page shows them: each docstring in one paragraph, and no type or default called None.
+    """Return options as their help page shows them: a paragraph per docstring, and no type or default called None.
 
-    tyro breaks lines where the docstring in the source does.
+    tyro would break lines where the docstring in the source does.
 
     Args:
         config: a dataclass with a docstring for each field.
@@ -35,7 +35,7 @@ def explained(config: type) -> type:
 
 
 def _explained(option: Field, hint: Any, text: str) -> tuple[str, Any, Field]:
-    """One option, as make_dataclass takes it."""
+    """Return one option in the form that make_dataclass takes."""
     from tyro.conf import Positional, arg
 
     named, kinds = {}, [kind for kind in get_args(hint) if kind is not NoneType]
@@ -47,7 +47,7 @@ def _explained(option: Field, hint: Any, text: str) -> tuple[str, Any, Field]:
 
 
 def _metavar(kind: Any) -> str:
-    """What stands for a value, as `{norm,none}` or `INT`."""
+    """Return what stands for a value in the help, such as `{norm,none}` or `INT`."""
     if get_origin(kind) is Literal:
         return f"{{{','.join(map(str, get_args(kind)))}}}"
     return " ".join(_metavar(part) for part in get_args(kind)) or kind.__name__.upper()
@@ -55,7 +55,7 @@ def _metavar(kind: Any) -> str:
 
 @contextmanager
 def wrapped_output() -> Iterator[None]:
-    """Break lines of what is printed that are wider than the terminal."""
+    """Wrap printed lines that are wider than the terminal."""
     width = get_terminal_size().columns
     try:
         with redirect_stdout(StringIO()) as page:
@@ -66,7 +66,7 @@ def wrapped_output() -> Iterator[None]:
 
 
 def _wrapped(line: str, width: int) -> str:
-    """A line in several; an option in the usage stays with its value."""
+    """Wrap a line; in the usage, an option stays on one line with its value."""
     if not line.startswith("usage:"):
         return fill(line, width)
     options = re.sub(r"\[[^]]*\]", lambda option: option[0].replace(" ", _KEPT_SPACE), line)

@@ -1,11 +1,12 @@
-"""FPT and FPT+ in plain lines, to be read next to the paper (FPT+, Sec. III; FPT, arXiv 2403.07576).
+"""FPT and FPT+ in plain code, to be read alongside the paper (FPT+, Sec. III; FPT, arXiv 2403.07576).
 
-PyTorch alone, any release since 2.0; fp32, every operation by itself, score matrices in full, backward passes left to
-autograd. It follows the paper and what is known of the official code, and shares no code with the rest of `fptplus`:
-tests hold both to the same features, logits, losses and gradients. From top to bottom:
+It needs PyTorch alone, any release since 2.0. It computes in fp32, one operation after another, with full score
+matrices, and leaves backward passes to autograd. It follows the paper and what is known of the official code, and
+shares no code with the rest of `fptplus`: tests hold both to the same features, logits, losses and gradients. From top
+to bottom:
 
     PlainSelfAttention, PlainBlock    Sec. III-A, Eq. 1-3    a transformer layer
-    plain_features                    Sec. III-B, E and F    the frozen large pre-trained model (LPM), once an image
+    plain_features                    Sec. III-B, E and F    the frozen large pre-trained model (LPM), once per image
     PlainFusion                       Sec. III-D, Eq. 7-8    prompts that summarise the LPM's important tokens
     PlainFPT                          Sec. III-C, Eq. 5-6    the side network, which reads them
     plain_step                        Sec. IV-B1             one training step
@@ -19,8 +20,8 @@ tests hold both to the same features, logits, losses and gradients. From top to 
     p, f_out              prompts, out_proj        (layers, 1, P, width), and the projection that all layers share
     m%                    token_ratio              share of the tokens that count as important
 
-Our training step is timed against these lines, and the paper's memory is emulated with them. That is why it matters
-here what is given a name: a named result lives until its function returns.
+Our training step is timed against this code, and the paper's memory is emulated with it. So it matters here which
+results have a name: a named result lives until its function returns.
 """
 
 import math
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 
 
 class PlainSelfAttention(nn.Module):
-    """MSA(z) = Attn(f_Q(z), f_K(z), f_V(z)) = softmax(Q Kᵀ / √head_dim) V of each head (Eq. 3), and its projection."""
+    """MSA(z) = Attn(f_Q(z), f_K(z), f_V(z)) = softmax(Q Kᵀ / √head_dim) V of each head (Eq. 3), then a projection."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -39,7 +40,7 @@ class PlainSelfAttention(nn.Module):
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T, dim) to (B, T, dim)."""
+        """Map tokens (B, T, dim) to (B, T, dim)."""
         return self.out(self._attend(tokens))
 
     def _attend(self, tokens: Tensor) -> Tensor:
@@ -49,12 +50,12 @@ class PlainSelfAttention(nn.Module):
         return context.permute(0, 2, 1, 3).reshape(tokens.shape)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """(B, T, dim) to (B, heads, T, head_dim)."""
+        """Reshape (B, T, dim) to (B, heads, T, head_dim)."""
         return x.view(*x.shape[:2], self.num_heads, -1).permute(0, 2, 1, 3)
 
 
 class PlainBlock(nn.Module):
-    """θ: a transformer layer. z' = MSA(z) + z (Eq. 1), then MLP(z') + z' (Eq. 2), each behind a LayerNorm."""
+    """A transformer layer, θ. z' = MSA(z) + z (Eq. 1), then MLP(z') + z' (Eq. 2), each after a LayerNorm."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class PlainBlock(nn.Module):
         self.intermediate, self.output = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T, dim) to (B, T, dim)."""
+        """Map tokens (B, T, dim) to (B, T, dim)."""
         attended = self.attention(self.norm1(tokens))
         tokens = attended + tokens  # Eq. 1
         return self.output(F.gelu(self.intermediate(self.norm2(tokens)))) + tokens  # Eq. 2
@@ -71,19 +72,19 @@ class PlainBlock(nn.Module):
 
 @torch.no_grad()
 def plain_features(lpm: nn.Module, lpm_images: Tensor, tapped_layers: tuple[int, ...], token_ratio: float) -> Tensor:
-    """Keys and values of the important tokens, made once for each image and stored (Sec. III-F, preloading).
+    """Compute keys and values of the important tokens, once per image, to be stored (Sec. III-F, preloading).
 
     Args:
         lpm: a frozen timm VisionTransformer.
-        lpm_images: (B, 3, H, W) in the high resolution.
-        tapped_layers: of the LPM, from 0: l' = L_M - L_S + l for each side layer l.
-        token_ratio: share of the tokens that are kept in each layer and head.
+        lpm_images: (B, 3, H, W), at the high resolution.
+        tapped_layers: LPM layers to read, counted from 0: l' = L_M - L_S + l for each side layer l.
+        token_ratio: share of the tokens to keep in each layer and head.
 
     Returns:
         (2, layers, B, heads, n, head_dim): keys, then values.
     """
     tokens, taken = lpm._pos_embed(lpm.patch_embed(lpm_images)), []
-    for index, block in enumerate(lpm.blocks):  # Eq. 4: z_M of a layer from that of the layer below
+    for index, block in enumerate(lpm.blocks):  # Eq. 4: each layer's z_M comes from the layer below
         normed, attention = block.norm1(tokens), block.attn
         qkv = attention.qkv(normed).view(*normed.shape[:2], 3, attention.num_heads, -1)
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4)
@@ -97,9 +98,9 @@ def plain_features(lpm: nn.Module, lpm_images: Tensor, tapped_layers: tuple[int,
 
 
 def important_tokens(probabilities: Tensor, keys: Tensor, values: Tensor, token_ratio: float) -> Tensor:
-    """Keys and values (2, B, heads, n, head_dim) of the tokens that the others attend to most (Sec. III-E).
+    """Return keys and values (2, B, heads, n, head_dim) of the tokens that the others attend to most (Sec. III-E).
 
-    A token's importance is its mean attention score, that is the mean of its column of `probabilities` (B, heads, N, N)
+    A token's importance is its mean attention score: the mean of its column of `probabilities` (B, heads, N, N)
     over all N queries. Each head chooses for itself; n = int(N · token_ratio).
     """
     important = probabilities.mean(dim=-2).topk(int(keys.shape[2] * token_ratio), dim=-1).indices
@@ -110,9 +111,10 @@ def important_tokens(probabilities: Tensor, keys: Tensor, values: Tensor, token_
 class PlainFusion(nn.Module):
     """Fine-grained prompts and the fusion modules of all layers: f_out(CA(p, z_M)) + p (Eq. 7).
 
-    Two deviations from the letter of Eq. 7, both as in the official code: p is as wide as the LPM and the sum as wide
-    as the side network, so FPT+ adds p before f_out; and the fused prompts pass a dropout. FPT's prompts are as narrow
-    as the side network, are projected up into queries instead of being normalised, and are added after f_out.
+    There are two deviations from the letter of Eq. 7, both as in the official code: p is as wide as the LPM and the sum
+    as wide as the side network, so FPT+ adds p before f_out; and dropout is applied to the fused prompts. FPT's prompts
+    are as narrow as the side network. They are projected up into queries instead of being normalised, and are added
+    after f_out.
     """
 
     def __init__(self, variant: str, num_layers: int, num_prompts: int, lpm_dim: int, num_heads: int, dim: int) -> None:
@@ -128,11 +130,11 @@ class PlainFusion(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def one_layer(self, layer: int, keys: Tensor, values: Tensor) -> Tensor:
-        """Fused prompts (B, P, dim) of one layer from its keys and values (B, heads, n, head_dim)."""
+        """Return the fused prompts (B, P, dim) of one layer from its keys and values (B, heads, n, head_dim)."""
         return self._fuse(self.prompts[layer].repeat(len(keys), 1, 1), keys, values)
 
     def all_layers(self, keys: Tensor, values: Tensor) -> Tensor:
-        """Fused prompts (layers, B, P, dim) of all layers from keys and values (layers, B, heads, n, head_dim)."""
+        """Return all layers' fused prompts (layers, B, P, dim) from keys and values (layers, B, heads, n, head_dim)."""
         return self._fuse(self.prompts.expand(-1, keys.shape[1], -1, -1), keys, values)
 
     def _fuse(self, prompts: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -148,18 +150,18 @@ class PlainFusion(nn.Module):
 
 
 class PlainFPT(nn.Module):
-    """All that FPT or FPT+ trains: the side network and the fusion modules that feed it.
+    """Everything FPT or FPT+ trains: the side network and the fusion modules that feed it.
 
     Args:
         variant: `fpt` or `fptplus`.
-        num_layers: L_S, layers of the side network, each of which reads one layer of the LPM.
-        num_prompts: P, fine-grained prompts of each layer.
+        num_layers: L_S, number of layers of the side network; each reads one layer of the LPM.
+        num_prompts: P, number of fine-grained prompts per layer.
         lpm_dim, num_heads: width and heads of the LPM; the side network has as many heads.
         dim: width of the side network, lpm_dim / k.
-        res, patch_size: of the side network's images, in pixels.
+        res, patch_size: height and width of the side network's images and patches, in pixels.
         num_classes: outputs of the head.
-        fuses_at_once: fuse the prompts of all layers in one product before the side network, as the official code does,
-            instead of each before its layer: the same numbers, other memory.
+        fuses_at_once: whether to fuse the prompts of all layers in one product before the side network, as the
+            official code does, instead of each before its layer; the numbers are the same, the memory is not.
     """
 
     def __init__(
@@ -187,11 +189,11 @@ class PlainFPT(nn.Module):
         self.fusion = PlainFusion(variant, num_layers, num_prompts, lpm_dim, num_heads, dim)
 
     def forward(self, images: Tensor, features: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-        """Logits (B, classes).
+        """Return logits (B, classes).
 
         Args:
-            images: (B, 3, res, res), in the low resolution (Sec. III-C, asymmetric input).
-            features: keys and values, each (layers, B, heads, n, head_dim), of the same images in the high resolution.
+            images: (B, 3, res, res), at the low resolution (Sec. III-C, asymmetric input).
+            features: keys and values, each (layers, B, heads, n, head_dim), of the same images at the high resolution.
         """
         keys, values = features
         fused = self.fusion.all_layers(keys, values) if self.fuses_at_once else None
@@ -204,14 +206,14 @@ class PlainFPT(nn.Module):
         return self.classifier(self.layernorm(tokens)[:, 0])
 
     def _embed(self, images: Tensor) -> Tensor:
-        """z_0 (B, T, dim): class token and patches, with their positions (Sec. III-A)."""
+        """Return z_0 (B, T, dim): class token and patches, with position embeddings (Sec. III-A)."""
         patches = self.projection(images).flatten(2).transpose(1, 2)
         patches = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
         return patches + self.position_embeddings
 
 
 def plain_step(model: PlainFPT, optimizer: torch.optim.Optimizer, images: Tensor, features: Tensor, targets: Tensor):
-    """One training step (Sec. IV-B1; official training loop); the loss, a detached scalar."""
+    """Take one training step (Sec. IV-B1; official training loop), and return the loss as a detached scalar."""
     loss = F.cross_entropy(model(images, features), targets)
     optimizer.zero_grad()
     loss.backward()

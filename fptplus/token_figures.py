@@ -1,4 +1,4 @@
-"""Look into FPT and FPT+: selected tokens, what the prompts attend to (Fig. 9), who attends to the prompts (Fig. 6)."""
+"""Look into FPT and FPT+: selected tokens, what the prompts attend to (Fig. 9), what attends to them (Fig. 6)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,28 +25,28 @@ GREEN, BLUE = "#00C853", "#0072B2"
 
 @dataclass(frozen=True, kw_only=True)
 class TokenView:
-    """What one fusion module sees of one image through one head of the LPM."""
+    """What one fusion module sees of one image through one head of the frozen large pre-trained model (LPM)."""
 
     selected: np.ndarray
-    """(n,) indices of the important tokens among all N, prefix tokens first; most important first."""
+    """Indices (n,) of the important tokens, most important first, among all N tokens, prefix tokens first."""
 
     attention: np.ndarray
-    """(P, n) share of each selected token in each prompt's attention; rows add up to 1."""
+    """Share (P, n) of each selected token in each prompt's attention; rows add up to 1."""
 
     grid: int
-    """Patches along a side of the image."""
+    """Number of patches along a side of the image."""
 
     num_prefix_tokens: int
-    """Tokens before the patches: class token and registers."""
+    """Number of tokens before the patches: class token and registers."""
 
     def heat(self) -> np.ndarray:
-        """(grid, grid) attention on each patch, mean over the prompts; 0 where a patch is not selected."""
+        """Return the attention (grid, grid) on each patch, mean over the prompts; 0 where a patch is not selected."""
         tokens = np.zeros(self.num_prefix_tokens + self.grid**2)
         tokens[self.selected] = self.attention.mean(axis=0)
         return tokens[self.num_prefix_tokens :].reshape(self.grid, self.grid)
 
     def selected_patches(self) -> list[tuple[int, int]]:
-        """(row, column) of each selected patch."""
+        """Return (row, column) of each selected patch."""
         patches = self.selected[self.selected >= self.num_prefix_tokens] - self.num_prefix_tokens
         return [divmod(int(patch), self.grid) for patch in patches]
 
@@ -55,14 +55,14 @@ class TokenView:
 def view_tokens(
     backbone: FrozenBackbone, trained: FineGrainedPromptTuning, image: Tensor, *, layer: int, head: int
 ) -> TokenView:
-    """Selection and prompt attention of one image.
+    """Compute the selection and the prompt attention for one image.
 
     Args:
-        backbone: the frozen LPM, in the precision to look at it in.
-        trained: what was trained on its features.
+        backbone: the frozen LPM, in the precision to look at.
+        trained: the model that was trained on its features.
         image: (1, 3, res, res), normalised.
-        layer: of the LPM, from 0; it must be a tapped one.
-        head: of the LPM, from 0.
+        layer: layer of the LPM, counted from 0; it must be tapped.
+        head: head of the LPM, counted from 0.
 
     Raises:
         InvalidInput: if the layer is not tapped or there is no such head.
@@ -87,7 +87,7 @@ def view_tokens(
 
 
 def _queries_and_keys(backbone: FrozenBackbone, image: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-    """Queries and keys of all tokens in one block, each (1, heads, N, head_dim)."""
+    """Return the queries and keys of all tokens in one block, each (1, heads, N, head_dim)."""
     attention = backbone.vit.blocks[layer].attn
     seen: list[Tensor] = []
     hook = attention.qkv.register_forward_hook(lambda _module, _inputs, qkv: seen.append(qkv))
@@ -101,14 +101,14 @@ def _queries_and_keys(backbone: FrozenBackbone, image: Tensor, layer: int) -> tu
 
 @torch.no_grad()
 def attention_on_prompts(trained: FineGrainedPromptTuning, side_images: Tensor, features: Features) -> Tensor:
-    """How much of their attention the side network's own tokens give to the prompts, at each of its layers (Fig. 6).
+    """Return how much of their attention the side network's own tokens give to the prompts in each layer (Fig. 6).
 
     Args:
-        trained: in evaluation mode.
-        side_images, features: as FineGrainedPromptTuning.forward takes them.
+        trained: the model, in evaluation mode.
+        side_images, features: see FineGrainedPromptTuning.forward.
 
     Returns:
-        (layers,) sum over the prompts, mean over tokens, heads and images; 0 to 1.
+        Shares (layers,) from 0 to 1: sum over the prompts, mean over tokens, heads and images.
     """
     shares: list[Tensor] = []
     num_prompts = trained.fusion.prompts.shape[1]
@@ -136,7 +136,7 @@ def attention_on_prompts(trained: FineGrainedPromptTuning, side_images: Tensor, 
 
 
 def draw_tokens(path: Path, image: Image.Image, view: TokenView, title: str) -> None:
-    """Fig. 9: the image, its selected tokens as boxes, the prompts' attention as a heat map; path.png and path.svg."""
+    """Draw Fig. 9 to path.png and path.svg: the image, selected tokens as boxes, prompt attention as a heat map."""
     side = 512
     pixels = np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
     patch = side / view.grid
@@ -159,12 +159,12 @@ def draw_tokens(path: Path, image: Image.Image, view: TokenView, title: str) -> 
 
 
 def draw_attention_on_prompts(path: Path, shares: Sequence[float], first_layer: int, title: str) -> None:
-    """Fig. 6: a bar for each layer; path.png and path.svg.
+    """Draw Fig. 6 to path.png and path.svg: a bar for each layer.
 
     Args:
-        path, title: of the figure.
-        shares: as of attention_on_prompts.
-        first_layer: of the LPM, from 1, that the first of them reads.
+        path, title: where to write the figure, and its title.
+        shares: see attention_on_prompts.
+        first_layer: LPM layer, counted from 1, that the first side layer reads.
     """
     drawing = Figure(figsize=(6, 3.4), layout="constrained")
     axes = drawing.subplots()

@@ -1,4 +1,4 @@
-"""A file that is the old one or the new one to every reader, and never half of one."""
+"""Write a file so that every reader sees the old one or the new one, and never half of it."""
 
 import os
 import tempfile
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write, which takes its place once it rests on the disk, and is removed if that fails."""
+    """Yield a file next to `path` to write; it replaces `path` once it is safely on disk, and is removed on failure."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(descriptor)
     beside = Path(name)
@@ -17,7 +17,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield beside
         with beside.open("r+b") as file:
             os.fsync(file.fileno())
-        beside.chmod(0o644)  # mkstemp keeps others out
+        beside.chmod(0o644)  # mkstemp denies others access
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)

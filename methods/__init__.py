@@ -1,4 +1,4 @@
-"""Fine-tuning methods over one shared ViT: METHODS are the ten of the paper, VARIANTS and ABLATIONS others of FPT+."""
+"""Fine-tuning methods over one shared ViT: METHODS are the paper's ten, VARIANTS and ABLATIONS modify FPT+."""
 
 from dataclasses import replace
 from difflib import get_close_matches
@@ -50,23 +50,24 @@ VARIANTS: dict[str, Method] = {
         replace(FPTPLUS, token_ratio=1.0), "Fusion modules, asymmetric input", "FPT+, Sec. IV-G1", live=True
     ),
 }
-"""With the frozen LPM run in every step, on features stored smaller, and FPT+'s components one by one (Fig. 7)."""
+"""FPT and FPT+ with the frozen large pre-trained model (LPM) run in every step; FPT+ with features stored smaller, and
+its components one by one (Fig. 7)."""
 
 ABLATIONS: dict[str, Method] = dict(fptplus_ablations(METHODS["fptplus"]))
-"""FPT+ with one hyperparameter changed, as fptplus_side64 or fptplus_prompts4. None of these runs unless named."""
+"""FPT+ with one hyperparameter changed, such as fptplus_side64 or fptplus_prompts4. They run only when named."""
 
 PASSES: dict[str, Method] = {
     f"{name}_preloading": Preloading(METHODS[name], f"{METHODS[name].title}, preloading", METHODS[name].source)
     for name in ("fpt", "fptplus")
 }
-"""What FPT and FPT+ do once, before they train: no fine-tuning, but a cost of it."""
+"""What FPT and FPT+ do once, before they train: it is not fine-tuning, but part of its cost."""
 
 
 def find_method(name: str) -> Method:
-    """The method of a name of METHODS, VARIANTS, ABLATIONS or PASSES.
+    """Return the method of a name in METHODS, VARIANTS, ABLATIONS or PASSES.
 
     Raises:
-        InvalidInput: if there is none, with the known names.
+        InvalidInput: if there is none; the message lists the known names.
     """
     known = METHODS | VARIANTS | ABLATIONS | PASSES
     if name not in known:

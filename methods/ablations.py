@@ -14,19 +14,20 @@ VALUES: dict[str, tuple[str, tuple[float, ...]]] = {
     "layers": ("tapped_share", (1, 2, 3, 4, 6, 9, 12)),
     "ratio": ("token_ratio", (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)),
 }
-"""By the short name of a hyperparameter: its field of FPTConfig, and the values to try."""
+"""Field of FPTConfig and values to try, by the short name of a hyperparameter."""
 
 VIT_B_DEPTH = 12
-"""`layers` counts side layers under a ViT-B; under another LPM it is the same share of the blocks."""
+"""Number of blocks of ViT-B, for which `layers` counts side layers; another large pre-trained model (LPM) gets the same
+share of its blocks."""
 
 
 def ablation_name(fptplus: FineGrainedPrompts, short: str, value: float) -> str:
-    """Name of FPT+ with one value changed, as `fptplus_side64`; `fptplus` where the value is its own."""
+    """Return the name of FPT+ with one value changed, such as `fptplus_side64`; `fptplus` if the value is its own."""
     return "fptplus" if _changed(fptplus, short, value) == fptplus.config else f"fptplus_{short}{value}"
 
 
 def fptplus_ablations(fptplus: FineGrainedPrompts) -> Iterator[tuple[str, FineGrainedPrompts]]:
-    """Every such variant with its name."""
+    """Yield every such variant with its name."""
     for short, (_, values) in VALUES.items():
         for value in values:
             if (name := ablation_name(fptplus, short, value)) != "fptplus":

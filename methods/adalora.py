@@ -27,10 +27,10 @@ class AdaLoRA(ImageMethod):
     """Mean rank left at the end."""
 
     alpha: int = 16
-    """Scale factor (FPT+, Sec. IV-B1)."""
+    """Scale factor of the updates (FPT+, Sec. IV-B1)."""
 
     total_steps: int = EPOCHS * (MESSIDOR2_STATED_IMAGES // 16)
-    """Steps of the whole training; default 1,520, the paper's on Messidor-2 in batches of 16."""
+    """Steps of the whole training; the default, 1,520, is the paper's on Messidor-2 in batches of 16."""
 
     warmup_steps: int = 200
     """Steps before the budget begins to shrink."""
@@ -48,7 +48,7 @@ class AdaLoRA(ImageMethod):
     source = "Zhang et al., ICLR 2023, arXiv 2303.10512"
 
     def for_training(self, total_steps: int) -> Self:
-        """The same with its phases in the same proportion of so many steps."""
+        """Return the method with its phases scaled in proportion to this number of steps."""
         warmup, final = (steps * total_steps // self.total_steps for steps in (self.warmup_steps, self.final_steps))
         return replace(self, total_steps=total_steps, warmup_steps=warmup, final_steps=final)
 
@@ -77,7 +77,7 @@ class AdaLoRA(ImageMethod):
 
 
 _IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
-"""What peft's RankAllocator remembers: sensitivity of each weight, its running mean and its uncertainty."""
+"""Attributes that hold what peft's RankAllocator remembers: each weight's sensitivity, running mean and uncertainty."""
 
 
 def _allocator_state(tuner: AdaLoraModel) -> dict:
@@ -95,7 +95,7 @@ def _load_allocator_state(tuner: AdaLoraModel, state: dict) -> None:
 
 
 def orthogonality(model: nn.Module) -> Tensor:
-    """Mean distance of the singular vectors' Gram matrices from the identity (AdaLoRA, Eq. 4).
+    """Return the mean distance of the singular vectors' Gram matrices from the identity (AdaLoRA, Eq. 4).
 
     peft adds the same term, but only to models whose output carries a loss.
     """

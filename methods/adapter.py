@@ -13,7 +13,7 @@ from .method import ImageMethod, image_fine_tuning
 
 
 class Adapter(nn.Module):
-    """x + up(gelu(down(x))); starts as the identity."""
+    """An adapter, x + up(gelu(down(x))); it starts as the identity."""
 
     def __init__(self, dim: int, bottleneck: int) -> None:
         super().__init__()

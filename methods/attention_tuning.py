@@ -1,4 +1,4 @@
-"""Attention-tuning: the attention layers move (Touvron et al., Three things everyone should know about ViT, 2022)."""
+"""Attention-tuning: the attention layers learn (Touvron et al., Three things everyone should know about ViT, 2022)."""
 
 from dataclasses import dataclass
 

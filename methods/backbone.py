@@ -1,4 +1,4 @@
-"""The shared backbone: the one place that makes a timm ViT, at any resolution the patch size divides."""
+"""The shared backbone: the one place that creates a timm ViT, at any resolution the patch size divides."""
 
 from difflib import get_close_matches
 from functools import partial
@@ -20,7 +20,7 @@ MODELS: dict[str, str] = {
     "vit_b": "vit_base_patch16_384",
     "vit_l": "vit_large_patch16_384",
 }
-"""Short names; ViT/16 as published with 384-px position embeddings, which the paper's parameter counts imply."""
+"""timm's names by short name: ViT/16 published with 384-px position embeddings, which the paper's counts imply."""
 
 AttentionMode = Literal["eager", "sdpa", "flash", "efficient"]
 Checkpointing = Literal["none", "block"]
@@ -36,20 +36,20 @@ def create_backbone(
     drop_path: float = 0.0,
     weights: str | None = None,
 ) -> VisionTransformer:
-    """A timm ViT for one task, on the current default device, in training mode.
+    """Create a timm ViT for one task, on the current default device, in training mode.
 
     Args:
-        model: short name of MODELS or any name that timm knows.
-        res: image height and width in pixels; position embeddings get that grid.
+        model: a short name in MODELS or any name that timm knows.
+        res: image height and width in pixels; position embeddings are sized to match.
         num_classes: outputs of the new head.
-        attention: `eager` for explicit score matrices, anything else for fused kernels.
+        attention: `eager` for explicit score matrices, any other value for fused kernels.
         checkpointing: `block` to recompute every block in the backward pass.
         drop_path: probability that the last block is skipped in training; it falls to 0 at the first.
-        weights: a checkpoint file (timm or Hugging Face) or a timm pretrained name; on the meta device only checked.
-            None for random weights.
+        weights: a checkpoint file (timm or Hugging Face) or a timm pretrained name; None for random weights. On the
+            meta device they are only checked.
 
     Raises:
-        InvalidInput: if the name is unknown, the model is no plain ViT, its patch size does not divide `res`, or the
+        InvalidInput: if the name is unknown, the model is not a plain ViT, its patch size does not divide `res`, or the
             weights are unreadable or of another shape.
     """
     vit = _create(model, img_size=res, num_classes=num_classes, drop_path_rate=drop_path)
@@ -63,7 +63,7 @@ def create_backbone(
 
 
 def _timm_name(model: str) -> str:
-    """A model's name in timm; refuses one that timm does not know."""
+    """Return a model's name in timm; refuse one that timm does not know."""
     name = MODELS.get(model, model)
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models("vit_*") + list(MODELS), n=3)
@@ -75,7 +75,7 @@ def _timm_name(model: str) -> str:
 
 
 def published_normalization(model: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the colour channels, in 0 to 1, that a model was pre-trained with.
+    """Return the mean and standard deviation of the colour channels, in 0 to 1, that a model was pre-trained with.
 
     Raises:
         InvalidInput: if timm does not know the model.
@@ -88,7 +88,7 @@ def _create(model: str, **options) -> VisionTransformer:
     name = _timm_name(model)
     _check_resolution(model, options["img_size"])
     if torch.get_default_device().type == "meta":
-        options["weight_init"] = "skip"  # there is nothing to draw numbers into
+        options["weight_init"] = "skip"  # there is no memory to initialise
     try:
         vit = timm.create_model(name, **options)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -104,7 +104,7 @@ def _create(model: str, **options) -> VisionTransformer:
 
 
 def _read_weights(weights: str) -> dict[str, Tensor]:
-    """Tensors of a checkpoint file, or of a model that timm downloads."""
+    """Read the tensors of a checkpoint file, or of a model that timm downloads."""
     if not Path(weights).exists() and timm.models.is_model_pretrained(weights):
         with torch.device("cpu"):
             return timm.create_model(weights, pretrained=True).state_dict()
@@ -112,18 +112,18 @@ def _read_weights(weights: str) -> dict[str, Tensor]:
 
 
 def patch_size_of(model: str) -> int:
-    """Patch height and width in pixels of a model that timm knows."""
+    """Return the patch height and width in pixels of a model that timm knows."""
     name = MODELS.get(model, model)
     digits = name.partition("patch")[2].partition("_")[0]
     if digits.isdigit():
-        return int(digits)  # timm names nearly all of its ViTs by it
+        return int(digits)  # nearly all of timm's ViT names contain it
     with torch.device("meta"):
         patch_embed = getattr(timm.create_model(name), "patch_embed", None)
     return getattr(patch_embed, "patch_size", (1,))[0]
 
 
 def _check_resolution(model: str, res: int) -> None:
-    """Refuse a resolution before timm asserts on it."""
+    """Refuse a resolution that would fail an assertion in timm."""
     patch_size = patch_size_of(model)
     if res < 1 or res % patch_size:
         below = max(patch_size, res - res % patch_size)
@@ -140,25 +140,25 @@ def _not_driven(model: str, reason: str) -> InvalidInput:
 
 
 def uses_fused_attention(vit: VisionTransformer) -> bool:
-    """Whether the blocks call fused attention kernels."""
+    """Return whether the blocks call fused attention kernels."""
     return vit.blocks[0].attn.fused_attn
 
 
 def uses_checkpointing(vit: VisionTransformer) -> bool:
-    """Whether the backward pass runs the blocks again."""
+    """Return whether the backward pass recomputes the blocks."""
     return isinstance(vit.blocks[0].forward, partial)
 
 
 def token_count(vit: VisionTransformer) -> int:
-    """N, tokens in each block: patches, class token and registers."""
+    """Return N, the number of tokens in each block: patches, class token and registers."""
     return vit.patch_embed.num_patches + vit.num_prefix_tokens
 
 
 def published_params(vit: VisionTransformer) -> int:
-    """Parameters of the LPM as published: its own resolution's position embeddings and its own head.
+    """Count the parameters of the large pre-trained model (LPM) as published: its own position embeddings and head.
 
-    That is how the paper counts a frozen LPM: FPT+'s 1.03 % has ViT-B/16's 1000-way ImageNet head and 384-px position
-    embeddings in the denominator.
+    This is how the paper counts a frozen LPM: the denominator of FPT+'s 1.03 % includes ViT-B/16's 1000-way ImageNet
+    head and 384-px position embeddings.
     """
     config = vit.pretrained_cfg or {}
     total = sum(parameter.numel() for parameter in vit.parameters())

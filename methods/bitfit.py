@@ -1,4 +1,4 @@
-"""BitFit: only bias terms move (Ben-Zaken et al., BitFit, 2022)."""
+"""BitFit: only bias terms are trained (Ben-Zaken et al., BitFit, 2022)."""
 
 from dataclasses import dataclass
 

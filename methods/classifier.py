@@ -1,9 +1,9 @@
-"""A trained checkpoint as a classifier of images.
+"""Classify images with a trained checkpoint.
 
 classifier = load_classifier("runs/messidor2/lr0.001-wd0.1-seed0/best.safetensors", weights="vit_b.safetensors")
 classifier.predict("eye.png")      # {"healthy": 0.93, ...}
 
-A file, a Pillow image and an array are decoded in one way, the one of training.
+A file, a Pillow image and an array are all decoded as they are in training.
 """
 
 import logging
@@ -31,11 +31,11 @@ from .method import build_for_training
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """A trained method with all that it needs to read an image."""
+    """A trained method with everything it needs to read an image."""
 
     model: nn.Module
     preloader: nn.Module | None
-    """The frozen LPM, for methods that read features; None otherwise."""
+    """The frozen large pre-trained model (LPM), for methods that read features; None otherwise."""
 
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
@@ -44,39 +44,39 @@ class Classifier:
     """Height and width in pixels of the LPM's images."""
 
     image_res: int
-    """Height and width in pixels that images are kept at in training."""
+    """Height and width in pixels at which training stores images."""
 
     input_res: int
-    """Height and width in pixels of the images that the model takes, features or none alongside."""
+    """Height and width in pixels of the images that the model takes, with or without features alongside."""
 
     device: str
     greys: GreyScale = EACH_BY_ITSELF
-    """What values of deep grey images were black and white in training."""
+    """Which values of deep grey images became black and white in training."""
 
     decoding: int = DECODING
-    """Version by which training decoded its files."""
+    """Version of the decoding of image files in training."""
 
     @torch.no_grad()
     def probabilities(self, images: Sequence[ImageSource]) -> Tensor:
-        """(N, classes) probabilities of N images of any size, on the CPU."""
+        """Return the probabilities (N, classes) of N images of any size, on the CPU."""
         return self.model(*self.inputs(images)).float().softmax(dim=1).cpu()
 
     @torch.no_grad()
     def inputs(self, images: Sequence[ImageSource]) -> Inputs:
-        """What the model is called with: images, and the LPM's features of them where it reads any."""
+        """Return what the model is called with: images, and the LPM's features of them if it reads any."""
         images = [self.decode(image) for image in images]
         seen = self._seen(images, self.image_res, self.input_res)
         return (seen,) if self.preloader is None else (seen, self.preloader(self.lpm_images(images)))
 
     def lpm_images(self, images: Sequence[ImageSource]) -> Tensor:
-        """(N, 3, res, res) images as the LPM sees them."""
+        """Return the images (N, 3, res, res) as the LPM sees them."""
         return self._seen([self.decode(image) for image in images], self.res, self.res)
 
     def decode(self, image: ImageSource) -> Image.Image:
-        """An image as training saw it before it was resized: RGB in 8 bits, deep greys by the training data's rule.
+        """Decode an image as training did before resizing: to 8-bit RGB, deep greys by the training data's rule.
 
-        A deep image of a kind that the rule has no range for is scaled by itself, as stores of earlier versions did;
-        that is logged, and so is an image that lies outside the range, or is one frame of several.
+        A deep image of a kind for which the rule has no range is scaled by its own values, as in stores of earlier
+        versions. This is logged, and so is an image that exceeds the range, or is one frame of several.
         """
         if (frames := count_frames(image)) > 1:
             which = "the one that it stands at" if isinstance(image, Image.Image) else "the middle one"
@@ -93,7 +93,7 @@ class Classifier:
         return to_rgb(decoded, self.greys)
 
     def predict(self, image: ImageSource) -> dict[str, float]:
-        """The probability of each class.
+        """Return the probability of each class.
 
         Args:
             image: a file (`path#frame` for one of several frames), a Pillow image, or an array: (H, W) grey of any
@@ -105,7 +105,7 @@ class Classifier:
         return dict(zip(self.classes, self.probabilities([image])[0].tolist(), strict=True))
 
     def _seen(self, images: Sequence[Image.Image], kept_res: int, res: int) -> Tensor:
-        """RGB images as training saw them: made square, then resized, then normalised."""
+        """Return RGB images as training sees them: made square, then resized, then normalised."""
         squares = torch.stack([to_square(image, kept_res) for image in images]).to(self.device)
         return normalize(render(squares, plain_views(len(images)), res), self.mean, self.std)
 
@@ -116,15 +116,15 @@ def _log_once(note: str) -> None:
 
 
 def load_classifier(path: str | Path, *, weights: str | None = None, device: str = "cpu") -> Classifier:
-    """The classifier of a checkpoint that training has written.
+    """Load the classifier of a checkpoint that training has written.
 
     Args:
         path: `best.safetensors` of a run.
-        weights: the LPM's checkpoint file or timm pretrained name; default the one named in the checkpoint.
-        device: to run on.
+        weights: the LPM's checkpoint file or timm pretrained name; by default the one named in the checkpoint.
+        device: the device to run on.
 
     Raises:
-        InvalidInput: if the checkpoint or the weights are unreadable, or the LPM is another than in training.
+        InvalidInput: if the checkpoint or the weights are unreadable, or the LPM is not the one used in training.
     """
     info = CheckpointInfo.read(Path(path))
     tuning = build_as_trained(info, weights=weights, with_lpm=True)
@@ -147,15 +147,15 @@ def load_classifier(path: str | Path, *, weights: str | None = None, device: str
 
 
 def build_as_trained(info: CheckpointInfo, *, weights: str | None = None, with_lpm: bool = False) -> FineTuning:
-    """What a checkpoint was trained as, before its weights are loaded.
+    """Build what a checkpoint was trained as, before its weights are loaded.
 
     Args:
-        info: the checkpoint's.
-        weights: the LPM's checkpoint file or timm pretrained name; default the one named in the checkpoint.
-        with_lpm: as build_for_training takes it.
+        info: the checkpoint's metadata.
+        weights: the LPM's checkpoint file or timm pretrained name; by default the one named in the checkpoint.
+        with_lpm: see build_for_training.
 
     Raises:
-        InvalidInput: if the weights are not what they must be.
+        InvalidInput: if the weights are unreadable or not the right ones.
     """
     return build_for_training(
         find_method(info.method),
@@ -170,7 +170,7 @@ def build_as_trained(info: CheckpointInfo, *, weights: str | None = None, with_l
 
 
 def _check_lpm(vit: nn.Module, info: CheckpointInfo) -> None:
-    """See that features of new images come from the LPM that made the training's."""
+    """Check that features of new images come from the LPM that made the features for training."""
     if info.weights_sha256 and lpm_sha256(vit) != info.weights_sha256:
         raise InvalidInput(
             f"weights must be those of the {info.model} that the checkpoint was trained on "

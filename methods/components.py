@@ -1,8 +1,8 @@
-"""FPT+ before its parts are added one by one (FPT+, Fig. 7): the side network alone, and features by an MLP.
+"""FPT+ before its parts are added one by one (FPT+, Fig. 7): the side network alone, and features through an MLP.
 
-The paper names these models and describes neither. Here the side network is FPT+'s own on images of the LPM's
-resolution, and "an MLP layer to process and align the hidden dimensions" (Sec. III-D) is one two-layer MLP for each
-tapped LPM block, whose output tokens are all appended to the side network's.
+The paper names these models but does not describe them. Here the side network is FPT+'s own, on images at the
+resolution of the frozen large pre-trained model (LPM); and "an MLP layer to process and align the hidden dimensions"
+(Sec. III-D) is one two-layer MLP per tapped LPM block, whose output tokens are all appended to the side network's.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class SideNetworkAlone(nn.Module):
         self.side = side
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) from images (B, 3, H, W)."""
+        """Return logits (B, classes) for images (B, 3, H, W)."""
         tokens = self.side.embed(images)
         for block in self.side.blocks:
             tokens = block(tokens)
@@ -38,7 +38,7 @@ class SideNetworkAlone(nn.Module):
 
 
 class MlpFusion(nn.Module):
-    """The side network with every token of the tapped LPM blocks appended, brought to its width by an MLP."""
+    """The side network with every token of the tapped LPM blocks appended, mapped to its width by an MLP."""
 
     def __init__(self, vit: VisionTransformer, tapped_layers: tuple[int, ...], side: SideNetwork) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class MlpFusion(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) from images (B, 3, H, W)."""
+        """Return logits (B, classes) for images (B, 3, H, W)."""
         tokens = self.side.embed(images)
         for layer, features in enumerate(self._features(images)):
             tokens = self.side.layer(layer, tokens, self.mlps[layer](features))
@@ -64,7 +64,7 @@ class MlpFusion(nn.Module):
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> list[Tensor]:
-        """The tapped blocks' output tokens, each (B, N, D)."""
+        """Return the tapped blocks' output tokens, each (B, N, D)."""
         vit, features = self.vit, []
         x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
         for index, block in enumerate(vit.blocks):
@@ -77,11 +77,11 @@ class MlpFusion(nn.Module):
 @dataclass(frozen=True)
 class SideComponents(ImageMethod):
     config: fptplus.FPTConfig
-    """FPT+'s hyperparameters; the side network's resolution is the LPM's instead."""
+    """FPT+'s hyperparameters, except that the side network has the LPM's resolution."""
 
     title: str
     with_lpm: bool
-    """Append the LPM's tokens through MLPs, or train the side network alone."""
+    """Whether the LPM's tokens are appended through MLPs; otherwise the side network is trained alone."""
 
     source: str = SOURCE
 

@@ -1,4 +1,7 @@
-"""FPT and FPT+: a side network reads a frozen LPM through fine-grained prompts (Huang et al., FPT 2024, FPT+ 2025)."""
+"""FPT and FPT+: a side network reads a frozen large pre-trained model (LPM) through fine-grained prompts.
+
+Huang et al., FPT 2024 and FPT+ 2025.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -20,37 +23,37 @@ from .method import ImageMethod
 @dataclass(frozen=True)
 class FineGrainedPrompts:
     config: fptplus.FPTConfig
-    """FPT or FPT+, and its hyperparameters."""
+    """Hyperparameters, including whether this is FPT or FPT+."""
 
     title: str
     source: str
 
     live: bool = False
-    """Run the frozen LPM in every step, on images, instead of reading features preloaded once."""
+    """Whether the frozen LPM runs in every step, on images; otherwise features are preloaded once."""
 
     symmetric: bool = False
-    """Give the side network images of the LPM's resolution: FPT+ before its asymmetric input."""
+    """Whether the side network gets images of the LPM's resolution: FPT+ before its asymmetric input."""
 
     features: StoreDtype = "fp32"
-    """What preloaded keys and values are stored in."""
+    """Dtype in which preloaded keys and values are stored."""
 
     @property
     def reads_features(self) -> bool:
-        """It does, unless the LPM runs in every step."""
+        """Whether it reads features: it does unless the LPM runs in every step."""
         return not self.live
 
     def input_res(self, res: int) -> int:
-        """The side network's, where features are preloaded; a live LPM takes the images itself."""
+        """Return the side network's resolution if features are preloaded; a live LPM takes the images itself."""
         return self.config.side_res if self.reads_features else res
 
     def for_training(self, total_steps: int) -> Self:
-        """Itself: no part of it depends on the length of a training."""
+        """Return itself: nothing in it depends on the length of a training."""
         return self
 
     def build(self, vit: VisionTransformer, res: int) -> FineTuning:
         config = replace(self.config, side_res=res) if self.symmetric else self.config
         attention, depth = vit.blocks[0].attn, len(vit.blocks)
-        fused_attention = uses_fused_attention(vit)  # as asked for: the frozen pass uses it anyway
+        fused_attention = uses_fused_attention(vit)  # asked for by the caller; the frozen pass uses it anyway
         lpm_params = published_params(vit)
         tapped = config.tapped_layers(depth)
         trained = fptplus.build_fpt(
@@ -84,13 +87,13 @@ class FineGrainedPrompts:
 
 
 def layer_kind_of(vit: VisionTransformer) -> LayerKind:
-    """What a side network beside a ViT is made of: lean layers, which need fused attention, or else plain ones."""
+    """Return the layer kind of a ViT's side network: lean with fused attention, which lean layers need, else plain."""
     return "lean" if uses_fused_attention(vit) else "plain"
 
 
 @dataclass(frozen=True)
 class Preloading(ImageMethod):
-    """The frozen pass that makes a method's features once, as a cost of its own (FPT+, Sec. III-F, Table II)."""
+    """The frozen pass that makes a method's features once, as a separate cost (FPT+, Sec. III-F, Table II)."""
 
     of: FineGrainedPrompts
     title: str
@@ -106,14 +109,14 @@ class Preloading(ImageMethod):
 
 
 def _example_features(dtype: StoreDtype, batch_size: int, shape: tuple[int, ...], *, by_image: bool) -> Features:
-    """Random keys and values, with their scales if they are int8.
+    """Make random keys and values, with their scales if they are int8.
 
     Args:
-        dtype: of the store.
-        batch_size: images.
-        shape: layers, heads, n and head_dim.
-        by_image: whether the numbers of an image are contiguous, as in a store, which is what fused attention reads;
-            otherwise those of a layer are, as explicit attention takes them.
+        dtype: dtype of the store.
+        batch_size: number of images.
+        shape: numbers of layers, heads and tokens n, and head_dim.
+        by_image: whether each image's numbers are contiguous, as in a store, which is how fused attention reads them;
+            otherwise each layer's numbers are, which is how explicit attention takes them.
     """
     layers, heads, tokens, head_dim = shape
     numbers = torch.randn(2, layers, batch_size, heads, tokens, head_dim)

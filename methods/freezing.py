@@ -1,4 +1,4 @@
-"""Choose by name which parameters of a ViT move."""
+"""Choose by name which parameters of a ViT are trained."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,6 @@ from torch import nn
 
 
 def train_only(model: nn.Module, chosen: Callable[[str], bool]) -> None:
-    """Give a gradient to the task head and to the parameters whose names are chosen, and to no others."""
+    """Give a gradient to the task head and to the parameters with chosen names, and to no others."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad = name.startswith("head.") or chosen(name)

@@ -1,4 +1,4 @@
-"""Full fine-tuning: every parameter moves."""
+"""Full fine-tuning: every parameter is trained."""
 
 from dataclasses import dataclass
 

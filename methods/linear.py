@@ -1,4 +1,4 @@
-"""Linear probing: only a new head moves, and nothing flows back into the backbone."""
+"""Linear probing: only a new head is trained, and no gradient flows back into the backbone."""
 
 from dataclasses import dataclass
 

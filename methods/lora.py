@@ -22,19 +22,19 @@ TARGETS: dict[str, str] = {
     "fc1": "mlp.fc1",
     "fc2": "mlp.fc2",
 }
-"""The linear layers of a block that can be adapted; `qkv` is timm's fused layer, the three before it are its parts."""
+"""The linear layers of a block that can be adapted; `qkv` is timm's fused layer, the three before it its parts."""
 
 
 @dataclass(frozen=True)
 class LoRA(ImageMethod):
     rank: int = 16
-    """r. The paper states none; 16 gives its 0.68 % of ViT-B."""
+    """Rank r. The paper states none; 16 gives its 0.68 % of ViT-B."""
 
     targets: tuple[str, ...] = ("query", "value")
-    """Names of TARGETS. The paper states none; query and value give its 0.68 % of ViT-B."""
+    """Names in TARGETS of the layers to adapt. The paper states none; query and value give its 0.68 % of ViT-B."""
 
     alpha: int = 16
-    """Scale factor (FPT+, Sec. IV-B1)."""
+    """Scale factor of the updates (FPT+, Sec. IV-B1)."""
 
     title = "LoRA"
     source = "Hu et al., ICLR 2022, arXiv 2106.09685"
@@ -50,7 +50,7 @@ class LoRA(ImageMethod):
 
 
 class SeparateQKV(nn.Module):
-    """Gives what the fused layer gives, from three layers `query`, `key` and `value` that hold its rows."""
+    """Layer with the output of the fused one, from three layers `query`, `key` and `value` that hold its rows."""
 
     def __init__(self, fused: nn.Linear) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class SeparateQKV(nn.Module):
 
     @staticmethod
     def _rows(fused: nn.Linear, part: int) -> nn.Linear:
-        """One third of the fused layer, with storage of its own."""
+        """Return one third of the fused layer, with its own storage."""
         size = fused.out_features // 3
         rows = slice(part * size, (part + 1) * size)
         layer = nn.Linear(fused.in_features, size, bias=fused.bias is not None, device=fused.weight.device)
@@ -68,7 +68,7 @@ class SeparateQKV(nn.Module):
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, 3·D)."""
+        """Map tokens (B, N, D) to (B, N, 3·D)."""
         return torch.cat([self.query(x), self.key(x), self.value(x)], dim=-1)
 
 

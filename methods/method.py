@@ -1,4 +1,4 @@
-"""What a fine-tuning method is: it turns a ViT into something to train."""
+"""The interface of a fine-tuning method: it makes a ViT ready to train."""
 
 from typing import Protocol, Self
 
@@ -15,7 +15,7 @@ class Method(Protocol):
     """A fine-tuning method with its hyperparameters; METHODS gives it its name."""
 
     title: str
-    """As the paper's tables print it."""
+    """Title as the paper's tables print it."""
 
     source: str
     """The publication that introduced it."""
@@ -26,11 +26,11 @@ class Method(Protocol):
         ...
 
     def input_res(self, res: int) -> int:
-        """Height and width in pixels of the images that its model takes, where those of the ViT are `res`."""
+        """Return the height and width in pixels of the images that its model takes, given the ViT's `res`."""
         ...
 
     def for_training(self, total_steps: int) -> Self:
-        """The same method for a training of so many steps."""
+        """Return the same method for a training of this many steps."""
         ...
 
     def build(self, vit: VisionTransformer, res: int) -> FineTuning:
@@ -38,30 +38,30 @@ class Method(Protocol):
 
         Args:
             vit: a ViT for images of height and width `res`, its head sized for the task. It is changed in place.
-            res: pixels.
+            res: image height and width in pixels.
         """
         ...
 
 
 class ImageMethod:
-    """What a method answers that trains on the ViT's own images, the same however long."""
+    """The answers of a method that trains on the ViT's own images and does not depend on the training's length."""
 
     @property
     def reads_features(self) -> bool:
-        """It does not."""
+        """Whether it reads features: it does not."""
         return False
 
     def input_res(self, res: int) -> int:
-        """The ViT's."""
+        """Return the ViT's resolution."""
         return res
 
     def for_training(self, total_steps: int) -> Self:
-        """Itself."""
+        """Return itself."""
         return self
 
 
 def image_fine_tuning(model: nn.Module, res: int, **fields) -> FineTuning:
-    """A FineTuning whose input is one batch of images, and whose parameters are all in the model."""
+    """Return a FineTuning whose input is one batch of images, and whose parameters are all in the model."""
     return FineTuning(
         model=model,
         example_inputs=lambda batch_size: (torch.randn(batch_size, 3, res, res),),
@@ -82,17 +82,17 @@ def build_for_training(
     checkpointing: Checkpointing = "none",
     with_lpm: bool = False,
 ) -> FineTuning:
-    """Build a method over a model with real weights, on the CPU; benchmarks build theirs from a cell instead.
+    """Build a method on a model with real weights, on the CPU; benchmarks build theirs from a cell instead.
 
     Args:
-        method: for the length of its training (`Method.for_training`).
-        model, res, num_classes, attention, checkpointing, weights: as create_backbone takes them.
-        seed: of all random weights.
-        with_lpm: whether a method that trains on preloaded features gets the weights of its large pre-trained model
-            (LPM) all the same, to make features of new images.
+        method: the method, set to the length of its training (`Method.for_training`).
+        model, res, num_classes, attention, checkpointing, weights: see create_backbone.
+        seed: random seed of all random weights.
+        with_lpm: whether a method that trains on preloaded features still gets the weights of its large pre-trained
+            model (LPM), to make features of new images.
 
     Raises:
-        InvalidInput: if the model, resolution or weights are not what they must be.
+        InvalidInput: if the model, resolution or weights are unsuitable.
     """
     needs_lpm = with_lpm or not method.reads_features
     torch.manual_seed(seed)
@@ -100,5 +100,5 @@ def build_for_training(
         vit = create_backbone(
             model, res, num_classes, attention=attention, checkpointing=checkpointing, weights=weights
         )
-    torch.manual_seed(seed)  # the trained part is the same whether or not the LPM has drawn its weights
+    torch.manual_seed(seed)  # so the trained part does not depend on whether the LPM drew random weights
     return method.build(vit, res)

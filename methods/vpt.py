@@ -25,7 +25,7 @@ class PromptedBlock(nn.Module):
         self.num_prefix_tokens = num_prefix_tokens
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, D); the prompts stand between the class token and the patches."""
+        """Map tokens (B, N, D) to (B, N, D); the prompts are between the class token and the patches."""
         prefix, patches = x.split([self.num_prefix_tokens, x.shape[1] - self.num_prefix_tokens], dim=1)
         prompts = self.prompts.expand(len(x), -1, -1)
         out = self.block(torch.cat([prefix, prompts, patches], dim=1))
@@ -36,7 +36,7 @@ class PromptedBlock(nn.Module):
 @dataclass(frozen=True)
 class VPT(ImageMethod):
     num_prompts: int = 16
-    """Prompt tokens per block (FPT+, Sec. IV-B1)."""
+    """Number of prompt tokens per block (FPT+, Sec. IV-B1)."""
 
     title = "Prompt-tuning (VPT-deep)"
     source = "Jia et al., ECCV 2022, arXiv 2203.12119"

@@ -1,8 +1,8 @@
-"""Kernels for a CPU: the training step's attention over stored and over narrow heads, GELU, LayerNorm, and its feeding.
+"""CPU kernels of the training step: attention over stored and over narrow heads, GELU, LayerNorm and input batches.
 
-They are C++ with OpenMP, compiled for the CPU at hand by the system's compiler where they are first called, in seconds,
-and kept in the user's cache folder. Where there is no compiler the log says so, and the callers use PyTorch's operators
-instead, which are slower. A result does not depend on the number of threads.
+They are C++ with OpenMP. The system's compiler builds them for this CPU when they are first called, in seconds, and
+they are kept in the user's cache folder. Without a compiler the log says so, and the callers use PyTorch's operators,
+which are slower. A result does not depend on the number of threads.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ COMPILERS = ("g++", "c++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared", "-w")
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3, torch.bool: 3, torch.int64: 4}
-"""`Type` of vectors.h."""
+"""Number of each dtype in the enum `Type` of vectors.h."""
 
 MAX_AXES = 5
 _ARRAY = struct.Struct(f"{2 + 2 * MAX_AXES}q")
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def can_run_on(*tensors: Tensor) -> bool:
-    """Whether kernels take tensors like these: on a CPU, in fp32, bf16, int8 or bytes; the first call compiles."""
+    """Return whether kernels take these tensors: on a CPU, in fp32, bf16, int8 or bytes; the first call compiles."""
     return all(part.device.type == "cpu" and part.dtype in TYPES for part in tensors) and _library() is not None
 
 
@@ -43,30 +43,30 @@ def run(name: str, *tensors: Tensor | None) -> None:
     """Call a kernel.
 
     Args:
-        name: without its prefix.
-        tensors: its arguments, of at most five axes, the numbers of the last one side by side.
+        name: name of the kernel without its prefix.
+        tensors: its arguments, of at most five axes, contiguous in the last dimension.
     """
     getattr(_library(), f"fptplus_{name}")(*map(_array, tensors), torch.get_num_threads())
 
 
 def side_by_side(tensor: Tensor) -> Tensor:
-    """The tensor or, if the numbers of its last axis do not lie side by side, a copy in which they do."""
+    """Return the tensor, or a copy if it is not contiguous in its last dimension."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def room_to_keep(queries: int, tokens: int, like: Tensor) -> int:
-    """Numbers of 32 bits that attention of one head keeps for the backward pass.
+    """Return how many 32-bit numbers attention keeps per head for the backward pass.
 
     Args:
-        queries, tokens: of the head.
-        like: (..., head_dim), of the type of the result.
+        queries, tokens: how many of each the head has.
+        like: a tensor (..., head_dim) of the result's dtype.
     """
     sizes = (queries, tokens, like.shape[-1], TYPES[like.dtype])
     return _library().fptplus_kept_numbers(*map(ctypes.c_int64, sizes))
 
 
 def _array(tensor: Tensor | None) -> bytes:
-    """`Array` of vectors.h: address, type, sizes and strides, the latter filled up with zeros."""
+    """Return a tensor as an `Array` of vectors.h: address, type, sizes and strides, these padded with zeros."""
     if tensor is None:
         return _NO_ARRAY
     filling = (0,) * (MAX_AXES - tensor.ndim)
@@ -75,14 +75,14 @@ def _array(tensor: Tensor | None) -> bytes:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where they cannot be compiled."""
+    """Load the compiled kernels; None where they cannot be compiled."""
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         log.warning("the CPU's kernels need a C++ compiler (g++), there is none; PyTorch's operators are used, slower")
         return None
     try:
         library = ctypes.CDLL(str(_compiled(compiler)))
-    except (subprocess.CalledProcessError, OSError, RuntimeError) as error:  # the last: no home folder
+    except (subprocess.CalledProcessError, OSError, RuntimeError) as error:  # RuntimeError: no home folder
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
         log.warning("the CPU's kernels could not be compiled, PyTorch's operators are used, slower: %s", reason)
         return None
@@ -91,10 +91,10 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _compiled(compiler: str) -> Path:
-    """The kernels for this CPU by this compiler, from the cache folder or compiled into it."""
+    """Return the path of the kernels for this CPU and compiler, compiled into the cache folder if need be."""
     macros = subprocess.run(
         [compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull], check=True, capture_output=True, text=True
-    ).stdout  # they name the compiler's version and what the CPU can do
+    ).stdout  # these macros name the compiler's version and the CPU's features
     content = [path.read_text() for path in sorted(HERE.glob("*.[ch]*"))]
     digest = hashlib.sha256("\0".join([macros, *FLAGS, *content]).encode()).hexdigest()
     path = _cache_folder() / f"cpu_kernels-{digest[:16]}.so"

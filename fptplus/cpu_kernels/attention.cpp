@@ -1,15 +1,15 @@
 // The attention of a training step of FPT or FPT+ on a CPU: few queries over stored keys and values, and narrow heads.
 //
-// A core takes one head at a time, from the type it is stored as, and sixteen queries lie side by side in a vector, so
-// that the softmax runs down whole vectors. For keys K and values V (n x d), of sixteen queries at a time,
+// A core processes one head at a time, reading it in its stored type. A vector holds one number of each of sixteen
+// queries, so that the softmax works on whole vectors. For keys K, values V (n x d) and sixteen queries at a time,
 //
 //     S = K q     P = exp2(S - max) / sum       out = V' P
 //     dP = V g    dS = P o (dP - sum P o dP)    dq = K' dS    dK = dS q'    dV = P g'
 //
-// with S, P, dP and dS (n x 16), and q, g, out and dq (d x 16); P waits for the backward pass. q is scaled by
-// log2(e) / sqrt(d) on its way in, and the gradients on their way out. Products are summed in fp32; their factors are
-// rounded to bf16 only where the result is bf16 and the CPU multiplies pairs of it. The result does not depend on the
-// number of threads.
+// with S, P, dP and dS (n x 16), and q, g, out and dq (d x 16); P is kept for the backward pass. q is scaled
+// by log2(e) / sqrt(d) when it is read, and the gradients when they are written. Products are summed in fp32; their
+// factors are rounded to bf16 only if the result is bf16 and the CPU multiplies pairs of bf16. The result does not
+// depend on the number of threads.
 
 #include <cmath>
 #include <functional>
@@ -21,7 +21,7 @@ using namespace fptplus;
 
 namespace {
 
-// Numbers of one thread, which grow and never shrink.
+// One thread's buffer of numbers, which grows and never shrinks.
 template <class T>
 class Scratch {
 public:
@@ -40,7 +40,7 @@ private:
 
 // ---------------------------------------------------------------------------------------------- queries in the lanes
 
-// Vectors become lanes, and lanes vectors: four times the first and the last eight are shuffled into one another.
+// Transposes vectors and lanes: four times, the first eight vectors and the last eight are interleaved.
 inline void transpose(Vec (&tile)[LANES]) {
     Vec other[LANES];
     const auto shuffle = [](const Vec* from, Vec* to) {
@@ -57,7 +57,7 @@ inline void transpose(Vec (&tile)[LANES]) {
     }
 }
 
-// `count` <= 16 rows of d numbers as d vectors, a row a lane; zeros where there are no rows.
+// Loads `count` <= 16 rows of d numbers as d vectors, one row per lane, with zeros in lanes without a row.
 template <class T>
 void to_lanes(Rows<T> from, int64_t count, int64_t d, float factor, Vec* to) {
     in_sixteens(d, [=](int64_t c, auto width) {
@@ -78,7 +78,7 @@ void from_lanes(const Vec* from, int64_t count, int64_t d, float factor, T* to, 
     });
 }
 
-// fold(fold(start, function(0)), function(1)) and so on, in four strands, so that none waits for the one before.
+// Computes fold(fold(start, function(0)), function(1)) and so on, in four independent strands that need not wait.
 template <class Fold, class Function>
 inline Vec folded(int64_t count, Vec start, Fold fold, Function function) {
     Vec strands[4] = {start, start, start, start};
@@ -95,14 +95,14 @@ inline void multiply(const Vec* from, const float* factors, int64_t count, Vec* 
 
 // -------------------------------------------------------------------------------------------------------- one head
 
-// A head of n tokens and d channels, and what sixteen queries make of it, in numbers of this thread.
+// A head of n tokens and d channels, and its results for sixteen queries, in buffers of this thread.
 template <class Kind>
 struct Head {
     typedef typename Kind::Number Number;
     typedef typename Kind::Lanes Lanes;
     typedef typename Kind::Factor Factor;
 
-    int64_t n, d, pairs;  // where numbers are not taken as pairs, n
+    int64_t n, d, pairs;  // n if numbers are not taken as pairs
     float scale;
     Factor* channel_room;
     Number* token_room;
@@ -127,7 +127,7 @@ struct Head {
         lanes = packed.at_least(std::max(n, d));
     }
 
-    // A matrix (n x d) as it is multiplied: where it lies or, if it is of another type, in `room`.
+    // Returns a matrix (n x d) in the type of the products: in place or, if its type differs, converted in `room`.
     template <class T>
     Rows<Number> by_channel(Rows<T> from, Factor* room) const {
         if constexpr (std::is_same_v<T, Factor>)
@@ -138,7 +138,7 @@ struct Head {
         return {reinterpret_cast<const Number*>(room), d / Kind::DEPTH};
     }
 
-    // The same with the numbers of two tokens together, of which the last may be alone.
+    // The same with the numbers of two tokens in pairs; the last token may be alone.
     template <class T>
     Rows<Number> by_token(Rows<T> from) const {
         if constexpr (Kind::DEPTH == 1) {
@@ -154,7 +154,7 @@ struct Head {
         }
     }
 
-    // Rows of the next head that will be converted: they come into the cache while the softmax of this one is made.
+    // Prefetches rows of the next head that will be converted, while this head's softmax is computed.
     template <class T>
     void expect(Rows<T> keys, Rows<T> values) {
         const auto as_bytes = [](Rows<T> rows) {
@@ -175,18 +175,18 @@ struct Head {
         return to;
     }
 
-    // to[token] = sum over channels of a matrix by channel times vectors, one a channel.
+    // to[token] = sum over channels of a matrix by channel times vectors, one per channel.
     void over_channels(Rows<Number> by_channel, const Vec* vectors, Vec* to) const {
         rows_times<Kind>(by_channel, n, d / Kind::DEPTH, packed(vectors, d, lanes), to);
     }
 
-    // to[channel] = sum over tokens of a matrix by token times vectors, one a token, which are left packed.
+    // to[channel] = sum over tokens of a matrix by token times vectors, one per token, which are left packed.
     void over_tokens(Rows<Number> by_token, Vec* vectors, Vec* to, Lanes* left) const {
         vectors[n] = Vec{};
         columns_times<Kind>(by_token, pairs, d, packed(vectors, n, left), to);
     }
 
-    // out = V' P; P is left in `kept`.
+    // out = V' P; leaves P in `kept`.
     void attend(Rows<Number> keys_by_channel, Rows<Number> values_by_token, Lanes* kept) const {
         over_channels(keys_by_channel, queries, scores);
         const auto larger = [](Vec one, Vec other) { return one > other ? one : other; };
@@ -200,7 +200,7 @@ struct Head {
         over_tokens(values_by_token, scores, out, kept);
     }
 
-    // dS, in `scores`, and dq, in `out`, from the P that was kept.
+    // Computes dS, in `scores`, and dq, in `out`, from the P that was kept.
     void differentiate(Rows<Number> keys_by_token, Rows<Number> values_by_channel, const Lanes* kept) const {
         over_channels(values_by_channel, grads, scores);
         for (int64_t k = 0; k < pairs; ++k) Kind::unpack(kept[k], probabilities + k * Kind::DEPTH);
@@ -213,7 +213,7 @@ struct Head {
         over_tokens(keys_by_token, scores, out, lanes);
     }
 
-    // Where P of the sixteen queries from `first` on is kept, of one head, in an array (..., numbers of 32 bits).
+    // Where one head's P of the sixteen queries from `first` on is kept, in an array (..., 32-bit numbers).
     Lanes* kept(float* numbers, int64_t first) const {
         return reinterpret_cast<Lanes*>(numbers) + first / LANES * pairs;
     }
@@ -221,8 +221,8 @@ struct Head {
 
 // ----------------------------------------------------------------------------------------- stored keys and values
 
-// Keys or values (layers, images of a store, heads, n, d), and int8's scales of a batch (layers, images, heads, d), which
-// may have no data. Where `chosen` (images,) has data, it says which of the store's images the batch is of.
+// Keys or values (layers, images of a store, heads, n, d), and for int8 the batch's scales (layers, images, heads, d),
+// which may have no data. If `chosen` (images,) has data, it says which of the store's images are in the batch.
 struct Stored {
     const Array &numbers, &scales, &chosen;
 
@@ -266,7 +266,7 @@ void stored_forward(
     }
 }
 
-// grad like out; grad_queries like the queries, summed over the images.
+// grad is shaped like out; grad_queries like the queries, summed over the images.
 template <class Kind, class T, class Out>
 void stored_backward(
     const Stored& keys, const Stored& values, const Array& kept, const Array& grad, const Array& grad_queries, int threads
@@ -327,7 +327,7 @@ void side_forward(
     }
 }
 
-// Sums over the queries of outer products, such as dK = sum of dS q', as rows (n x d) of pieces.
+// Sums of outer products over the queries, such as dK = sum of dS q', as rows (n x d) of pieces.
 template <class Kind>
 class OuterProducts {
 public:
@@ -338,7 +338,7 @@ public:
         std::fill(totals_, totals_ + rows_ * pitch_, PieceVec{});
     }
 
-    // Of sixteen queries, of which the first `count` have rows: n vectors, one a token, and the rows.
+    // Adds the products of sixteen queries: n vectors, one per token, times rows, which only the first `count` have.
     template <class T>
     void add(const Vec* vectors, Rows<T> rows, int64_t count) {
         for (int64_t r = 0; r < n_; ++r) Kind::pack_along(vectors[r], factors_ + r * DEPTH);
@@ -384,7 +384,7 @@ private:
     typename Kind::Number* factors_;
 };
 
-// grad like out; the three gradients like what they are gradients of.
+// grad is shaped like out; each of the three gradients like what it is the gradient of.
 template <class Kind, class T>
 void side_backward(
     const Array& queries, const Array& keys, const Array& values, const Array& kept, const Array& grad,
@@ -417,7 +417,7 @@ void side_backward(
 
 extern "C" {
 
-// How many numbers of 32 bits are kept for the backward pass, a head.
+// How many 32-bit numbers are kept per head for the backward pass.
 int64_t fptplus_kept_numbers(int64_t queries, int64_t tokens, int64_t channels, int64_t type) {
     int64_t pairs = 0;
     with_kind(type, channels, [&](auto kind) { pairs = Head<decltype(kind)>(tokens, channels).pairs; });

@@ -1,5 +1,5 @@
-// Rows brought together from wherever they lie. Large ones go past the caches: nothing is read that is going to be
-// written over, and what a training step has in the caches stays there.
+// Gathers rows from wherever they are. Large rows bypass the caches: nothing is read that will be overwritten, and what
+// a training step has in the caches stays there.
 
 #include "vectors.h"
 
@@ -24,7 +24,7 @@ void copy(const char* from, int64_t size, char* to) {
 }
 }  // namespace
 
-// addresses (B,) of rows; out (B, bytes). By one thread, which may be one beside those of the training step.
+// addresses (B,) of rows; out (B, bytes). It uses one thread, which may run alongside those of the training step.
 extern "C" void fptplus_gather(const Array* addresses, const Array* out, int) {
     for (int64_t row = 0; row < out->sizes[0]; ++row)
         copy(reinterpret_cast<const char*>(addresses->at<int64_t>(0)[row]), out->sizes[1], out->at<char>(row));

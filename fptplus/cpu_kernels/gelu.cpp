@@ -1,4 +1,4 @@
-// GELU, x * Phi(x) with the distribution Phi of a standard normal number, and its derivative Phi(x) + x * phi(x).
+// GELU, x * Phi(x) with the standard normal distribution Phi and density phi, and its derivative Phi(x) + x * phi(x).
 
 #include "vectors.h"
 
@@ -6,7 +6,7 @@ using namespace fptplus;
 
 namespace {
 
-struct Normal {  // distribution and density at sixteen numbers
+struct Normal {  // distribution and density at sixteen points
     Vec below, density;
 };
 
@@ -22,7 +22,7 @@ inline Normal normal_at(Vec x) {
     return {x < 0.0f ? tail : 1.0f - tail, 0.39894228f * exponential};
 }
 
-// function(first, count) as in_sixteens, each thread on a stretch of its own.
+// Calls function(first, count) like in_sixteens, each thread on its own range.
 template <class Function>
 void in_parallel(int64_t size, int threads, Function function) {
     const int64_t stretch = (size / threads / LANES + 1) * LANES;
@@ -52,7 +52,7 @@ void gelu_backward(const T* x, const T* grad, int64_t size, T* out, T* grad_x, i
 
 extern "C" {
 
-// Arrays of one axis.
+// The arrays have one axis.
 void fptplus_gelu(const Array* x, const Array* out, int threads) {
     with_float_type(*x, [&](auto number) {
         typedef decltype(number) T;
@@ -60,7 +60,7 @@ void fptplus_gelu(const Array* x, const Array* out, int threads) {
     });
 }
 
-// `out` is GELU of x once more; `grad_x` may be `grad`.
+// `out` gets the recomputed GELU of x; `grad_x` may be `grad`.
 void fptplus_gelu_backward(const Array* x, const Array* grad, const Array* out, const Array* grad_x, int threads) {
     with_float_type(*x, [&](auto number) {
         typedef decltype(number) T;

@@ -1,4 +1,4 @@
-// LayerNorm over the channels of tokens in fp32, with a result in the type that products take.
+// LayerNorm over the channels of tokens in fp32, with the result in the type of the products.
 
 #include <cmath>
 
@@ -88,8 +88,8 @@ void fptplus_layer_norm(
     });
 }
 
-// residual (B, some tokens, d) is added to the gradient of the first tokens; sums (B, 2, d): of an image's tokens, the
-// gradients of weight and bias.
+// residual (B, some tokens, d) is added to the gradient of the first tokens; sums (B, 2, d): the
+// gradients of weight and bias, summed over each image's tokens.
 void fptplus_layer_norm_backward(
     const Array* x, const Array* weight, const Array* stats, const Array* grad, const Array* residual,
     const Array* grad_x, const Array* sums, int threads

@@ -1,7 +1,7 @@
 // Products of a matrix with vectors of sixteen numbers, summed in fp32.
 //
-// A kind of product says what its factors are rounded to, which numbers of the matrix it takes at once (as bf16 a pair,
-// whose two products are summed as one), and what as many vectors are packed into. A piece is half a vector.
+// A kind of product defines what its factors are rounded to, how many numbers of the matrix it takes at once (in bf16 a
+// pair, whose two products are summed as one), and what that many vectors are packed into. A piece is half a vector.
 
 #pragma once
 
@@ -66,7 +66,7 @@ struct InBf16 {
 };
 #endif
 
-// The kind for numbers of a type; pairs suit only an even number of channels.
+// Chooses the kind for numbers of a type; pairs need an even number of channels.
 template <class Function>
 void with_kind(int64_t type, [[maybe_unused]] int64_t channels, Function function) {
 #ifdef __AVX512BF16__
@@ -76,14 +76,14 @@ void with_kind(int64_t type, [[maybe_unused]] int64_t channels, Function functio
 }
 
 template <class T>
-struct Rows {  // of a matrix, `stride` numbers apart
+struct Rows {  // rows of a matrix, `stride` numbers apart
     const T* data;
     int64_t stride;
 
     const T* operator[](int64_t row) const { return data + row * stride; }
 };
 
-// `count` numbers in steps of BLOCK, the last of which may reach back over its neighbour; by one if there are too few.
+// Covers `count` numbers in steps of BLOCK, where the last may overlap the one before; in steps of one if too few.
 template <class Function>
 inline void in_blocks(int64_t count, Function function) {
     if (count < BLOCK)

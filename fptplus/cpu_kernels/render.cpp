@@ -1,4 +1,4 @@
-// Augmented views of a batch of images: resampled, mirrored, brightened and contrasted (data/augment.py says what is what).
+// Augmented views of a batch of images: resampled, mirrored, brightened and contrasted (see data/augment.py).
 
 #include <cmath>
 #include <vector>
@@ -9,13 +9,13 @@ using namespace fptplus;
 
 namespace {
 
-// What each of `res` resampled pixels sums: `taps` neighbouring pixels from `first` on, times their weights.
+// How each of `res` resampled pixels is summed: `taps` neighbouring pixels from `first` on, times their weights.
 struct Resampling {
     int64_t res, taps;
     std::vector<int32_t> first;
     std::vector<float> weights;  // (taps, res)
 
-    // Of the stretch of `length` pixels from `start`, of `size`: the triangle filter, within the stretch.
+    // Resamples `length` of `size` pixels, from `start` on, by the triangle filter restricted to these pixels.
     Resampling(double start, double length, int64_t size, int64_t res, bool mirrored) : res(res) {
         const double scale = length / res, reach = std::max(scale, 1.0), end = start + length;
         taps = std::min<int64_t>(size, int64_t(std::ceil(2 * reach)) + 1);
@@ -44,7 +44,7 @@ void brighten(float* pixels, int64_t count, float factor) {
     for (int64_t i = 0; i < count; ++i) pixels[i] = between_0_and_1(pixels[i] * factor);
 }
 
-// Of three planes of `count` pixels.
+// Changes the contrast of three planes of `count` pixels.
 void contrast(float* planes, int64_t count, float factor) {
     double sums[3];
     for (int64_t channel = 0; channel < 3; ++channel) {
@@ -57,7 +57,7 @@ void contrast(float* planes, int64_t count, float factor) {
 }
 }  // namespace
 
-// images (B, 3, height, width) uint8; boxes (B, 4) as left, top, width and height, shares of the image; flipped and
+// images (B, 3, height, width) uint8; boxes (B, 4): left, top, width and height as shares of the image; flipped and
 // brightness_first (B,) bytes; brightness and contrast (B,) factors; out (B, 3, res, res) fp32 in 0 to 1.
 extern "C" void fptplus_render(
     const Array* images, const Array* boxes, const Array* flipped, const Array* brightness, const Array* contrasts,

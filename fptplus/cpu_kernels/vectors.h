@@ -1,4 +1,4 @@
-// What the kernels share: vectors of sixteen numbers, the types numbers are stored as, and tensors as they are given.
+// What the kernels share: vectors of sixteen numbers, the types that numbers are stored in, and tensor arguments.
 
 #pragma once
 
@@ -38,8 +38,8 @@ inline float widened(BFloat16 x) {
     return y;
 }
 
-// load(from, count) gives the first `count` <= 16 numbers and zeros, store(vector, count, to) leaves those after them.
-// With AVX-512 they are single instructions under a mask, which no compiler finds by itself.
+// load(from, count) returns the first `count` <= 16 numbers, then zeros; store(vector, count, to) writes only those.
+// With AVX-512 each is a single masked instruction, which no compiler finds by itself.
 
 #ifdef FPTPLUS_AVX512
 inline __mmask16 mask_of(int64_t count) { return __mmask16((1u << count) - 1); }
@@ -63,7 +63,7 @@ inline Vec load(const T* from, int64_t count) {
 }
 #endif
 
-inline HalfWords narrowed(Vec x) {  // to the nearest, ties to even
+inline HalfWords narrowed(Vec x) {  // rounded to the nearest, ties to even
 #ifdef __AVX512BF16__
     return (HalfWords)_mm512_cvtneps_pbh((__m512)x);
 #else
@@ -86,7 +86,7 @@ inline void store(Vec from, int64_t count, BFloat16* to) {
 }
 #endif
 
-// The first `count` <= 16 numbers of a vector, and zeros.
+// Returns the first `count` <= 16 numbers of a vector, then zeros.
 inline Vec first_of(Vec vector, int64_t count) {
 #ifdef FPTPLUS_AVX512
     return (Vec)_mm512_maskz_mov_ps(mask_of(count), (__m512)vector);
@@ -108,7 +108,7 @@ inline float sum_of(Vec vector) {
 #endif
 }
 
-// function(first, count) for `size` numbers, sixteen at a time; where as few as `count` are left, it is no constant.
+// Calls function(first, count) for `size` numbers, sixteen at a time; `count` is constant unless the rest is not eight.
 template <class Function>
 inline void in_sixteens(int64_t size, Function function) {
     int64_t first = 0;
@@ -128,14 +128,14 @@ inline Vec exp2_of(Vec x) {
     y = y * r + 2.4022651e-1f;
     y = y * r + 6.9314718e-1f;
     y = y * r + 1.0f;
-    return (Vec)((IntVec)y + (((IntVec)shifted - (IntVec)magic) << 23));  // of NaN, this adds 0 to NaN
+    return (Vec)((IntVec)y + (((IntVec)shifted - (IntVec)magic) << 23));  // for NaN, this adds 0 to NaN
 }
 
 // -------------------------------------------------------------------------------------------------------- arguments
 
 enum Type : int64_t { FP32, BF16, INT8, BYTES, INT64 };
 
-struct Array {  // a tensor of up to five axes; strides count numbers, and the last axis has none
+struct Array {  // a tensor of up to five axes, contiguous in the last dimension; strides count numbers
     void* data;
     int64_t type;
     int64_t sizes[5];

@@ -1,4 +1,4 @@
-"""Labelled images: from class folders, a CSV, MedMNIST+ files, the paper's datasets, or synthetic."""
+"""Labelled images from class folders, a CSV, MedMNIST+ files or the paper's datasets."""
 
 from .dataset import Example as Example
 from .dataset import ImageDataset as ImageDataset

@@ -1,8 +1,8 @@
 """Augmentation of a whole batch on its device: random resized crop, flip, brightness, contrast (official code).
 
-The distribution is that of torchvision's RandomResizedCrop, RandomHorizontalFlip and ColorJitter one after the other,
-with boxes not rounded to whole pixels, since the stored image is smaller than the original. A view resamples with two
-matrix products, rows and columns apart, by the antialiased triangle filter of torchvision's resize.
+The distribution is that of torchvision's RandomResizedCrop, RandomHorizontalFlip and ColorJitter in turn, except that
+boxes are not rounded to whole pixels, since the stored image is smaller than the original. A view is resampled with two
+matrix products, one for rows and one for columns, by the antialiased triangle filter of torchvision's resize.
 """
 
 import math
@@ -15,29 +15,29 @@ from torch import Tensor
 from fptplus import cpu_kernels
 
 CROP_ATTEMPTS = 10
-"""Boxes drawn before the whole image is taken (torchvision)."""
+"""Number of boxes tried before the whole image is taken (torchvision)."""
 
 _GREY = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue in torchvision's grey."""
+"""Weights of red, green and blue in torchvision's greyscale."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What a random view is drawn from; the defaults are the official training code's."""
+    """The distribution of random views; the defaults are the official training code's."""
 
     min_scale: float = 0.8
-    """Smallest share of the image's area that a crop has; the largest is all of it."""
+    """Smallest share of the image's area that a crop covers; the largest is all of it."""
 
     min_ratio: float = 0.7
     max_ratio: float = 1.3
-    """Width over height of a crop, drawn evenly in its logarithm."""
+    """Bounds of a crop's width over height, whose logarithm is drawn uniformly."""
 
     flip_probability: float = 0.5
-    """Of mirroring left and right."""
+    """Probability of mirroring left and right."""
 
     brightness: float = 0.2
     contrast: float = 0.2
-    """Largest change of either factor from 1."""
+    """Largest deviation of either factor, brightness or contrast, from 1."""
 
 
 OFFICIAL = Augmentation()
@@ -45,10 +45,10 @@ OFFICIAL = Augmentation()
 
 @dataclass(frozen=True)
 class Views:
-    """How to look at each image of a batch; every field has one entry an image."""
+    """How to look at each image of a batch; every field has one entry per image."""
 
     boxes: Tensor
-    """(B, 4): left, top, width and height as shares of the image."""
+    """Crops (B, 4): left, top, width and height as shares of the image."""
 
     flipped: Tensor
     brightness: Tensor
@@ -61,7 +61,7 @@ class Views:
 
 
 def draw_views(augmentation: Augmentation, count: int, generator: torch.Generator) -> Views:
-    """Random views of `count` square images, on the CPU."""
+    """Draw random views of `count` square images, on the CPU."""
 
     def between(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(*shape, generator=generator)
@@ -84,21 +84,21 @@ def draw_views(augmentation: Augmentation, count: int, generator: torch.Generato
 
 
 def plain_views(count: int) -> Views:
-    """The whole image as it is: what is evaluated on."""
+    """Return views of the whole image, unchanged, for evaluation."""
     ones, no = torch.ones(count), torch.zeros(count, dtype=torch.bool)
     return Views(torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(count, 1), no, ones, ones, no)
 
 
 def render(images: Tensor, views: Views, res: int) -> Tensor:
-    """Look at a batch.
+    """Crop, resize and augment a batch as its views say.
 
     Args:
         images: (B, 3, H, W) uint8.
-        views: B of them, on any device.
+        views: B views, on any device.
         res: height and width of the result in pixels.
 
     Returns:
-        (B, 3, res, res) fp32 in 0 to 1, on the images' device.
+        Images (B, 3, res, res) in fp32, 0 to 1, on the images' device.
     """
     if cpu_kernels.can_run_on(images):
         return _rendered_on_cpu(images.contiguous(), views, res)
@@ -118,7 +118,7 @@ def render(images: Tensor, views: Views, res: int) -> Tensor:
 
 
 def _rendered_on_cpu(images: Tensor, views: Views, res: int) -> Tensor:
-    """As `render`: what a pixel of a view is made of is a few pixels of the image."""
+    """Do what `render` does, without matrix products: a view's pixel depends on just a few pixels of the image."""
     out = torch.empty(*images.shape[:2], res, res)
     fields = (views.boxes, views.flipped, views.brightness, views.contrast, views.brightness_first)
     cpu_kernels.run("render", images, *(field.contiguous() for field in fields), out)
@@ -126,14 +126,14 @@ def _rendered_on_cpu(images: Tensor, views: Views, res: int) -> Tensor:
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, 3, H, W) images in 0 to 1 less each channel's mean, over its standard deviation; in place."""
+    """Normalise images (B, 3, H, W) in 0 to 1 by each channel's mean and standard deviation, in place."""
     channels = (1, 3, 1, 1)
     mean, std = (torch.tensor(values, device=images.device).view(channels) for values in (mean, std))
     return images.sub_(mean).div_(std)
 
 
 def _resampling(start: Tensor, length: Tensor, size: int, res: int) -> Tensor:
-    """(B, res, size) weights that resample the stretch of `length` pixels from `start` to `res` pixels."""
+    """Return weights (B, res, size) that resample `length` pixels from `start` on to `res` pixels."""
     scale = (length / res).view(-1, 1, 1)
     outputs = torch.arange(res, device=start.device).view(1, -1, 1) + 0.5
     pixels = torch.arange(size, device=start.device).view(1, 1, -1) + 0.5

@@ -1,4 +1,4 @@
-"""A labelled, split set of images: what preloading, training and evaluation read, wherever the images come from."""
+"""A labelled set of images with splits, which preloading, training and evaluation read, wherever images come from."""
 
 import hashlib
 from collections import Counter
@@ -22,7 +22,7 @@ class Example:
     """One labelled image."""
 
     name: str
-    """Names the image within its dataset: a path relative to the root, or an index into a file."""
+    """Name of the image within its dataset: a path relative to the root, or an index into a file."""
 
     label: int
     """Class index."""
@@ -30,7 +30,7 @@ class Example:
     split: Split
 
     group: str | None = None
-    """Patient, or whatever else several images may be of; None where the image stands for itself. Never stored."""
+    """Patient, or anything else that several images may show; None if the image stands for itself. Never stored."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class ImageDataset:
     """Labelled images, each in one split.
 
     Raises:
-        InvalidInput: at construction, if there are no examples, a label is no index of `classes`, or two examples have
-            the same name.
+        InvalidInput: at construction, if there are no examples, a label is not an index of `classes`, or two examples
+            have the same name.
     """
 
     name: str
     classes: tuple[str, ...]
     examples: tuple[Example, ...]
     read: Callable[[Example], Image.Image]
-    """Decodes an example to an RGB image; raises InvalidInput naming the file where that cannot be done."""
+    """Function that decodes an example to an RGB image; it raises InvalidInput naming the file if it cannot."""
 
     notes: tuple[str, ...] = ()
-    """What a user must know of how it was read: files passed over, labels in doubt, patients in several splits."""
+    """What a user must know about how it was read: files passed over, doubtful labels, patients in several splits."""
 
     def __post_init__(self) -> None:
         if not self.examples:
@@ -67,20 +67,20 @@ class ImageDataset:
             )
 
     def with_greys(self, greys: GreyScale) -> "ImageDataset":
-        """The same, its deep grey images scaled by a rule; without effect on images that come from no files."""
+        """Return the same data set with deep grey images scaled by a rule; it affects only images read from files."""
         if not isinstance(self.read, FileReader):
             return self
         return replace(self, read=replace(self.read, greys=greys))
 
     def indices(self, split: Split) -> list[int]:
-        """Positions in `examples` of the images of a split, in their order."""
+        """Return the positions in `examples` of the images of a split, in order."""
         return [index for index, example in enumerate(self.examples) if example.split == split]
 
     def labels(self, split: Split) -> list[int]:
-        """Class indices of the images of a split, in their order."""
+        """Return the class indices of the images of a split, in order."""
         return [example.label for example in self.examples if example.split == split]
 
     def fingerprint(self) -> str:
-        """SHA-256 of the classes and of every example's name, label and split."""
+        """Return the SHA-256 of the classes and of every example's name, label and split."""
         lines = ["\t".join(self.classes)] + [f"{e.name}\t{e.label}\t{e.split}" for e in self.examples]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()

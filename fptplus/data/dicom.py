@@ -4,8 +4,8 @@
                                                           ├─ first usable window of the file ──┼─ MONOCHROME1 inverted
                                                           └─ neither: the data set's range ────┘
 
-A look-up table counts by its own depth. Padding is black and belongs to no range. Of an enhanced file, the window and
-the slope of the frame are used.
+A look-up table is scaled by its own depth. Padding is black and belongs to no range. For an enhanced file, the frame's
+own window and slope are used.
 """
 
 import io
@@ -37,7 +37,7 @@ from .greys import GreyImage, to_uint8
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
 EXTRA = "pip install 'fptplus-bench[dicom]'"
-"""What brings the codecs of compressed files."""
+"""Command that installs the codecs for compressed files."""
 
 ENCODINGS: dict[str, UID] = {
     "uncompressed": ExplicitVRLittleEndian,
@@ -49,7 +49,7 @@ ENCODINGS: dict[str, UID] = {
     "JPEG 2000": JPEG2000Lossless,
     "HTJ2K": HTJ2KLossless,
 }
-"""One transfer syntax of each family, by the family's name."""
+"""One transfer syntax from each family, by the family's name."""
 
 _MARK, _PREAMBLE_BYTES = b"DICM", 128
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -57,21 +57,21 @@ _FRAME_MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 
 
 def decodable_encodings() -> dict[str, bool]:
-    """Which families of transfer syntaxes are decoded with the packages installed here."""
+    """Return which families of transfer syntaxes can be decoded with the packages installed here."""
     return {name: _can_decode(syntax) for name, syntax in ENCODINGS.items()}
 
 
 def _can_decode(syntax: UID) -> bool:
-    """Whether a codec is installed; Pillow offers itself for 12-bit JPEG too, and fails at it."""
+    """Return whether a codec is installed. Pillow claims to support 12-bit JPEG, but fails on it."""
     decoder = get_decoder(syntax)
     is_deep_jpeg = syntax == JPEGExtended12Bit
     return decoder.is_available and not (is_deep_jpeg and set(decoder.available_plugins) == {"pillow"})
 
 
 def is_dicom(content: bytes) -> bool:
-    """Whether a file's first 132 bytes or more are those of DICOM, with or without the preamble.
+    """Return whether a file that begins with these 132 bytes or more is DICOM, with or without the preamble.
 
-    A file without begins with an element of group 2 or 8, in either byte order.
+    Without the preamble a file begins with an element of group 2 or 8, in either byte order.
     """
     if _MARK in (content[:4], content[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4]):
         return True
@@ -84,7 +84,7 @@ def is_dicom(content: bytes) -> bool:
 
 
 def read_dicom_header(path: Path) -> pydicom.Dataset:
-    """Everything before the pixels; empty where the file is none of DICOM's.
+    """Read everything before the pixels; empty if the file is not DICOM.
 
     Raises:
         OSError: if the file cannot be read.
@@ -94,39 +94,39 @@ def read_dicom_header(path: Path) -> pydicom.Dataset:
             return pydicom.dcmread(_with_preamble(file), stop_before_pixels=True, force=True)
     except OSError:
         raise
-    except Exception:  # pydicom raises many kinds on damaged files; decoding tells of them
+    except Exception:  # pydicom raises many kinds on damaged files; decoding reports them
         return pydicom.Dataset()
 
 
 def _with_preamble(file: BinaryIO) -> BinaryIO:
-    """The file, with the preamble that pydicom expects before a mark that stands at the very beginning."""
+    """Open the file, and add the preamble that pydicom expects if DICOM's mark is at the very beginning."""
     begins_with_mark = file.read(len(_MARK)) == _MARK
     file.seek(0)
     return io.BytesIO(bytes(_PREAMBLE_BYTES) + file.read()) if begins_with_mark else file
 
 
 def holds_no_image(path: Path) -> bool:
-    """Whether a file is DICOM's, but a report, plan, index or the like rather than an image."""
+    """Return whether a file is DICOM, but a report, plan, index or the like rather than an image."""
     header = read_dicom_header(path)
     kind = UID(header.get("SOPClassUID") or getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID") or "")
     return "Rows" not in header and kind != "" and "Image" not in kind.name
 
 
 def patient_of(path: Path) -> str | None:
-    """The patient that a file names; None where it names none or cannot be read."""
+    """Return the patient that a file names; None if it names none or cannot be read."""
     try:
         return str(read_dicom_header(path).get("PatientID") or "").strip() or None
-    except Exception:  # a damaged file is told of when it is decoded
+    except Exception:  # a damaged file is reported when it is decoded
         return None
 
 
 def num_frames(dataset: pydicom.Dataset) -> int:
-    """Frames that a header announces."""
+    """Return the number of frames that a header states."""
     return int(dataset.get("NumberOfFrames") or 1)
 
 
 def brings_its_own_range(dataset: pydicom.Dataset, frame: int) -> bool:
-    """Whether a header says how its values become grey or colour, so that no data set's range is needed."""
+    """Return whether a header says how values become grey or colour, so that no range of the data set is needed."""
     if dataset.get("SamplesPerPixel", 1) > 1 or dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
         return True
     facts = _with_frame_facts(dataset, frame)
@@ -134,12 +134,12 @@ def brings_its_own_range(dataset: pydicom.Dataset, frame: int) -> bool:
 
 
 def decode_dicom(content: bytes, path: Path, choose_frame: Callable[[int], int]) -> Image.Image | GreyImage:
-    """One frame: RGB where the file says how it is shown, else grey values that a range is to be found for.
+    """Decode one frame: to RGB if the file says how it is shown, else to grey values that still need a range.
 
     Args:
         content: the whole file.
-        path: names it in errors.
-        choose_frame: the frame to decode, counted from 0, of the number there is.
+        path: the file's path, for error messages.
+        choose_frame: function that returns the frame to decode, counted from 0, given the number of frames.
 
     Raises:
         InvalidInput: if the file is damaged, holds no image, or needs a codec that is not installed.
@@ -163,7 +163,7 @@ def decode_dicom(content: bytes, path: Path, choose_frame: Callable[[int], int])
 
 
 def _read(content: bytes) -> pydicom.Dataset:
-    """A file with or without preamble and meta information."""
+    """Read a file with or without preamble and meta information."""
     dataset = pydicom.dcmread(_with_preamble(io.BytesIO(content)), force=True)
     if dataset.file_meta.get("TransferSyntaxUID") is None:
         is_implicit, is_little = dataset.original_encoding
@@ -186,7 +186,7 @@ def _check_codec(dataset: pydicom.Dataset, path: Path) -> None:
 
 
 def _with_frame_facts(dataset: pydicom.Dataset, frame: int) -> pydicom.Dataset:
-    """The header with what an enhanced file says of all its frames, then of this one, at the top."""
+    """Return the header with an enhanced file's attributes of all frames, then of this one, moved to the top level."""
     groups = [*(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]]
     groups += (dataset.get("PerFrameFunctionalGroupsSequence") or [])[frame : frame + 1]
     found = [item for group in groups for macro in _FRAME_MACROS for item in (group.get(macro) or [])[:1]]
@@ -199,9 +199,9 @@ def _with_frame_facts(dataset: pydicom.Dataset, frame: int) -> pydicom.Dataset:
 
 
 def _stored(dataset: pydicom.Dataset, frame: int) -> tuple[np.ndarray, np.ndarray]:
-    """The stored values of a frame, and the words that they are part of (PS3.5, 8.1.1).
+    """Return the stored values of a frame, and the words that hold them (PS3.5, 8.1.1).
 
-    Words of uncompressed grey images may be wider than the values: the bits besides may hold anything.
+    Words of uncompressed grey images may be wider than the values; the remaining bits may hold anything.
     """
     is_plain = not dataset.file_meta.TransferSyntaxUID.is_encapsulated and "PixelData" in dataset
     is_wider = dataset.get("BitsAllocated", 0) > max(dataset.get("BitsStored", 0), 7)
@@ -229,7 +229,7 @@ def _shown(facts: pydicom.Dataset, stored: np.ndarray, padding: np.ndarray | Non
 
 
 def _as_file_says(values: np.ndarray, facts: pydicom.Dataset) -> np.ndarray | None:
-    """Values as 0 to 1 by the file's VOI look-up table, else its window; None where it brings neither."""
+    """Scale values to 0 to 1 by the file's VOI look-up table, else its window; None if it has neither."""
     if (item := _voi_lut(facts)) is not None:
         first, entries = _lut(item.LUTDescriptor, item.LUTData)
         return _look_up(values, first, entries) / _full_scale(entries, item.LUTDescriptor[2])
@@ -239,7 +239,7 @@ def _as_file_says(values: np.ndarray, facts: pydicom.Dataset) -> np.ndarray | No
 
 
 def _modality_values(stored: np.ndarray, facts: pydicom.Dataset) -> np.ndarray:
-    """Stored values in the modality's unit (PS3.3, C.11.1)."""
+    """Convert stored values to the modality's unit (PS3.3, C.11.1)."""
     for item in (facts.get("ModalityLUTSequence") or [])[:1]:
         if item.get("LUTData") is not None:
             return _look_up(stored, *_lut(item.LUTDescriptor, item.LUTData))
@@ -247,7 +247,7 @@ def _modality_values(stored: np.ndarray, facts: pydicom.Dataset) -> np.ndarray:
 
 
 def _padding(words: np.ndarray, facts: pydicom.Dataset) -> np.ndarray | None:
-    """Where there is no image (PS3.3, C.7.5.1.1.2), by whole words; None where the file names no padding."""
+    """Return where there is padding (PS3.3, C.7.5.1.1.2), judged by whole words; None if the file declares none."""
     value = facts.get("PixelPaddingValue")
     if value in (None, ""):
         return None
@@ -258,26 +258,26 @@ def _padding(words: np.ndarray, facts: pydicom.Dataset) -> np.ndarray | None:
 
 
 def _voi_lut(facts: pydicom.Dataset) -> pydicom.Dataset | None:
-    """The first item of the file's VOI look-up tables; None where there is none, or it is empty."""
+    """Return the first item of the file's VOI look-up tables; None if there is none, or it is empty."""
     items = facts.get("VOILUTSequence") or []
     return items[0] if items and items[0].get("LUTData") is not None and items[0].get("LUTDescriptor") else None
 
 
 def _window(facts: pydicom.Dataset) -> tuple[float, float] | None:
-    """Center and width of the first window that has a width above 0; None where there is none."""
+    """Return center and width of the first window whose width is above 0; None if there is none."""
     centers, widths = (_numbers(facts.get(name)) for name in ("WindowCenter", "WindowWidth"))
     pairs = zip(centers, widths, strict=False)
     return next((pair for pair in pairs if pair[1] > 0 and np.isfinite(pair).all()), None)
 
 
 def _numbers(value) -> Iterator[float]:
-    """The numbers of an element with one, several or no values."""
+    """Yield the numbers of an element with one, several or no values."""
     values = value if isinstance(value, MultiValue) else [value]
     return (float(number) for number in values if number not in (None, ""))
 
 
 def _windowed(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
-    """Values as 0 to 1 (PS3.3, C.11.2.1.2 and C.11.2.1.3); not clipped."""
+    """Scale values by a window to 0 to 1 (PS3.3, C.11.2.1.2 and C.11.2.1.3), without clipping."""
     if function == "SIGMOID":
         with np.errstate(over="ignore"):
             return 1 / (1 + np.exp(-4 * (values - center) / width))
@@ -289,7 +289,7 @@ def _windowed(values: np.ndarray, center: float, width: float, function: str) ->
 
 
 def _lut(descriptor: list[int], data: bytes | list[int] | int) -> tuple[int, np.ndarray]:
-    """First value that a look-up table maps, and its entries."""
+    """Return the first value that a look-up table maps, and its entries."""
     count = (int(descriptor[0]) & 0xFFFF) or 2**16
     if isinstance(data, bytes):
         entries = np.frombuffer(data, np.uint8) if len(data) < 2 * count else np.frombuffer(data, "<u2")
@@ -299,21 +299,21 @@ def _lut(descriptor: list[int], data: bytes | list[int] | int) -> tuple[int, np.
 
 
 def _look_up(values: np.ndarray, first: int, entries: np.ndarray) -> np.ndarray:
-    """Entries of a table; what lies before and behind it gets its first and its last one."""
+    """Look values up in a table; values below and above its range get its first and its last entry."""
     return entries[np.clip(values.astype(np.int64) - first, 0, len(entries) - 1)]
 
 
 def _full_scale(entries: np.ndarray, declared_bits: int) -> int:
-    """White of a table: by its declared depth, unless its entries need more, or less than an eighth of it."""
+    """Return a table's white: from its declared depth, unless its entries need more, or less than an eighth of it."""
     needed = max(int(entries.max()).bit_length(), 8)
     is_declared_right = declared_bits - 3 < needed <= declared_bits
     return 2 ** (declared_bits if is_declared_right else needed) - 1
 
 
 def _palette_colours(stored: np.ndarray, facts: pydicom.Dataset) -> np.ndarray:
-    """(H, W, 3) uint8 of a palette's indices, by the palette's own depth (PS3.3, C.7.6.3.1.5)."""
+    """Return colours (H, W, 3) in uint8 for a palette's indices, by the palette's own depth (PS3.3, C.7.6.3.1.5)."""
     if "RedPaletteColorLookupTableData" not in facts:
-        colours = apply_color_lut(stored, facts)[..., :3]  # segmented tables
+        colours = apply_color_lut(stored, facts)[..., :3]  # handles segmented tables too
         return to_uint8(colours / np.iinfo(colours.dtype).max)
     part = "{}PaletteColorLookupTable{}".format
     tables = [

@@ -1,4 +1,4 @@
-"""What looks like a mistake in a data set, though it can be read: said in sentences, before anything is computed."""
+"""What looks like a mistake in a data set that can be read: reported in sentences, before anything is computed."""
 
 import re
 import unicodedata
@@ -11,20 +11,20 @@ from .splits import SPLIT_NAMES
 MAX_NAMED = 5
 
 MISSING_VALUES = {"nan", "none", "null", "na", "n/a", "#n/a", "<na>", "nat", "undefined", "unknown"}
-"""What tables write where a value is missing, in lower case."""
+"""What tables write for a missing value, in lower case."""
 
 _SPLIT_WORDS = {*SPLIT_NAMES, "trainset", "valset", "testset", "tests", "dev", "eval", "evaluation", "holdout"}
 
 
 def looks_like_a_split(name: str) -> bool:
-    """Whether a name says training, validation or test in one of its words: `train_images`, `TestSet`, `val2`."""
+    """Return whether a name contains a word for training, validation or test: `train_images`, `TestSet`, `val2`."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     words = [word.lower() for word in re.findall(r"[A-Za-z]+", spaced)]
     return any(word in _SPLIT_WORDS for word in (*words, "".join(words)))
 
 
 def doubts_about_classes(classes: Sequence[str], examples: Iterable[Example]) -> list[str]:
-    """Classes that look like splits, like missing values, or like each other."""
+    """Report classes that look like splits, like missing values, or like each other."""
     counts, sentences = Counter(example.label for example in examples), []
     if splits := [name for name in classes if looks_like_a_split(name)]:
         sentences.append(
@@ -47,7 +47,7 @@ def doubts_about_classes(classes: Sequence[str], examples: Iterable[Example]) ->
 
 
 def doubts_about_groups(examples: Sequence[Example]) -> list[str]:
-    """Groups, such as patients, whose images lie in several splits."""
+    """Report groups, such as patients, whose images are in several splits."""
     splits: defaultdict[str, set[str]] = defaultdict(set)
     for example in examples:
         if example.group is not None:
@@ -64,10 +64,10 @@ def doubts_about_groups(examples: Sequence[Example]) -> list[str]:
 
 
 def doubts_about_copies(copies: Sequence[Sequence[int]], examples: Sequence[Example]) -> list[str]:
-    """Files with the same content, above all in several splits or with several labels.
+    """Report files with the same content, above all in several splits or with several labels.
 
     Args:
-        copies: positions of the examples whose files are the same, each time two at least.
+        copies: positions of examples whose files are the same, at least two each.
         examples: all of them.
     """
     if not copies:
@@ -83,11 +83,11 @@ def doubts_about_copies(copies: Sequence[Sequence[int]], examples: Sequence[Exam
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 image`, `2 images`."""
+    """Return a number with its noun: `1 image`, `2 images`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def named(names: Sequence[str]) -> str:
-    """Some names, and how many there are besides."""
+    """Return the first few names, and how many more there are."""
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return ", ".join(map(str, names[:MAX_NAMED])) + more

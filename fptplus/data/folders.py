@@ -1,11 +1,11 @@
-"""Class folders: `train/ val/ test/` with one folder a class, or the class folders alone and a random split.
+"""Class folders: `train/ val/ test/` with one folder per class, or class folders alone and a random split.
 
     root/train/cat/1.png                 root/cat/1.png
     root/val/cat/2.png           or      root/cat/2.png
     root/test/dog/3.png                  root/dog/3.png
 
-Images may lie deeper inside a class folder, where a folder may stand for a patient. Files that are no images, and
-hidden ones, are passed over and accounted for.
+Images may be deeper inside a class folder, where a folder may stand for a patient. Hidden files, and files that are not
+images, are passed over and accounted for.
 """
 
 import os
@@ -24,16 +24,16 @@ from .walk import PassedOver, copies_among, images_below, loose_images, visible_
 
 
 def open_folders(root: Path, *, seed: int, group_level: int | None = None) -> ImageDataset:
-    """The images of a folder; the seed decides the random split where the folders give none.
+    """Open the images of a folder; the seed decides the random split if the folders give none.
 
     Args:
         root: the folder.
-        seed: of the random split.
-        group_level: which folder below a class folder is a patient's, 1 for the first; None if none is.
+        seed: random seed of the split.
+        group_level: which folder below a class folder is a patient's, 1 for the first; None if there is no such folder.
 
     Raises:
-        InvalidInput: if there are no class folders, a split is missing or twice there, images lie outside the class
-            folders, or an image does not lie as deep as `group_level`.
+        InvalidInput: if there are no class folders, a split is missing or there twice, images are outside the class
+            folders, or an image is not as deep as `group_level`.
     """
     passed_over = PassedOver()
     split_folders = _split_folders(root)
@@ -73,19 +73,19 @@ def dataset_of_files(
     notes: Sequence[str],
     seed: int,
 ) -> ImageDataset:
-    """A dataset of image files below a root.
+    """Make a dataset of image files below a root.
 
     Args:
-        name, classes: of the dataset.
-        root: that the names are relative to.
-        names, labels: of each image.
-        splits: of each image; None to draw them at random.
-        groups: of each image; None for one that stands for itself.
-        notes: on how the images were found.
-        seed: of the random split.
+        name, classes: name and classes of the dataset.
+        root: folder that the names are relative to.
+        names, labels: name and label of each image.
+        splits: split of each image; None to draw them at random.
+        groups: group of each image; None for one that stands for itself.
+        notes: notes on how the images were found.
+        seed: random seed of the split.
 
     Raises:
-        InvalidInput: if a file goes by two names, or a class is left out by keeping groups whole.
+        InvalidInput: if a file has two names, or a split lacks a class because groups are kept whole.
     """
     _refuse_files_named_twice(root, names)
     groups = _with_frames_together(root, names, groups)
@@ -103,7 +103,7 @@ def dataset_of_files(
 
 
 def patients_of(paths: Sequence[Path], notes: list[str]) -> list[str | None]:
-    """The patient that each DICOM file names; None for all where they name a single one, which is noted."""
+    """Return the patient that each DICOM file names; None for all if they name just one, which is noted."""
     files = [split_frame(path)[0] for path in paths]
     candidates = {file for file in files if is_dicom_file(file)}
     with ThreadPoolExecutor() as pool:
@@ -115,7 +115,7 @@ def patients_of(paths: Sequence[Path], notes: list[str]) -> list[str | None]:
 
 
 def _refuse_files_named_twice(root: Path, names: Sequence[str]) -> None:
-    """One file is one image, whether named relatively, absolutely or by a link; frames of a file are different."""
+    """Refuse a file with two names, relative, absolute or by a link; frames of a file count as different images."""
     first: dict[tuple, str] = {}
     twice = []
     for name in names:
@@ -134,7 +134,7 @@ def _refuse_files_named_twice(root: Path, names: Sequence[str]) -> None:
 
 
 def _with_frames_together(root: Path, names: Sequence[str], groups: Sequence[str | None]) -> list[str | None]:
-    """Groups, where several frames of one file are a group of their own if they are in none."""
+    """Return the groups, with several frames of one file made a group if they are in none."""
     files = [split_frame(root / name) for name in names]
     return [
         str(file) if group is None and frame is not None else group
@@ -143,7 +143,7 @@ def _with_frames_together(root: Path, names: Sequence[str], groups: Sequence[str
 
 
 def _split_folders(root: Path) -> dict[Split, Path]:
-    """The folder of each split, in the order of SPLITS; empty where the subfolders are the classes."""
+    """Return the folder of each split, in the order of SPLITS; empty if the subfolders are the classes."""
     folders: dict[Split, Path] = {}
     for folder in visible_folders(root, PassedOver()):
         split = SPLIT_NAMES.get(folder.name.lower())
@@ -167,7 +167,7 @@ def _split_folders(root: Path) -> dict[Split, Path]:
 
 
 def _outside(root: Path, split_folders: dict[Split, Path], passed_over: PassedOver) -> list[str]:
-    """What lies beside the folders of the splits, and is not used."""
+    """List what lies next to the folders of the splits and is not used."""
     others = [path for path in visible_folders(root, passed_over) if path not in split_folders.values()]
     counts = {path.name: len(images_below(path, PassedOver())) for path in others}
     sentences = [
@@ -179,7 +179,7 @@ def _outside(root: Path, split_folders: dict[Split, Path], passed_over: PassedOv
 
 
 def _class_images(folder: Path, passed_over: PassedOver) -> list[tuple[str, Path]]:
-    """(class name, file) of every image in the class folders of a folder."""
+    """Return (class name, file) of every image in the class folders of a folder."""
     loose = loose_images(folder, passed_over)
     if loose:
         raise InvalidInput(
@@ -194,12 +194,12 @@ def _class_images(folder: Path, passed_over: PassedOver) -> list[tuple[str, Path
 
 
 def _folders_inside(root: Path, path: Path, has_split: bool) -> tuple[str, ...]:
-    """The folders between an image and its class folder."""
+    """Return the names of the folders between an image and its class folder."""
     return path.relative_to(root).parts[2 if has_split else 1 : -1]
 
 
 def _doubts_about_folders(inner: Sequence[tuple[str, ...]]) -> list[str]:
-    """A word on folders inside class folders, which may be patients and are not taken for such."""
+    """Report folders inside class folders, which may be patients but are not treated as such."""
     folders = sorted({"/".join(parts) for parts in inner if parts})
     if not folders:
         return []
@@ -223,6 +223,6 @@ def _subfolder_names(folder: Path) -> list[str]:
 
 
 def _class_names(names) -> tuple[str, ...]:
-    """Each name once: numbers by value, else by name."""
+    """Return each name once: sorted by value if all are numbers, else by name."""
     unique = sorted(set(names))
     return tuple(sorted(unique, key=int) if all(name.isdecimal() for name in unique) else unique)

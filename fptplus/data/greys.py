@@ -1,10 +1,10 @@
-"""Grey values deeper than 8 bits become 8-bit ones by one rule for a whole data set, so that equal stays equal.
+"""Grey values deeper than 8 bits become 8-bit by one rule for a whole data set, so that equal values stay equal.
 
     whole numbers    0 … 2^bits - 1 to 0 … 255; bits as the files declare them, else what the largest value needs
     real numbers     least … largest finite value of all images
     DICOM            least … largest value of all images, of those files that bring no window or look-up table
 
-Padding, NaN and infinities stay out of the range. Where no rule is known an image is scaled by itself.
+Padding, NaN and infinities stay out of the range. If no rule is known, an image is scaled by its own values.
 """
 
 from collections.abc import Iterable
@@ -23,20 +23,20 @@ KIND_NAMES: dict[GreyKind, str] = {
 }
 
 DEPTHS = (8, 10, 12, 14, 16)
-"""Bits that a data set of whole numbers is taken to have, the fewest that hold its largest value."""
+"""Bit depths that a data set of whole numbers may have; the smallest that holds its largest value is assumed."""
 
 DEPTHS_ALONE = (12, 16)
-"""The same for an image without a data set; also how stores of earlier versions scaled each of their images."""
+"""Bit depths of an image without a data set; stores of earlier versions scaled each of their images by these."""
 
 SLACK = 0.05
-"""Of a range, by which new images may lie outside without a word: they are hardly clipped."""
+"""Share of a range by which new images may lie outside it without a warning: they are hardly clipped."""
 
 MAX_16_BIT = 2**16 - 1
 
 
 @dataclass(frozen=True)
 class GreyRange:
-    """What becomes black, and what becomes white."""
+    """The value that becomes black, and the value that becomes white."""
 
     low: float
     high: float
@@ -44,35 +44,35 @@ class GreyRange:
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """The values of one image, from which a data set's range is made."""
+    """The extreme values of one image, from which a data set's range is computed."""
 
     low: float
     high: float
     bits: int | None = None
-    """Depth that the file declares; None where it does not."""
+    """Bit depth that the file declares; None if it does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GreyScale:
-    """The rule of a data set: a range for each kind of deep image in it, None for kinds that it does not hold."""
+    """The rule of a data set: a range for each kind of deep image, None for kinds that it does not contain."""
 
     integer: GreyRange | None = None
     real: GreyRange | None = None
     dicom: GreyRange | None = None
 
     def plain(self) -> dict[str, list[float]] | None:
-        """Ranges by kind, as JSON takes them; None where the data set holds no deep image."""
+        """Return the ranges by kind, ready for JSON; None if the data set has no deep image."""
         ranges = {field.name: getattr(self, field.name) for field in fields(self)}
         return {kind: [found.low, found.high] for kind, found in ranges.items() if found is not None} or None
 
     @classmethod
     def from_plain(cls, ranges: dict[str, list[float]] | None) -> "GreyScale":
-        """The other way; None, as manifests of earlier versions have it, is a scale without any range."""
+        """Do the reverse of `plain`; None, as in manifests of earlier versions, gives a scale without any range."""
         return cls(**{kind: GreyRange(*found) for kind, found in (ranges or {}).items()})
 
 
 EACH_BY_ITSELF = GreyScale()
-"""No ranges: every deep image is scaled by its own values."""
+"""Scale without ranges: every deep image is scaled by its own values."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,18 +80,18 @@ class GreyImage:
     """A deep grey image, before it is scaled."""
 
     values: np.ndarray
-    """(H, W)."""
+    """Grey values (H, W)."""
 
     kind: GreyKind
     padding: np.ndarray | None = None
-    """(H, W), true where there is no image; None where there is none of it."""
+    """Mask (H, W), true where there is padding instead of image; None if there is no padding."""
 
     white_is_zero: bool = False
     bits: int | None = None
-    """Depth that the file declares; None where it does not."""
+    """Bit depth that the file declares; None if it does not."""
 
     def extent(self) -> Extent | None:
-        """Least and largest value of the image itself; None if it has none."""
+        """Return the least and largest value of the image itself; None if it has none."""
         shown = np.isfinite(self.values)
         if self.padding is not None:
             shown &= ~self.padding
@@ -99,7 +99,7 @@ class GreyImage:
         return Extent(low=float(values.min()), high=float(values.max()), bits=self.bits) if values.size else None
 
     def own_range(self) -> GreyRange:
-        """The range where the image is alone."""
+        """Return the range to use for the image on its own."""
         extent = self.extent()
         if extent is None:
             return GreyRange(0.0, 1.0)
@@ -107,7 +107,7 @@ class GreyImage:
         return GreyRange(extent.low, extent.high) if shallow else range_of(self.kind, [extent], DEPTHS_ALONE)
 
     def doubts(self, scale: GreyScale) -> list[str]:
-        """What makes it doubtful that a scale, of other images, fits this one."""
+        """Return reasons to doubt that a scale made from other images fits this one."""
         limits, extent = getattr(scale, self.kind), self.extent()
         if limits is None:
             return [f"{KIND_NAMES[self.kind]} were not in the training data, or scaled one by one: so is this one"]
@@ -120,7 +120,7 @@ class GreyImage:
         ]
 
     def to_8_bit(self, scale: GreyScale) -> np.ndarray:
-        """(H, W) uint8; padding and NaN are black, what lies outside the range is black or white."""
+        """Scale to uint8 (H, W); padding and NaN become black, values outside the range become black or white."""
         limits = getattr(scale, self.kind) or self.own_range()
         unit = (self.values.astype(np.float64) - limits.low) / ((limits.high - limits.low) or 1.0)
         unit = 1 - unit if self.white_is_zero else unit
@@ -131,17 +131,17 @@ class GreyImage:
 
 
 def to_uint8(unit: np.ndarray) -> np.ndarray:
-    """0 to 1 as 0 to 255, rounded; what lies outside is clipped."""
+    """Convert 0 to 1 to 0 to 255, rounded and clipped."""
     return (unit.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def range_of(kind: GreyKind, extents: Iterable[Extent], depths: tuple[int, ...] = DEPTHS) -> GreyRange:
-    """The range that holds all of some images.
+    """Return the range that covers all the given images.
 
     Args:
-        kind: what the images are.
-        extents: of each of them, one at least.
-        depths: in bits, for whole numbers whose files declare none.
+        kind: kind of the images.
+        extents: the extent of each image, at least one.
+        depths: bit depths to choose from for whole numbers whose files declare none.
     """
     extents = list(extents)
     low, high = min(extent.low for extent in extents), max(extent.high for extent in extents)
@@ -151,7 +151,7 @@ def range_of(kind: GreyKind, extents: Iterable[Extent], depths: tuple[int, ...] 
 
 
 def _depth(extent: Extent, depths: tuple[int, ...]) -> int:
-    """Bits of one image: as declared, unless its values need more."""
+    """Return the bit depth of one image: as declared, unless its values need more."""
     needed = int(extent.high).bit_length()
     if extent.bits is not None:
         return max(extent.bits, needed)

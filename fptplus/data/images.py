@@ -1,12 +1,12 @@
-"""Decode an image to 8-bit RGB: JPEG, PNG, TIFF and BMP by Pillow, DICOM by pydicom; told apart by their content.
+"""Decode an image to 8-bit RGB: JPEG, PNG, TIFF and BMP by Pillow, DICOM by pydicom; the content decides which.
 
     file, Pillow image or array ─ decode ─┬─ RGB ───────────────────────────────┬─ RGB in 8 bits
                                           └─ deep grey ─ the data set's range ──┘
 
-Deep greys are scaled by the rule of their data set (`greys`). In TIFF too, where white is zero, more tissue becomes
-brighter. Transparency is laid on black, and the orientation that a camera noted (EXIF) is applied.
+Deep greys are scaled by the rule of their data set (`greys`). TIFFs in which white is zero are inverted, so that denser
+tissue is brighter there too. Transparency is laid on black, and the orientation that a camera noted (EXIF) is applied.
 
-Of a TIFF or DICOM file of several frames the middle one is read, or the one that `path#frame` names, counted from 1.
+From a TIFF or DICOM file with several frames, the middle one is read, or the one that `path#frame` names, from 1.
 """
 
 import io
@@ -23,21 +23,21 @@ from .dicom import DICOM_SUFFIXES, brings_its_own_range, decode_dicom, is_dicom,
 from .greys import EACH_BY_ITSELF, GreyImage, GreyScale
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".bmp", *DICOM_SUFFIXES)
-"""Endings, in lower case, of files that are images whatever their content: an unreadable one is said to be so."""
+"""Endings, in lower case, of files taken as images whatever their content; an unreadable one is reported as such."""
 
 DECODING = 2
-"""Version of what is done here. Up to 1, DICOM showed padding and took tables and windows otherwise, and a TIFF's white
-could come out black."""
+"""Version of this decoding. Version 1 showed DICOM's padding, applied tables and windows differently, and could turn a
+TIFF's white black."""
 
 HEAD_BYTES = 136
-"""What is read of a file to tell its kind: DICOM's mark lies behind 128 bytes."""
+"""Number of bytes read from a file to tell its kind: DICOM's mark comes after 128 bytes."""
 
 ImageSource = str | Path | Image.Image | np.ndarray
-"""What an image can be given as: a file, a Pillow image, or (H, W) grey of any depth or (H, W, 3) RGB in uint8."""
+"""Forms an image can be given in: a file, a Pillow image, or (H, W) grey of any depth or (H, W, 3) RGB in uint8."""
 
 _PICTURE_MARKS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _GDAL_NODATA = 262, 258, 339, 42113
-"""Tags of TIFF."""
+"""Numbers of TIFF tags."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +45,21 @@ class ImageFacts:
     """What a file's header says, before its pixels are decoded."""
 
     num_frames: int = 1
-    """From which one must be chosen."""
+    """Number of frames, of which one must be chosen."""
 
     needs_range: bool = False
-    """Whether its greys are scaled by the rule of the data set."""
+    """Whether the image's greys are scaled by the rule of the data set."""
 
     is_deep_colour: bool = False
-    """Whether it is in colour with 16 bits a channel, of which the upper 8 are kept."""
+    """Whether the image is in colour with 16 bits per channel, of which the upper 8 are kept."""
 
     is_dicom: bool = False
     is_readable: bool = True
-    """Whether the header could be read; the pixels may be damaged all the same."""
+    """Whether the header could be read; the pixels may still be damaged."""
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether the file's ending or, failing that, its content is that of an image, and the file is not hidden."""
+    """Return whether the file is not hidden, and its ending or, failing that, its content is that of an image."""
     if path.name.startswith("."):
         return False
     if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -69,19 +69,19 @@ def is_image_file(path: Path) -> bool:
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether an image file is DICOM's; one with the ending of another kind is not opened, and taken for that."""
+    """Return whether an image file is DICOM; a file with the ending of another kind is taken as that, unopened."""
     suffix = path.suffix.lower()
     return (suffix in DICOM_SUFFIXES or suffix not in IMAGE_SUFFIXES) and _reads_as_dicom(_head(path), path)
 
 
 def is_picture(head: bytes) -> bool:
-    """Whether a file that begins so is JPEG, PNG, TIFF or BMP."""
+    """Return whether a file that begins with these bytes is JPEG, PNG, TIFF or BMP."""
     is_bmp = head[:2] == b"BM" and head[6:10] == b"\0\0\0\0"
     return is_bmp or head.startswith(_PICTURE_MARKS)
 
 
 def split_frame(path: Path) -> tuple[Path, int | None]:
-    """The file of `path#frame`, and the frame counted from 1; None where the path names none."""
+    """Split `path#frame` into the file and the frame, counted from 1; None if the path names no frame."""
     stem, mark, frame = path.name.rpartition("#")
     if not mark or not stem or not (frame.isascii() and frame.isdecimal()) or path.is_file():
         return path, None
@@ -93,24 +93,24 @@ def read_image(path: Path, greys: GreyScale = EACH_BY_ITSELF) -> Image.Image:
 
     Args:
         path: a file, or `path#frame`.
-        greys: rule of the data set for deep greys; by default the image is scaled by itself.
+        greys: rule of the data set for deep greys; by default the image is scaled by its own values.
 
     Raises:
-        InvalidInput: if the file is missing, empty, truncated or no image, or has no such frame.
+        InvalidInput: if the file is missing, empty, truncated or not an image, or has no such frame.
     """
     return to_rgb(decode(path), greys)
 
 
 def to_rgb(decoded: Image.Image | GreyImage, greys: GreyScale) -> Image.Image:
-    """RGB of what `decode` gives."""
+    """Convert what `decode` returns to RGB."""
     return Image.fromarray(decoded.to_8_bit(greys)).convert("RGB") if isinstance(decoded, GreyImage) else decoded
 
 
 def decode(source: ImageSource) -> Image.Image | GreyImage:
-    """An image, RGB or deep grey.
+    """Decode an image to RGB or deep grey.
 
     Raises:
-        InvalidInput: if it is none, or of a shape or type that is none of an image's.
+        InvalidInput: if it is not an image, or an array whose shape or type no image has.
     """
     if isinstance(source, np.ndarray):
         return _decode_array(source)
@@ -132,7 +132,7 @@ def decode(source: ImageSource) -> Image.Image | GreyImage:
 
 
 def inspect_image(path: Path) -> ImageFacts:
-    """What the header of a file says; of a file that is no image, that it is not readable.
+    """Return what the header of a file says; a file that is not an image is said to be unreadable.
 
     Args:
         path: a file, or `path#frame`.
@@ -146,12 +146,12 @@ def inspect_image(path: Path) -> ImageFacts:
             pages = 1 if frame is not None or image.format != "TIFF" else len(_pages(image))
             is_deep_colour = not _is_deep(image) and any(";16" in str(tile[3]) for tile in image.tile)
             return ImageFacts(num_frames=pages, needs_range=_is_deep(image), is_deep_colour=is_deep_colour)
-    except Exception:  # whatever is wrong with it, decoding says so by name
+    except Exception:  # whatever is wrong with it, decoding reports it by name
         return ImageFacts(is_readable=False)
 
 
 def count_frames(source: ImageSource) -> int:
-    """Frames from which one must be chosen."""
+    """Return the number of frames, of which one must be chosen."""
     if isinstance(source, np.ndarray):
         return 1
     if isinstance(source, Image.Image):
@@ -173,7 +173,7 @@ def _dicom_facts(path: Path, frame: int | None) -> ImageFacts:
 
 
 def _head(path: Path) -> bytes:
-    """The beginning of a file; nothing of one that cannot be read."""
+    """Return the beginning of a file; empty if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(HEAD_BYTES)
@@ -182,7 +182,7 @@ def _head(path: Path) -> bytes:
 
 
 def _reads_as_dicom(head: bytes, path: Path) -> bool:
-    """By its content; where that tells nothing, by its ending."""
+    """Return whether a file is to be read as DICOM, by its content or, if that is inconclusive, by its ending."""
     return is_dicom(head) or (path.suffix.lower() in DICOM_SUFFIXES and not is_picture(head))
 
 
@@ -204,7 +204,7 @@ def _decode_picture(content: bytes, path: Path, frame: int | None) -> Image.Imag
 
 
 def _chosen(frame: int | None, candidates: Sequence[int], count: int, path: Path) -> int:
-    """The frame to read, counted from 0: the one named, counted from 1, or the middle one of the candidates."""
+    """Return the frame to read, counted from 0: the one named, counted from 1, or the middle candidate."""
     _check_frame(frame, count, path)
     return candidates[len(candidates) // 2] if frame is None else frame - 1
 
@@ -215,7 +215,7 @@ def _check_frame(frame: int | None, count: int, path: Path) -> None:
 
 
 def _pages(image: Image.Image) -> list[int]:
-    """Indices of a TIFF's pages of the largest size: smaller ones are previews, or levels of a pyramid."""
+    """Return the indices of a TIFF's largest pages: smaller ones are previews, or levels of a pyramid."""
     sizes = []
     for page in range(getattr(image, "n_frames", 1)):
         image.seek(page)
@@ -230,7 +230,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _decode_pillow(image: Image.Image, bits: int | None = None) -> Image.Image | GreyImage:
-    """A Pillow image of any mode; `bits` that its file declares."""
+    """Decode a Pillow image of any mode; `bits` is the depth that its file declares."""
     tags = getattr(image, "tag_v2", {})
     image.load()
     image = ImageOps.exif_transpose(image)
@@ -245,7 +245,7 @@ def _decode_pillow(image: Image.Image, bits: int | None = None) -> Image.Image |
 def _deep_grey(values: np.ndarray, tags, bits: int | None) -> GreyImage:
     (declared,) = tags.get(_BITS_PER_SAMPLE, (None,))[:1]
     if declared == 32 and values.dtype.kind == "i" and tags.get(_SAMPLE_FORMAT, (1,))[:1] == (1,):
-        values = values.view(np.uint32)  # Pillow has no unsigned mode of 32 bits
+        values = values.view(np.uint32)  # Pillow has no unsigned 32-bit mode
     nodata = _number(tags.get(_GDAL_NODATA))
     return GreyImage(
         values=values.astype(values.dtype.newbyteorder("=")),
@@ -264,7 +264,7 @@ def _number(text) -> float | None:
 
 
 def _png_bits(content: bytes) -> int | None:
-    """Significant bits of a PNG's grey (chunk sBIT); None where it has no such chunk."""
+    """Return the significant bits of a PNG's grey (chunk sBIT); None if it has no such chunk."""
     if not content.startswith(b"\x89PNG"):
         return None
     at = 8
@@ -292,15 +292,15 @@ def _decode_array(values: np.ndarray) -> Image.Image | GreyImage:
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads an example whose name is a path under a root, or `path#frame`."""
+    """Reader of examples whose names are paths under a root, or `path#frame`."""
 
     root: Path
     greys: GreyScale = EACH_BY_ITSELF
-    """Rule of the data set."""
+    """Rule of the data set for deep greys."""
 
     def __call__(self, example) -> Image.Image:
         return read_image(self.path(example), self.greys)
 
     def path(self, example) -> Path:
-        """The example's file, with its frame where it names one."""
+        """Return the path of the example's file, with its frame if it names one."""
         return self.root / example.name

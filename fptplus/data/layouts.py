@@ -1,9 +1,9 @@
-"""What the raw downloads of the paper's eight datasets look like, and which image in them has which class.
+"""The layout of the raw downloads of the paper's eight datasets, and the class of each image in them.
 
 Each function takes the folder that a download was unpacked into, and lists its labelled images. The layouts are those
-of the publishers' archives, as several public projects that read them describe them; where that left a question, the
-docstring says what is assumed. Images without a label (ungradable, or a breast that the table does not list) are left
-out. `group` names the patient where images of one must not fall into different splits.
+of the publishers' archives, as described by several public projects that read them; where that left a question open,
+the docstring says what is assumed. Images without a label (ungradable, or of a breast that the table does not list) are
+left out. `group` names the patient if a patient's images must not fall into different splits.
 """
 
 import csv
@@ -27,13 +27,13 @@ class RawImage:
     path: Path
     class_name: str
     name: str
-    """File name to give it: its own, made unique."""
+    """File name to give the image: its own, made unique."""
 
     split: Split | None = None
-    """The publisher's split, or None where there is none."""
+    """The publisher's split; None if there is none."""
 
     group: str | None = None
-    """Patient, where several images may be of one."""
+    """Patient, if several images may show the same one."""
 
 
 Layout = Callable[[Path], Iterator[RawImage]]
@@ -43,9 +43,9 @@ ISIC2018_CLASSES = ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC")
 
 
 def ddr(raw: Path) -> Iterator[RawImage]:
-    """`DR_grading/{train,valid,test}.txt` with lines `name grade`, images in the folder of the same name.
+    """List DDR: `DR_grading/{train,valid,test}.txt` with lines `name grade`, images in the folders of the same names.
 
-    Grade 5 is ungradable. Official splits.
+    Grade 5 is ungradable. The splits are official.
     """
     root = find(raw, "DR_grading/train.txt").parent
     for stem, split in (("train", "train"), ("valid", "val"), ("test", "test")):
@@ -56,11 +56,11 @@ def ddr(raw: Path) -> Iterator[RawImage]:
 
 
 def messidor2(raw: Path) -> Iterator[RawImage]:
-    """`messidor_data.csv` (the adjudicated grades) and, anywhere below, the images of the consortium.
+    """List Messidor-2: `messidor_data.csv` (the adjudicated grades) and, anywhere below, the consortium's images.
 
-    Columns `image_id`, `adjudicated_dr_grade`, `adjudicated_gradable`; a later edition calls the first two `id_code`
-    and `diagnosis`. Names in the table and of the files differ in their endings, and are matched without them. The four
-    ungradable images have no grade.
+    The columns are `image_id`, `adjudicated_dr_grade` and `adjudicated_gradable`; a later edition calls the first two
+    `id_code` and `diagnosis`. Names in the table and of the files differ in their endings, and are matched without
+    them. The four ungradable images have no grade.
     """
     files = {path.stem.lower(): path for path in images_below(raw, PassedOver())}
     for row in table(find(raw, "messidor_data.csv")):
@@ -72,9 +72,9 @@ def messidor2(raw: Path) -> Iterator[RawImage]:
 
 
 def isic2018(raw: Path) -> Iterator[RawImage]:
-    """Task 3: `ISIC2018_Task3_{Training,Validation,Test}_GroundTruth.csv`, one column a class, and `…_Input` folders.
+    """List ISIC 2018, task 3: `ISIC2018_Task3_{Training,Validation,Test}_GroundTruth.csv` and `…_Input` folders.
 
-    Official splits.
+    The tables have one column per class. The splits are official.
     """
     for part, split in (("Training", "train"), ("Validation", "val"), ("Test", "test")):
         folder = find(raw, f"ISIC2018_Task3_{part}_Input")
@@ -85,10 +85,10 @@ def isic2018(raw: Path) -> Iterator[RawImage]:
 
 
 def isic2016(raw: Path) -> Iterator[RawImage]:
-    """Part 3: `ISBI2016_ISIC_Part3_{Training,Test}_GroundTruth.csv` without header, and `…_Data` folders.
+    """List ISIC 2016, part 3: `ISBI2016_ISIC_Part3_{Training,Test}_GroundTruth.csv`, no header, and `…_Data` folders.
 
-    Training labels read `benign` and `malignant`, test labels 0.0 and 1.0. The test split is official; validation is
-    drawn from the training images, none being published.
+    Training labels read `benign` and `malignant`, test labels 0.0 and 1.0. The test split is official; no validation
+    split is published, so it is drawn from the training images.
     """
     names = {"benign": "benign", "0.0": "benign", "malignant": "malignant", "1.0": "malignant"}
     for part, split in (("Training", "train"), ("Test", "test")):
@@ -101,10 +101,10 @@ def isic2016(raw: Path) -> Iterator[RawImage]:
 
 
 def ddsm(raw: Path) -> Iterator[RawImage]:
-    """Mini-DDSM, `MINI-DDSM-Complete-JPEG-8` or `…-PNG-16`: `{Benign,Cancer,Normal}/<case>/<image>`.
+    """List Mini-DDSM, `MINI-DDSM-Complete-JPEG-8` or `…-PNG-16`: `{Benign,Cancer,Normal}/<case>/<image>`.
 
-    Files with `mask` in their name are contours, not mammograms. A case is a patient. That the paper took every view
-    of every case is assumed.
+    Files with `mask` in their name are contours, not mammograms. A case is a patient. We assume that the
+    paper took every view of every case.
     """
     root = find(raw, "Cancer").parent
     for class_name in ("Benign", "Cancer", "Normal"):
@@ -115,10 +115,10 @@ def ddsm(raw: Path) -> Iterator[RawImage]:
 
 
 def cmmd(raw: Path) -> Iterator[RawImage]:
-    """`CMMD/<patient>/<study>/<series>/*.dcm` and `CMMD_clinicaldata_revision.xlsx` (or saved as .csv).
+    """List CMMD: `CMMD/<patient>/<study>/<series>/*.dcm` and `CMMD_clinicaldata_revision.xlsx` (or saved as .csv).
 
-    The table has a row a breast: `ID1`, `LeftRight`, `classification`. A breast's images are those of the patient whose
-    DICOM header says that side; breasts without a row are left out. That the paper did so too is assumed.
+    The table has a row per breast: `ID1`, `LeftRight`, `classification`. A breast's images are those of the patient
+    whose DICOM header names that side; breasts without a row are left out. We assume that the paper did so too.
     """
     classes = {(row["ID1"], row["LeftRight"]): row["classification"] for row in table(_clinical_data(raw))}
     root = find(raw, "CMMD")
@@ -138,7 +138,7 @@ def _clinical_data(raw: Path) -> Path:
 
 
 def covid(raw: Path) -> Iterator[RawImage]:
-    """`COVID_IEEE/{covid,normal,virus}/<image>`."""
+    """List the COVID dataset: `COVID_IEEE/{covid,normal,virus}/<image>`."""
     root = find(raw, "covid").parent
     for class_name in ("covid", "normal", "virus"):
         for path in sorted(find(root, class_name).iterdir()):
@@ -147,14 +147,14 @@ def covid(raw: Path) -> Iterator[RawImage]:
 
 
 def chncxr(raw: Path) -> Iterator[RawImage]:
-    """`CXR_png/CHNCXR_<number>_<0 or 1>.png`; 1 is tuberculosis."""
+    """List CHNCXR: `CXR_png/CHNCXR_<number>_<0 or 1>.png`; 1 is tuberculosis."""
     for path in sorted(find(raw, "CXR_png").glob("CHNCXR_*_[01].png")):
         class_name = "tuberculosis" if path.stem.endswith("_1") else "normal"
         yield RawImage(path=path, class_name=class_name, name=path.name)
 
 
 def find(raw: Path, name: str) -> Path:
-    """The one file or folder below `raw` that is called so, nearest to the top.
+    """Return the file or folder of this name below `raw` that is nearest to the top.
 
     Raises:
         InvalidInput: if there is none.
@@ -167,10 +167,10 @@ def find(raw: Path, name: str) -> Path:
 
 
 def table(path: Path) -> list[dict[str, str]]:
-    """Rows of a .csv, or of the first sheet of an .xlsx, as text.
+    """Return the rows of a .csv, or of the first sheet of an .xlsx, as text.
 
     Raises:
-        InvalidInput: for an .xlsx where openpyxl is not installed.
+        InvalidInput: for an .xlsx if openpyxl is not installed.
     """
     if path.suffix == ".csv":
         with path.open(newline="", encoding="utf-8-sig") as file:

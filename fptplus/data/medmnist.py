@@ -1,7 +1,7 @@
 """MedMNIST and MedMNIST+ files: one .npz with images and labels of three splits (Yang et al., Scientific Data 2023).
 
 `train_images` (N, H, W) grey or (N, H, W, 3) RGB, uint8; `train_labels` (N, 1); likewise `val_` and `test_`. The files
-do not name their classes, which are called by their numbers here.
+do not name their classes; here they are named by their numbers.
 """
 
 import zipfile
@@ -16,10 +16,10 @@ from .dataset import SPLITS, Example, ImageDataset, Split
 
 
 def open_medmnist(path: Path) -> ImageDataset:
-    """The images of a MedMNIST file, named `train/0`, `train/1` and so on.
+    """Open the images of a MedMNIST file, named `train/0`, `train/1` and so on.
 
     Raises:
-        InvalidInput: if the file is damaged, lacks an array, or holds several labels an image or volumes.
+        InvalidInput: if the file is damaged, lacks an array, or holds volumes or several labels per image.
     """
     archive = MedMNISTArchive(path)
     labels = {split: archive.labels(split) for split in SPLITS}
@@ -35,20 +35,20 @@ def open_medmnist(path: Path) -> ImageDataset:
 
 
 class MedMNISTArchive:
-    """Reads examples of a MedMNIST file; a split's images are unpacked into memory when the first of them is read."""
+    """Reader of a MedMNIST file; a split's images are unpacked into memory when the first of them is read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._images: dict[Split, np.ndarray] = {}
 
     def __call__(self, example: Example) -> Image.Image:
-        """The example as RGB."""
+        """Return an example as RGB."""
         if example.split not in self._images:
             self._images[example.split] = self._checked_images(example.split)
         return Image.fromarray(self._images[example.split][int(example.name.partition("/")[2])]).convert("RGB")
 
     def labels(self, split: Split) -> np.ndarray:
-        """(N,) class indices of a split."""
+        """Return the class indices (N,) of a split."""
         labels = self._array(f"{split}_labels")
         if labels.ndim == 2 and labels.shape[1] > 1:
             raise InvalidInput(

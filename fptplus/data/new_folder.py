@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""Write a folder that appears complete or not at all."""
 
 import shutil
 import tempfile
@@ -11,10 +11,10 @@ from fptplus.errors import InvalidInput
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write into, which takes its place at the end, and is removed if that fails.
+    """Yield a folder next to `out` to write into; it takes the place of `out` at the end, and is removed on failure.
 
     Raises:
-        InvalidInput: if `out` is there already and is not an empty folder.
+        InvalidInput: if `out` already exists and is not an empty folder.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInput(f"out must be a new or empty folder, {out} is not; name another.")
@@ -22,7 +22,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         yield beside
-        beside.chmod(0o755)  # mkdtemp keeps others out
+        beside.chmod(0o755)  # mkdtemp denies others access
         beside.replace(out)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)

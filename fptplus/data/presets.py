@@ -1,8 +1,8 @@
-"""The eight datasets of the paper by name: what they are, how the official code trains on them, how to lay them out.
+"""The eight datasets of the paper by name: what they are, how the official code trains on them, how to prepare them.
 
-Class counts, normalisation and learning rates are those of the official code's dataset configurations, weight decay
-that of its optimizer. Class names, licences in words and expected counts are ours; the paper itself states 662 images
-for the smallest, 12,522 for the largest and 1,748 for Messidor-2.
+Class counts, normalisation and learning rates come from the official code's dataset configurations, weight decay from
+its optimizer. Class names, the wording of licences and expected counts are ours; the paper itself states 662 images for
+the smallest dataset, 12,522 for the largest and 1,748 for Messidor-2.
 """
 
 import os
@@ -22,7 +22,7 @@ from .new_folder import new_folder
 from .splits import TEST_SHARE, VAL_SHARE, random_split
 
 SPLIT_SEED = 0
-"""Of the random splits that `prepare` draws (ours; the paper's are not published)."""
+"""Random seed of the splits that `prepare` draws (ours; the paper's are not published)."""
 
 Triple = tuple[float, float, float]
 
@@ -33,50 +33,50 @@ class Preset:
 
     name: str
     title: str
-    """As the paper prints it."""
+    """Title as the paper prints it."""
 
     classes: tuple[str, ...]
-    """Folder names, in the order of the class indices."""
+    """Names of the class folders, in the order of the class indices."""
 
     mean: Triple
     std: Triple
-    """Normalisation of red, green and blue, images being 0 to 1 (official code)."""
+    """Mean and standard deviation of red, green and blue, with images in 0 to 1 (official code)."""
 
     lr: float
     """Learning rate of FPT+ (official code)."""
 
     weight_decay: float = 0.1
-    """Of AdamW (official code)."""
+    """Weight decay of AdamW (official code)."""
 
     source_url: str
     licence: str
-    """Terms as far as known; the source's own text decides."""
+    """Terms as far as known; the source's own text is decisive."""
 
     expected_images: int
-    """Labelled images of a complete download."""
+    """Number of labelled images in a complete download."""
 
     layout: Layout
-    """Lists the labelled images of the raw download."""
+    """Function that lists the labelled images of the raw download."""
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
 
     def prepare(self, raw: Path, out: Path) -> list[str]:
-        """Lay a raw download out as class folders `train/ val/ test/`; raw files are linked or copied, never altered.
+        """Arrange a raw download as class folders `train/ val/ test/`; raw files are linked or copied, never altered.
 
-        Official splits are kept. What has none is split 70/10/20 at random, by patient where the download names them;
-        ISIC 2016, which publishes no validation split, gets an eighth of its training images for it.
+        Official splits are kept. A download without splits is split 70/10/20 at random, by patient if it names
+        patients. ISIC 2016 publishes no validation split, and gets an eighth of its training images for it.
 
         Args:
-            raw: folder that the download was unpacked into.
-            out: a new or empty folder. It appears whole or not at all.
+            raw: the folder that the download was unpacked into.
+            out: a new or empty folder. It appears complete or not at all.
 
         Returns:
-            Sentences on what was done, and on what is not as expected.
+            Sentences about what was done, and what is not as expected.
 
         Raises:
-            InvalidInput: if a part of the download is missing or `out` is not empty.
+            InvalidInput: if part of the download is missing or `out` is not empty.
         """
         if not raw.is_dir():
             raise InvalidInput(f"raw must be the folder that {self.title} was unpacked into, {raw} is no folder.")
@@ -106,7 +106,7 @@ class Preset:
 
 
 def _with_splits(images: Sequence[RawImage]) -> list[RawImage]:
-    """The images, each in a split."""
+    """Return the images, each with a split."""
     given = {image.split for image in images}
     if given == {None}:
         return _assign(images, VAL_SHARE, TEST_SHARE)
@@ -118,7 +118,7 @@ def _with_splits(images: Sequence[RawImage]) -> list[RawImage]:
 
 
 def _assign(images: Sequence[RawImage], val_share: float, test_share: float) -> list[RawImage]:
-    """A random split for every group of images, stratified by the group's last class in the alphabet."""
+    """Draw a random split for every group of images, stratified by the group's alphabetically last class."""
     groups: dict[str, list[RawImage]] = {}
     for image in images:
         groups.setdefault(image.group or image.name, []).append(image)
@@ -132,7 +132,7 @@ def _assign(images: Sequence[RawImage], val_share: float, test_share: float) -> 
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system has none."""
+    """Make a hard link, or a copy if the file system has no hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         raise InvalidInput(
@@ -145,10 +145,10 @@ def _link(source: Path, target: Path) -> None:
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of a name.
+    """Return the preset of a name.
 
     Raises:
-        InvalidInput: if there is none, with the known names.
+        InvalidInput: if there is none; the message lists the known names.
     """
     if name not in PRESETS:
         near = get_close_matches(name, PRESETS, n=1)

@@ -1,4 +1,4 @@
-"""Open whatever labelled images come as: class folders, a CSV, or a MedMNIST file."""
+"""Open labelled images in any supported form: class folders, a CSV, or a MedMNIST file."""
 
 from pathlib import Path
 
@@ -12,18 +12,18 @@ from .table import open_table
 
 
 def open_dataset(source: str | Path, *, seed: int = 0, group_level: int | None = None) -> ImageDataset:
-    """Open a dataset, without decoding any image. Print its `notes`: they say what was passed over, or is in doubt.
+    """Open a dataset without decoding any image. Print its `notes`: they say what was passed over, or is doubtful.
 
     Args:
-        source: a folder (`train/ val/ test/` with one folder a class, or class folders alone), a CSV of path, label,
+        source: a folder (`train/ val/ test/` with one folder per class, or class folders alone), a CSV of path, label,
             split and group, or a MedMNIST .npz file.
-        seed: of the random 70/10/20 split where the source gives none. It keeps patients whole: those that a CSV's
-            group, a folder or else DICOM's PatientID names.
-        group_level: which folder below a class folder is a patient's, 1 for the first; None if none is.
+        seed: random seed of the 70/10/20 split, if the source gives none. It keeps each patient in one split: those
+            that a CSV's group, a folder or else DICOM's PatientID names.
+        group_level: which folder below a class folder is a patient's, 1 for the first; None if there is no such folder.
 
     Raises:
-        InvalidInput: if the source does not exist or is of no known kind, or its classes or splits are not such that
-            a model can be trained, chosen and tested on them.
+        InvalidInput: if the source does not exist or is of no known kind, or its classes or splits do not allow a model
+            to be trained, chosen and tested.
     """
     path = Path(source).expanduser()
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Training, validation and test part of a dataset: drawn at random where there is none, checked where there is."""
+"""Training, validation and test parts of a dataset: drawn at random if there are none, checked if there are."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from fptplus.errors import InvalidInput
 from .dataset import SPLITS, ImageDataset, Split
 
 VAL_SHARE, TEST_SHARE = 0.1, 0.2
-"""The rest, 70 %, is for training (FPT+, Sec. IV-A)."""
+"""Shares of validation and test images; the rest, 70 %, is for training (FPT+, Sec. IV-A)."""
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -22,7 +22,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
-"""What folders and columns call a split, in lower case."""
+"""Names that folders and columns give to a split, in lower case."""
 
 
 def random_split(
@@ -33,16 +33,16 @@ def random_split(
     val_share: float = VAL_SHARE,
     test_share: float = TEST_SHARE,
 ) -> list[Split]:
-    """A split for each example: 70/10/20 % of every class, at random.
+    """Draw a split for each example: 70/10/20 % of every class, at random.
 
-    Of a class of three or more, each split gets at least one; of two, training and test; one alone is for training.
-    Where examples belong to groups, it is groups that are split, each by its rarest class, and none is ever divided.
+    From a class of three or more, each split gets at least one; from a class of two, training and test get one each; a
+    single one is for training. If examples belong to groups, whole groups are assigned, each by its rarest class.
 
     Args:
-        labels: class of each example.
-        seed: the same one gives the same splits.
-        groups: of each example; None for an example that stands for itself.
-        val_share, test_share: of each class; a share of 0 leaves that split out.
+        labels: class index of each example.
+        seed: random seed; the same seed gives the same splits.
+        groups: group of each example; None for an example that stands for itself.
+        val_share, test_share: share of each class; 0 leaves that split out.
     """
     if groups is not None and any(group is not None for group in groups):
         return _split_of_groups(labels, seed, groups, val_share, test_share)
@@ -65,10 +65,10 @@ def random_split(
 def draw_splits(
     labels: Sequence[int], classes: Sequence[str], groups: Sequence[str | None], seed: int, *, name: str
 ) -> list[Split]:
-    """`random_split` of a data set.
+    """Draw a `random_split` of a data set.
 
     Raises:
-        InvalidInput: if keeping groups whole leaves a class out of a split, though it has images enough.
+        InvalidInput: if keeping groups whole leaves a class out of a split, although it has enough images.
     """
     splits, counts = random_split(labels, seed, groups=groups), Counter(labels)
     found = {(label, split) for label, split in zip(labels, splits, strict=True)}
@@ -87,7 +87,7 @@ def draw_splits(
 def _split_of_groups(
     labels: Sequence[int], seed: int, groups: Sequence[str | None], val_share: float, test_share: float
 ) -> list[Split]:
-    """As `random_split`, one split for all examples of a group."""
+    """Do what `random_split` does, with one split for all examples of a group."""
     members: defaultdict[str | int, list[int]] = defaultdict(list)
     for position, group in enumerate(groups):
         members[position if group is None else group].append(position)
@@ -102,16 +102,16 @@ def _split_of_groups(
 
 
 def _part(count: int, share: float, enough: int) -> int:
-    """A share of a class, rounded, and at least one where the class has `enough` examples."""
+    """Return a share of a class, rounded, and at least one if the class has `enough` examples."""
     return max(round(count * share), int(share > 0 and count >= enough))
 
 
 def checked(dataset: ImageDataset, *, cure: str = "") -> ImageDataset:
-    """The dataset, if it can be trained and evaluated on: every class in every split, two classes at least.
+    """Return the dataset if it can be trained and evaluated on: every class in every split, at least two classes.
 
     Args:
-        dataset: to be looked at.
-        cure: what to do where images are missing; "" for the obvious.
+        dataset: the dataset to check.
+        cure: what to do if images are missing; "" for the obvious.
 
     Raises:
         InvalidInput: naming the class and the split that lack images.
@@ -147,10 +147,10 @@ def _check_split(dataset: ImageDataset, split: Split, cure: str) -> None:
 
 
 def checked_without(dataset: ImageDataset, unreadable: Sequence[str]) -> None:
-    """See that a dataset can be trained and evaluated on without the images, by name, that cannot be read.
+    """Check that a dataset can be trained and evaluated on without the named images, which cannot be read.
 
     Raises:
-        InvalidInput: naming the class and the split that they were the last of.
+        InvalidInput: naming the class and the split that have no images left.
     """
     if not unreadable:
         return

@@ -1,7 +1,7 @@
-"""A CSV of images: columns `path` and `label`, `split` where it is not drawn at random, `group` to keep patients whole.
+"""A CSV of images: columns `path` and `label`, `split` unless it is drawn at random, `group` to keep patients whole.
 
 Paths are relative to the CSV's folder, or absolute; `path#3` is the third frame of a file. Labels are class names, or
-class indices from 0 on if every one is a whole number. A column `patient` or `patient_id` is read as `group`.
+class indices from 0 if all of them are whole numbers. A column `patient` or `patient_id` is read as `group`.
 """
 
 import csv
@@ -19,17 +19,17 @@ from .images import split_frame
 from .splits import SPLIT_NAMES
 
 GROUP_COLUMNS = ("group", "patient", "patient_id", "patientid")
-"""Names of the column of groups, in lower case; the first that is there counts."""
+"""Names of the group column, in lower case; the first one present is used."""
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,9}(\.0*)?")
-"""`3`, and the `3.0` that tables turn it into."""
+"""Pattern of a whole number: `3`, and the `3.0` that spreadsheets turn it into."""
 
 
 def open_table(path: Path, *, seed: int) -> ImageDataset:
-    """The images that a CSV lists; the seed decides the random split where there is no column of splits.
+    """Open the images that a CSV lists; the seed decides the random split if there is no `split` column.
 
     Raises:
-        InvalidInput: naming the column or the line that is wrong, or an image that is not there.
+        InvalidInput: naming the column or the line that is wrong, or an image that does not exist.
     """
     rows = _rows(path)
     columns = rows[0][1].keys()
@@ -54,13 +54,13 @@ def open_table(path: Path, *, seed: int) -> ImageDataset:
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line number, cells by column name) of every row that is not blank."""
+    """Return (line number, cells by column name) of every row that is not blank."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             columns = [(name or "").strip().lower() for name in reader.fieldnames or ()]
             reader.fieldnames = columns
-            rows = [(reader.line_num, row) for row in reader]  # cells without a column lie under None
+            rows = [(reader.line_num, row) for row in reader]  # cells without a column are under None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InvalidInput(f"{path} must be a CSV in UTF-8, it cannot be read as one ({error}).") from error
     missing = [name for name in ("path", "label") if name not in columns]
@@ -100,7 +100,7 @@ def _check_files(path: Path, names: Sequence[str]) -> None:
 
 
 def _labels(values: Sequence[tuple[int, str]], path: Path) -> tuple[tuple[str, ...], list[int]]:
-    """Classes, and the class index of every value (line, label)."""
+    """Return the classes, and the class index of every value (line, label)."""
     others = [(line, value) for line, value in values if not _WHOLE_NUMBER.fullmatch(value)]
     if others and all(value.lower() == "nan" for _, value in others) and len(others) < len(values):
         raise InvalidInput(

@@ -1,6 +1,6 @@
 """The images of a folder, at any depth, and an account of every file that is passed over.
 
-Hidden and system files and folders are passed over wherever they lie: `.ipynb_checkpoints` holds copies of images,
+Hidden and system files and folders are passed over wherever they are: `.ipynb_checkpoints` holds copies of images,
 which would count twice and could fall into another split. Linked folders are followed.
 """
 
@@ -27,10 +27,10 @@ SYSTEM_NAMES = {
     "thumbs.db",
     "desktop.ini",
 }
-"""What operating and storage systems leave in folders, in lower case."""
+"""Names that operating and storage systems leave in folders, in lower case."""
 
 SAMPLE_BYTES = 4096
-"""Read of files of the same size, before they are read as a whole."""
+"""Number of bytes compared in files of the same size, before they are read as a whole."""
 
 
 @dataclass
@@ -38,13 +38,13 @@ class PassedOver:
     """Files that were not taken as images."""
 
     endings: Counter[str] = field(default_factory=Counter)
-    """Number by ending."""
+    """Number of files by ending."""
 
     hidden: Counter[str] = field(default_factory=Counter)
-    """Number by the name of the hidden or system folder, or of the system's file; files with a dot together."""
+    """Number of files by the name of the hidden or system folder, or of the system file; dotfiles share one entry."""
 
     def sentences(self) -> list[str]:
-        """What to tell the user; nothing where nothing was passed over."""
+        """Return what to tell the user; nothing if nothing was passed over."""
         sentences = []
         if self.endings:
             found = ", ".join(
@@ -58,12 +58,12 @@ class PassedOver:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or one of a system's own."""
+    """Return whether a file or folder of this name is hidden, or belongs to an operating or storage system."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def visible_folders(folder: Path, passed_over: PassedOver) -> list[Path]:
-    """Folders directly in a folder, by name."""
+    """Return the folders directly in a folder, sorted by name."""
     hidden = [path for path in folder.iterdir() if path.is_dir() and is_hidden(path.name)]
     for path in hidden:
         passed_over.hidden[path.name] += _count_files(path)
@@ -71,21 +71,21 @@ def visible_folders(folder: Path, passed_over: PassedOver) -> list[Path]:
 
 
 def loose_images(folder: Path, passed_over: PassedOver) -> list[Path]:
-    """Images directly in a folder, by name."""
+    """Return the images directly in a folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.is_file() and _is_taken(path, passed_over))
 
 
 def images_below(folder: Path, passed_over: PassedOver) -> list[Path]:
-    """Images in a folder at any depth, by path."""
+    """Return the images in a folder at any depth, sorted by path."""
     return sorted(
         path for path in _files_below(folder, (folder.resolve(),), passed_over) if _is_taken(path, passed_over)
     )
 
 
 def copies_among(paths: Sequence[Path]) -> list[list[int]]:
-    """Positions of files with the same content; only those of one size are read, most of them in part.
+    """Return positions of files with the same content; only files of equal size are read, most of them in part.
 
-    Frames of one file are no copies of each other.
+    Frames of one file are not copies of each other.
     """
     positions: dict[Path, int] = {}
     for position, path in enumerate(paths):
@@ -108,7 +108,7 @@ def _size(path: Path) -> int:
 
 
 def _middle(path: Path) -> bytes | Path:
-    """Some bytes; of a file that cannot be read its name, which no other has."""
+    """Return some bytes of a file; if it cannot be read, its path, which no other file has."""
     try:
         with path.open("rb") as file:
             file.seek(_size(path) // 2)
@@ -126,7 +126,7 @@ def _sha256(path: Path) -> bytes | Path:
 
 
 def _files_below(folder: Path, above: tuple[Path, ...], passed_over: PassedOver) -> Iterator[Path]:
-    """Files at any depth; a link to a folder that holds it is not followed."""
+    """Yield the files at any depth; a link to a folder that contains it is not followed."""
     for path in folder.iterdir():
         if not path.is_dir():
             yield path

@@ -1,1 +1,1 @@
-"""FPT and FPT+ as modules: the frozen backbone, what is selected and fused, and the side network, made fast."""
+"""FPT and FPT+ as modules: the frozen backbone, token selection, fusion, the side network, and its lean layers."""

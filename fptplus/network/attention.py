@@ -1,4 +1,4 @@
-"""Fused attention that also says how large each row of its softmax was, without the N×N matrix."""
+"""Fused attention that also gives the log-sum-exp of each row of scores, without the N×N matrix."""
 
 import torch
 import torch.nn.functional as F
@@ -6,20 +6,20 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 FLASH_CAPABILITY = (8, 0)
-"""The CUDA compute capability that flash attention needs."""
+"""Lowest CUDA compute capability that runs flash attention."""
 
 aten = torch.ops.aten
 
 
 def attention_with_log_sum_exp(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Attention, and the log-sum-exp of each query's scaled scores where the fused kernel gives it.
+    """Compute attention, and the log-sum-exp of each query's scaled scores where the fused kernel gives it.
 
     Args:
         queries, keys, values: (B, heads, N, head_dim), of one dtype and without gradients.
 
     Returns:
-        the attention's output, as the queries; the log-sum-exp (B, heads, N) in fp32, or None where the device's
-        kernel does not give it or takes no heads of this width.
+        The output, shaped like the queries; and the log-sum-exp (B, heads, N) in fp32, or None where the device's
+        kernel does not give it or does not take heads of this width.
     """
     head_dim = queries.shape[-1]
     half, can_flash = queries.dtype in (torch.bfloat16, torch.float16), has_flash(queries)
@@ -37,11 +37,11 @@ def attention_with_log_sum_exp(queries: Tensor, keys: Tensor, values: Tensor) ->
 
 
 def has_flash(queries: Tensor) -> bool:
-    """Whether the tensor's device has kernels of flash attention, or is a meta device that may stand for one that has.
+    """Return whether the tensor's device has flash attention, or is a meta device that may stand for one that has it.
 
-    Devices that lack them also lack every other fused kernel in bf16, and products of bf16 that give fp32.
+    Devices without it also lack every other fused kernel in bf16, and products of bf16 that give fp32.
     """
-    if has_torch_function((queries,)):  # a prediction, which knows the card
+    if has_torch_function((queries,)):  # a memory prediction, which knows the card
         return handle_torch_function(has_flash, (queries,), queries)
     device = queries.device
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY

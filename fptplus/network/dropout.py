@@ -1,11 +1,11 @@
-"""Dropout that costs a CPU little."""
+"""Dropout that is cheap on a CPU."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout; on a CPU its mask comes from evenly drawn numbers, which is four times as fast as drawing bits."""
+    """nn.Dropout; on a CPU its mask comes from uniform random numbers, four times as fast as drawing bits."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or x.device.type != "cpu" or not 0 < self.p < 1:

@@ -10,10 +10,10 @@ Variant = Literal["fpt", "fptplus"]
 
 @dataclass(frozen=True, kw_only=True)
 class FPTConfig:
-    """Hyperparameters of fine-grained prompt tuning on top of one frozen LPM."""
+    """Hyperparameters of fine-grained prompt tuning on top of one frozen large pre-trained model (LPM)."""
 
     variant: Variant
-    """Which fusion module: FPT projects narrow prompts up, FPT+ normalises prompts of the LPM's width."""
+    """Fusion module: FPT projects narrow prompts up, FPT+ normalises prompts of the LPM's width."""
 
     side_res: int
     """Height and width in pixels of the side network's input (Sec. III-C, asymmetric input)."""
@@ -22,7 +22,7 @@ class FPTConfig:
     """Share of the LPM's blocks, counted from the top, that feed a side layer (L_S / L_M)."""
 
     num_prompts: int = 16
-    """Fine-grained prompts per tapped layer."""
+    """Number of fine-grained prompts per tapped layer."""
 
     reduction_factor: int = 8
     """k: the side network is 1/k as wide as the LPM."""
@@ -31,7 +31,7 @@ class FPTConfig:
     """Share of the LPM's tokens kept as important tokens, per layer and head (Sec. III-E)."""
 
     side_patch_size: int = 16
-    """Patch size of the side network in pixels; it need not be the LPM's."""
+    """Patch size of the side network in pixels; it may differ from the LPM's."""
 
     def __post_init__(self) -> None:
         for name in ("side_res", "num_prompts", "reduction_factor", "side_patch_size"):
@@ -47,15 +47,15 @@ class FPTConfig:
             )
 
     def tapped_layers(self, depth: int) -> tuple[int, ...]:
-        """Indices of the LPM blocks that feed the side network, lowest first, for an LPM of `depth` blocks."""
+        """Return the indices of the blocks that feed the side network, lowest first, for an LPM of `depth` blocks."""
         count = max(1, round(depth * self.tapped_share))
         return tuple(range(depth - count, depth))
 
     def side_dim(self, lpm_dim: int, lpm_heads: int) -> int:
-        """Width of the side network, D/k; it has as many heads as the LPM.
+        """Return the width of the side network, D/k; it has as many heads as the LPM.
 
         Raises:
-            InvalidInput: if D/k is no whole number, or the heads do not divide it.
+            InvalidInput: if D/k is not a whole number, or is not divisible by the number of heads.
         """
         if lpm_dim % self.reduction_factor or (lpm_dim // self.reduction_factor) % lpm_heads:
             raise InvalidInput(

@@ -1,24 +1,24 @@
-"""Which layers FPT and FPT+ are made of: plain ones that can be read, or lean ones that cost less."""
+"""The kind of layers FPT and FPT+ are made of: plain ones that are easy to read, or lean ones that cost less."""
 
 from typing import Literal, get_args
 
 from fptplus.errors import InvalidInput
 
 LayerKind = Literal["plain", "lean"]
-"""`plain`: every operation by itself, its backward pass left to autograd, one layer's prompts fused at a time.
+"""`plain`: one operation after another, the backward pass left to autograd, prompts fused one layer at a time.
 
-`lean`: the layers of `lean/`, whose backward passes are written by hand: they keep less for them, leave out tokens that
-nobody reads, fuse the prompts of all layers at once, and have kernels of their own on a CPU. The numbers are the same
-but for rounding.
+`lean`: the layers of `lean/`, whose backward passes are written by hand. They keep less for the backward pass, leave
+out tokens that nothing reads, fuse the prompts of all layers at once, and have their own CPU kernels. The numbers are
+the same except for rounding.
 """
 
 
 def check_layer_kind(layer_kind: LayerKind, *, fused_attention: bool) -> None:
-    """Refuse what no layer does.
+    """Refuse a combination that no layer supports.
 
     Args:
-        layer_kind: to check.
-        fused_attention: whether attention is to be without its score matrices; lean layers have no other.
+        layer_kind: the kind to check.
+        fused_attention: whether attention avoids score matrices; lean layers have no other.
 
     Raises:
         InvalidInput: if there is no such kind, or it has no explicit attention.

@@ -14,9 +14,9 @@ from .side_network import SideNetwork
 
 
 class FineGrainedPromptTuning(nn.Module):
-    """All that FPT or FPT+ trains; the LPM's features are inputs (Sec. III-F, preloading).
+    """Everything FPT or FPT+ trains; features of the frozen large pre-trained model (LPM) are inputs (Sec. III-F).
 
-    With checkpointing, the backward pass runs each layer of the side network again instead of keeping what it computed.
+    With checkpointing, the backward pass recomputes each layer of the side network instead of keeping what it computed.
     """
 
     def __init__(
@@ -26,17 +26,17 @@ class FineGrainedPromptTuning(nn.Module):
         self.side, self.fusion, self.checkpointing = side, fusion, checkpointing
 
     def forward(self, side_images: Tensor, features: Features | tuple[Tensor | None, ...]) -> Tensor:
-        """Classify.
+        """Classify images.
 
         Args:
             side_images: (B, 3, side_res, side_res).
-            features: Features of the images, or a tuple of the same tensors: keys and values suffice.
+            features: features of the images, or a tuple of the same tensors; keys and values suffice.
 
         Returns:
             Logits (B, classes).
         """
         tokens = self.side.embed(side_images)
-        fused = self.fusion.of_each_layer(Features(*features))  # a tracer makes a plain tuple of it
+        fused = self.fusion.of_each_layer(Features(*features))  # a tracer turns it into a plain tuple
         for layer, prompts in enumerate(fused):
             if self.checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(self.side.layer, layer, tokens, prompts, use_reentrant=False)
@@ -46,17 +46,17 @@ class FineGrainedPromptTuning(nn.Module):
 
 
 class LiveFineGrainedPromptTuning(nn.Module):
-    """The same with the frozen LPM run at every step, instead of features preloaded once."""
+    """FPT or FPT+ with the frozen LPM run at every step, instead of features preloaded once."""
 
     def __init__(self, backbone: FrozenBackbone, trained: FineGrainedPromptTuning) -> None:
         super().__init__()
         self.backbone, self.trained = backbone, trained
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) from images (B, 3, H, W) at the LPM's resolution."""
+        """Return logits (B, classes) for images (B, 3, H, W) at the LPM's resolution."""
         features = self.backbone(images)
         res = self.trained.side.res
-        in_fp32 = images.float()  # the only type that a CPU interpolates smoothly
+        in_fp32 = images.float()  # the only dtype in which a CPU interpolates with antialiasing
         side_images = F.interpolate(in_fp32, size=(res, res), mode="bilinear", antialias=True).to(images.dtype)
         return self.trained(side_images, features)
 
@@ -72,15 +72,15 @@ def build_fpt(
     fused_attention: bool = True,
     checkpointing: bool = False,
 ) -> FineGrainedPromptTuning:
-    """The trainable part of FPT or FPT+, with random weights.
+    """Build the trainable part of FPT or FPT+, with random weights.
 
     Args:
-        config: which of the two, and its hyperparameters.
+        config: FPT or FPT+, and its hyperparameters.
         lpm_dim, lpm_heads, lpm_depth: width, heads and blocks of the LPM.
         num_classes: outputs of the head.
-        layer_kind: plain layers, or lean ones, which train the same in less memory and time.
-        fused_attention: whether attention is without score matrices; explicit attention needs plain layers.
-        checkpointing: whether the backward pass runs each layer of the side network again.
+        layer_kind: plain layers, or lean ones, which train the same model in less memory and time.
+        fused_attention: whether attention computes no score matrices; explicit attention needs plain layers.
+        checkpointing: whether the backward pass recomputes each layer of the side network.
 
     Raises:
         InvalidInput: if the reduction factor does not suit the LPM, or lean layers are asked for explicit attention.

@@ -1,4 +1,4 @@
-"""What type matrix products are made in."""
+"""The dtype of matrix products."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -12,13 +12,13 @@ AUTOCAST_DTYPE: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.
 
 
 def autocast(precision: Precision, device_type: str) -> AbstractContextManager:
-    """The mixed-precision context of a precision: autocast with fp32 weights for bf16 and fp16, else nothing."""
+    """Return the context of a precision: autocast with fp32 weights for bf16 and fp16, none for fp32."""
     dtype = AUTOCAST_DTYPE.get(precision)
     return nullcontext() if dtype is None else torch.autocast(device_type, dtype)
 
 
 def products_dtype(tensor: Tensor) -> torch.dtype:
-    """Autocast's type where it is on for the tensor's device, else the tensor's own."""
+    """Return autocast's dtype if autocast is on for the tensor's device, else the tensor's own."""
     if has_torch_function((tensor,)):  # a prediction's autocast for meta tensors
         return handle_torch_function(products_dtype, (tensor,), tensor)
     device_type = tensor.device.type

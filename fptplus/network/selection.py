@@ -1,12 +1,13 @@
-"""Important-token selection (FPT+, Sec. III-E): keep the tokens that the other tokens attend to most.
+"""Important-token selection (FPT+, Sec. III-E): keep the tokens that others attend to most.
 
     queries  (N) ──┐
                    ├─ softmax over keys ─ mean over queries ─ importance (N) ─ top int(N·ratio) ─ keys', values'
     keys     (N) ──┘                                                                          (n kept tokens)
 
-The class token counts as a query and as a key, like every other token. Where fused attention has left the log-sum-exp
-of each row of scores, a probability is exp(q·k·scale − log-sum-exp), and else its row is normalised on the way. Either
-way a block of scores at a time is made, in one buffer of a fixed size: the N×N matrix is never held.
+Tokens are those of the frozen large pre-trained model (LPM). The class token counts as a query and as a key, like every
+other token. If fused attention has given the log-sum-exp of each row of scores, a probability is
+exp(q·k·scale − log-sum-exp); otherwise each row is normalised once computed. Either way scores are computed a block at
+a time, in one buffer of fixed size: the N×N matrix is never held.
 """
 
 import torch
@@ -17,7 +18,7 @@ from fptplus.errors import InvalidInput
 from .attention import has_flash
 
 CPU_BLOCK_BYTES = 4 * 2**20
-"""Of scores at a time: what stays in a core's cache (measured: 1.2 to 2 times as fast as 16 MiB)."""
+"""Size of a block of scores on a CPU: what stays in a core's cache (measured: 1.2 to 2 times as fast as 16 MiB)."""
 
 GPU_BLOCK_BYTES = 32 * 2**20
 
@@ -25,20 +26,20 @@ GPU_BLOCK_BYTES = 32 * 2**20
 def token_importance(
     queries: Tensor, keys: Tensor, log_sum_exp: Tensor | None = None, block_bytes: int | None = None
 ) -> Tensor:
-    """Mean attention that each token receives, per image and head; exact, in fp32 also for keys in half precision.
+    """Return the mean attention each token receives, per image and head; exact, in fp32 even for half-precision keys.
 
     Args:
         queries: (B, heads, N, head_dim), not yet scaled.
         keys: (B, heads, N, head_dim).
-        log_sum_exp: (B, heads, N), of each query's scaled scores, where known.
-        block_bytes: size of the one temporary, but at least one row of N numbers; by the device if None.
+        log_sum_exp: (B, heads, N), the log-sum-exp of each query's scaled scores, if known.
+        block_bytes: size of the one temporary, but at least one row of N numbers; None chooses it by device.
 
     Returns:
-        (B, heads, N) importance in fp32; sums to 1 over the last axis.
+        Importance (B, heads, N) in fp32; it sums to 1 over the last axis.
     """
     batch, heads, tokens, head_dim = queries.shape
     on_cpu = queries.device.type == "cpu"
-    if on_cpu or (queries.dtype == torch.bfloat16 and not has_flash(queries)):  # no product of bf16 in fp32
+    if on_cpu or (queries.dtype == torch.bfloat16 and not has_flash(queries)):  # no bf16 product that gives fp32
         queries, keys = queries.float(), keys.float()
     queries, keys = queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)
     offsets = None if log_sum_exp is None else -log_sum_exp.flatten(0, 1).unsqueeze(-1)
@@ -60,7 +61,7 @@ def token_importance(
 
 
 def _scores(queries: Tensor, keys: Tensor, out: Tensor) -> None:
-    """queries·keys into an fp32 buffer, accumulated in fp32; given a buffer, autocast leaves the product alone."""
+    """Write queries·keys into an fp32 buffer, summed in fp32; autocast leaves a product with an out buffer alone."""
     if queries.dtype == out.dtype:
         torch.bmm(queries, keys, out=out)
     else:
@@ -68,14 +69,14 @@ def _scores(queries: Tensor, keys: Tensor, out: Tensor) -> None:
 
 
 def _probabilities(scores: Tensor, scale: float, negative_log_sum_exp: Tensor | None) -> Tensor:
-    """softmax(scale·scores) of complete rows, in place."""
+    """Compute softmax(scale·scores) of complete rows, in place."""
     if negative_log_sum_exp is None:
         negative_log_sum_exp = -(scores * scale).logsumexp(dim=-1, keepdim=True)
     return torch.add(negative_log_sum_exp, scores, alpha=scale, out=scores).exp_()
 
 
 def num_important_tokens(num_tokens: int, token_ratio: float) -> int:
-    """int(N · ratio), as the official code rounds.
+    """Return int(N · ratio), rounded as in the official code.
 
     Raises:
         InvalidInput: if no token would be left.
@@ -92,15 +93,15 @@ def num_important_tokens(num_tokens: int, token_ratio: float) -> int:
 def select_important_tokens(
     queries: Tensor, keys: Tensor, values: Tensor, token_ratio: float, log_sum_exp: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values of the most important tokens, each head choosing its own.
+    """Select the keys and values of the most important tokens; each head chooses its own.
 
     Args:
         queries, keys, values: (B, heads, N, head_dim) of one LPM block.
         token_ratio: share of the N tokens to keep.
-        log_sum_exp: (B, heads, N), as token_importance takes it.
+        log_sum_exp: (B, heads, N), see token_importance.
 
     Returns:
-        keys and values, each (B, heads, n, head_dim) with n = int(N · token_ratio), most important first.
+        Keys and values, each (B, heads, n, head_dim) with n = int(N · token_ratio), most important first.
     """
     kept = num_important_tokens(keys.shape[2], token_ratio)
     chosen = token_importance(queries, keys, log_sum_exp).topk(kept, dim=-1).indices

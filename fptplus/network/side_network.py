@@ -1,4 +1,7 @@
-"""The learnable side network (FPT+, Sec. III-B): a small ViT on a low-resolution image."""
+"""The learnable side network (FPT+, Sec. III-B): a small ViT on a low-resolution image.
+
+Its layers read prompts fused with the tokens of the frozen large pre-trained model (LPM).
+"""
 
 from functools import partial
 
@@ -13,17 +16,17 @@ from .lean.side_layer import side_layer
 
 
 class SideNetwork(nn.Module):
-    """A ViT of width D/k whose every layer reads, and then drops, the fused prompts of one tapped LPM layer.
+    """A ViT of width D/k. Each layer reads, and then drops, the fused prompts of one tapped LPM layer.
 
     Args:
-        dim: width D/k.
-        num_heads: heads, as many as the LPM has.
-        num_layers: L_S.
+        dim: the width, D/k.
+        num_heads: number of heads, the same as the LPM's.
+        num_layers: L_S, the number of layers.
         res, patch_size: input and patch height and width in pixels.
-        num_classes: outputs of the linear head on the class token.
-        layer_kind: plain for timm's blocks, lean for a layer that keeps less for its backward pass.
-        fused_attention: whether self-attention is without score matrices, as lean layers' always is.
-        layer_norm_eps: of every LayerNorm (official code: 1e-12).
+        num_classes: number of outputs of the linear head on the class token.
+        layer_kind: plain for timm's blocks, lean for layers that keep less for the backward pass.
+        fused_attention: whether self-attention computes no score matrices; lean layers never do.
+        layer_norm_eps: epsilon of every LayerNorm (official code: 1e-12).
 
     Raises:
         InvalidInput: if lean layers are asked for explicit attention.
@@ -59,7 +62,7 @@ class SideNetwork(nn.Module):
         self.apply(_init_linear)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Tokens (B, T, dim) of images (B, 3, res, res), class token first.
+        """Embed images (B, 3, res, res) into tokens (B, T, dim), class token first.
 
         Raises:
             InvalidInput: if the images are not of this network's resolution.
@@ -72,24 +75,24 @@ class SideNetwork(nn.Module):
         return torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1) + self.pos_embed
 
     def layer(self, index: int, tokens: Tensor, prompts: Tensor) -> Tensor:
-        """One layer on tokens (B, T, dim) with fused prompts (B, P, dim) appended, and dropped afterwards.
+        """Apply one layer to tokens (B, T, dim) with fused prompts (B, P, dim) appended, and drop them afterwards.
 
-        Lean layers do not make what would be dropped, and of the last layer only the class token (B, 1, dim).
+        Lean layers do not compute what would be dropped; the last one computes only the class token (B, 1, dim).
         """
         block = self.blocks[index]
         if self.layer_kind == "plain":
             return block(torch.cat([tokens, prompts], dim=1))[:, : tokens.shape[1]]
         is_last = index == len(self.blocks) - 1
-        kept = 1 if is_last else int(tokens.shape[1])  # a tracer gives sizes that are no integers
+        kept = 1 if is_last else int(tokens.shape[1])  # a tracer gives sizes that are not integers
         return side_layer(block, tokens, prompts, kept)
 
     def classify(self, tokens: Tensor) -> Tensor:
-        """Logits (B, classes) from the class token."""
+        """Return logits (B, classes) from the class token."""
         return self.head(self.norm(tokens)[:, 0])
 
 
 def _init_linear(module: nn.Module) -> None:
-    """Start linear layers as ViT does: weights from a truncated N(0, 0.02²), biases at 0."""
+    """Initialise linear layers as ViT does: weights from a truncated N(0, 0.02²), biases at 0."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

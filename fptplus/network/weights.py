@@ -1,6 +1,7 @@
-"""Checkpoints in three layouts: timm, Hugging Face ViT (the LPM) and the official FPT and FPT+ code (the side model).
+"""Checkpoints in three layouts: timm, Hugging Face ViT, and the official FPT and FPT+ code.
 
-Hugging Face and the official code keep query, key and value as three linear layers where timm has one fused `qkv`.
+The first two hold the frozen large pre-trained model (LPM), the third the side model. Hugging Face and the official
+code keep query, key and value as three linear layers; timm has one fused `qkv`.
 """
 
 import json
@@ -42,10 +43,10 @@ _QKV = ("query", "key", "value")
 
 
 def read_checkpoint(path: str | Path) -> StateDict:
-    """Tensors of a .safetensors or torch file, on the CPU; a nested `state_dict` or `model` entry is unwrapped.
+    """Read the tensors of a .safetensors or torch file to the CPU; a nested `state_dict` or `model` entry is unwrapped.
 
     Raises:
-        InvalidInput: if the file is missing, truncated or no checkpoint.
+        InvalidInput: if the file is missing, truncated or not a checkpoint.
     """
     path = Path(path)
     if not path.is_file():
@@ -53,7 +54,7 @@ def read_checkpoint(path: str | Path) -> StateDict:
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
         raise _unreadable(path, error) from error
@@ -76,7 +77,7 @@ def _unreadable(path: Path, error: Exception) -> InvalidInput:
 
 
 def is_hugging_face(state: Mapping[str, Tensor]) -> bool:
-    """Whether the tensors are named as Hugging Face's ViT names them."""
+    """Return whether the tensors are named as in Hugging Face's ViT."""
     return any(_BLOCK_KEY.search(name) for name in state)
 
 
@@ -84,8 +85,8 @@ def hugging_face_to_timm(state: Mapping[str, Tensor], prefix: str = "vit.") -> S
     """Rename a Hugging Face ViT's tensors to timm's names, with query, key and value fused into `qkv`.
 
     Args:
-        state: with or without the `vit.` prefix of ViTForImageClassification.
-        prefix: stripped from the names.
+        state: tensors by name, with or without the `vit.` prefix of ViTForImageClassification.
+        prefix: the prefix to strip from the names.
     """
     named = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     out: StateDict = {}
@@ -114,10 +115,10 @@ def _take(state: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def resample_position_embeddings(pos_embed: Tensor, grid: int) -> Tensor:
-    """Position embeddings (1, 1 + g², D) for another square grid, bicubic as Hugging Face's ViT (4.29) does.
+    """Resample position embeddings (1, 1 + g², D) to another square grid, bicubic as in Hugging Face's ViT (4.29).
 
-    That version enlarges the target by 0.1 before dividing, so that rounding never loses a row; the sampling positions
-    shift a little with it, and matching checkpoints needs the same shift.
+    That version enlarges the target by 0.1 before dividing, so that rounding never loses a row. This shifts
+    the sampling positions a little, and matching its checkpoints needs the same shift.
     """
     class_token, patches = pos_embed[:, :1], pos_embed[:, 1:]
     old = round(patches.shape[1] ** 0.5)
@@ -130,9 +131,9 @@ def resample_position_embeddings(pos_embed: Tensor, grid: int) -> Tensor:
 
 
 def load_hugging_face_vit(vit: VisionTransformer, state: Mapping[str, Tensor]) -> None:
-    """Load a Hugging Face ViT's tensors into a timm ViT, position embeddings resampled to its resolution.
+    """Load a Hugging Face ViT's tensors into a timm ViT, and resample position embeddings to its resolution.
 
-    The head is loaded where it has the model's number of classes, and left as it is otherwise.
+    The head is loaded if it has the model's number of classes, and left as it is otherwise.
 
     Raises:
         InvalidInput: if a tensor is missing or has another shape.
@@ -144,7 +145,7 @@ def load_hugging_face_vit(vit: VisionTransformer, state: Mapping[str, Tensor]) -
 
 
 def load_vit(vit: VisionTransformer, state: Mapping[str, Tensor]) -> None:
-    """Load an LPM's checkpoint, named as timm or as Hugging Face names it, position embeddings resampled.
+    """Load an LPM's checkpoint with timm's or Hugging Face's names, and resample its position embeddings.
 
     Raises:
         InvalidInput: if a tensor is missing or has another shape.
@@ -156,7 +157,7 @@ def load_vit(vit: VisionTransformer, state: Mapping[str, Tensor]) -> None:
 
 
 def load_backbone(vit: VisionTransformer, state: Mapping[str, Tensor]) -> None:
-    """Load timm-named tensors into a ViT; a head for another number of classes is left out.
+    """Load tensors with timm's names into a ViT; a head for another number of classes is left out.
 
     Raises:
         InvalidInput: if a tensor is missing or has another shape.
@@ -187,7 +188,7 @@ def load_exactly(module: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
                 f"{name!r} in the checkpoint must have shape {tuple(own[name].shape)}, "
                 f"got {tuple(state[name].shape)}; is it for another model or resolution?"
             )
-    if not any(tensor.is_meta for tensor in own.values()):  # on meta the check is all there is to do
+    if not any(tensor.is_meta for tensor in own.values()):  # on meta there is nothing to load, only to check
         module.load_state_dict(state)
 
 
@@ -195,7 +196,7 @@ _OFFICIAL_FUSION = {"layer_norm": "norm", "out_proj": "out_proj", "prompt_proj":
 
 
 def official_to_side(state: Mapping[str, Tensor]) -> StateDict:
-    """Rename the official code's side-model tensors to those of FineGrainedPromptTuning."""
+    """Rename the official code's side-model tensors to the names in FineGrainedPromptTuning."""
     side = hugging_face_to_timm(
         {n.removeprefix("side_encoder."): t for n, t in state.items() if n.startswith("side_encoder.")}
     )
@@ -211,17 +212,17 @@ def official_to_side(state: Mapping[str, Tensor]) -> StateDict:
 def load_official_checkpoint(
     path: str | Path, *, num_heads: int | None = None, layer_kind: LayerKind = "lean", fused_attention: bool = True
 ) -> FineGrainedPromptTuning:
-    """The side model of an official FPT or FPT+ checkpoint; every size is read off its tensors.
+    """Load the side model of an official FPT or FPT+ checkpoint; all sizes are read from its tensors.
 
     Args:
         path: .safetensors or torch file of tensors named `side_encoder.*` and `fusion_module.*`, alone or with a
             `side.` prefix.
-        num_heads: heads of the LPM, the one size no tensor shows; default LPM width / 64, as every standard ViT has.
-        layer_kind, fused_attention: as build_fpt takes them.
+        num_heads: heads of the LPM, the one size no tensor shows; default LPM width / 64, as in every standard ViT.
+        layer_kind, fused_attention: see build_fpt.
 
     Raises:
-        InvalidInput: if the file is unreadable, no such checkpoint, or its tensors do not fit together, or lean layers
-            are asked for explicit attention.
+        InvalidInput: if the file is unreadable or not such a checkpoint, its tensors do not fit together, or lean
+            layers are asked for explicit attention.
     """
     state = read_checkpoint(path)
     if any(name.startswith("side.") for name in state):
@@ -234,7 +235,7 @@ def load_official_checkpoint(
 
 
 def _heads_in_metadata(path: Path) -> int | None:
-    """The number of heads, where a .safetensors file states it."""
+    """Return the number of heads if a .safetensors file states it, else None."""
     if path.suffix != ".safetensors":
         return None
     with safe_open(path, framework="pt") as file:
@@ -243,7 +244,7 @@ def _heads_in_metadata(path: Path) -> int | None:
 
 
 def _model_of_shapes(state: StateDict, num_heads: int | None, **kind: LayerKind | bool) -> FineGrainedPromptTuning:
-    """An FPT or FPT+ of the sizes that the tensors have."""
+    """Build an FPT or FPT+ model of the sizes that the tensors have."""
     lpm_dim = _take(state, "fusion.out_proj.weight").shape[1]
     num_layers, num_prompts, _ = state["fusion.prompts"].shape
     side_dim, _, patch_size, _ = _take(state, "side.patch_embed.weight").shape
@@ -276,7 +277,7 @@ _REFERENCE_NAMES = {
 
 
 def side_to_reference(state: Mapping[str, Tensor]) -> StateDict:
-    """Tensors of a FineGrainedPromptTuning, weights or gradients, under the names and shapes of reference.PlainFPT."""
+    """Convert weights or gradients of a FineGrainedPromptTuning to the names and shapes of reference.PlainFPT."""
     plain: StateDict = {}
     for name, tensor in state.items():
         for ours, theirs in _REFERENCE_NAMES.items():

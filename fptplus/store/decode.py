@@ -1,4 +1,4 @@
-"""Decode and resize images ahead of need, in order, in several threads."""
+"""Decode and resize images ahead of time, in order, in several threads."""
 
 import os
 from collections import deque
@@ -19,20 +19,20 @@ IMAGES_AHEAD_PER_THREAD = 2
 
 @dataclass(frozen=True)
 class Decoded:
-    """One image as squares of uint8, or the reason why there is none."""
+    """One image as uint8 squares, or the reason why there is none."""
 
     name: str
     side_image: Tensor | None = None
-    """(3, image_res, image_res)."""
+    """Side image (3, image_res, image_res)."""
 
     image: Tensor | None = None
-    """(3, res, res) for the LPM; None where none is wanted."""
+    """Image (3, res, res) for the large pre-trained model (LPM); None if none is wanted."""
 
     error: str | None = None
 
 
 def to_square(image: Image.Image, res: int) -> Tensor:
-    """An RGB image resized to a square (3, res, res) of uint8, bilinear, antialiased, proportions not kept."""
+    """Resize an RGB image to a square (3, res, res) of uint8, bilinear, antialiased, without keeping proportions."""
     pixels = np.array(image.resize((res, res), Image.Resampling.BILINEAR))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
@@ -40,7 +40,7 @@ def to_square(image: Image.Image, res: int) -> Tensor:
 def decode_ahead(
     dataset: ImageDataset, examples: Sequence[Example], image_res: int, res: int | None, look_ahead: int
 ) -> Iterator[Decoded]:
-    """The examples' images in order; at most `look_ahead` and a few more are decoded before they are asked for."""
+    """Yield the examples' images in order; at most `look_ahead` and a few more are decoded ahead of time."""
 
     def decode(example: Example) -> Decoded:
         try:

@@ -19,11 +19,11 @@ from .layout import StoreDtype as StoreDtype
 from .manifest import DataFile, StoreManifest, row_digest
 
 Rows = np.ndarray | list[int] | Tensor
-"""Row indices (B,)."""
+"""Row indices (B,) in any of these forms."""
 
 
 class FeatureStore:
-    """The finished store in a folder; nothing is read before it is asked for."""
+    """The finished store in a folder; rows are read only when they are asked for."""
 
     def __init__(self, folder: Path, manifest: StoreManifest) -> None:
         self.folder, self.manifest = folder, manifest
@@ -40,7 +40,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folder: str | Path) -> "FeatureStore":
-        """A store whose manifest and file sizes are right.
+        """Open a store, and check its manifest and file sizes.
 
         Raises:
             InvalidInput: naming the file, if one is missing, truncated or altered.
@@ -62,19 +62,19 @@ class FeatureStore:
 
     @property
     def has_features(self) -> bool:
-        """Whether there are keys and values beside the images."""
+        """Whether there are keys and values besides the images."""
         return self.layout is not None
 
     def rows(self, split: Split) -> np.ndarray:
-        """Indices of the rows of a split, in their order."""
+        """Return the indices of the rows of a split, in order."""
         return np.flatnonzero(self._splits == split)
 
     def images(self, rows: Rows) -> Tensor:
-        """Side images (B, 3, image_res, image_res) in uint8."""
+        """Read side images (B, 3, image_res, image_res) in uint8."""
         return self._images.read(rows).view(-1, 3, self.manifest.image_res, self.manifest.image_res)
 
     def feature_rows(self, rows: Rows) -> Tensor:
-        """Features as the bytes they are stored as (B, row_bytes): one block to move, to be unpacked by `layout`.
+        """Read features as the stored bytes (B, row_bytes): one block to move, which `layout` unpacks.
 
         Raises:
             InvalidInput: if the store holds images only.
@@ -84,7 +84,7 @@ class FeatureStore:
         return self._features.read(rows)
 
     def features_in_place(self) -> RawFeatures | None:
-        """The features of all rows, mapped into memory and not read yet; None where they lie in several files.
+        """Return the features of all rows, mapped into memory but not read yet; None if they are in several files.
 
         Raises:
             InvalidInput: if the store holds images only.
@@ -98,18 +98,18 @@ class FeatureStore:
         return self.layout.unpack(torch.from_numpy(mapped))
 
     def bring_features(self, rows: Rows) -> None:
-        """Read features into the kernel's cache, once: for `features_in_place`, where they are used before long."""
+        """Read features into the kernel's cache once; for `features_in_place`, shortly before they are used."""
         for row in np.asarray(rows)[~self._brought[rows]]:
             self._features.touch(row)
             self._brought[row] = True
 
     def raw_features(self, rows: Rows) -> RawFeatures:
-        """Features as stored, for int8 with their scales; otherwise as `features`."""
+        """Read features as stored, for int8 with their scales; otherwise as `features` does."""
         packed = self.feature_rows(rows)
         return self.layout.unpack(packed)
 
     def features(self, rows: Rows, dtype: torch.dtype = torch.float32) -> Features:
-        """Dequantised keys and values of some images, as the fusion modules take them.
+        """Read dequantised keys and values of some images, in the form that the fusion modules take.
 
         Raises:
             InvalidInput: if the store holds images only.
@@ -117,10 +117,10 @@ class FeatureStore:
         return Features(*self.raw_features(rows).keys_and_values(dtype))
 
     def verify(self) -> None:
-        """Hold every row against its checksum.
+        """Check every row against its checksum.
 
         Raises:
-            InvalidInput: naming the first file with an altered row, and whose row it is.
+            InvalidInput: naming the first file with an altered row, and the image of that row.
         """
         first = 0
         for shard in self.manifest.shards:
@@ -144,7 +144,7 @@ class FeatureStore:
         weights_sha256: str | None = None,
         dataset_fingerprint: str | None = None,
     ) -> None:
-        """Refuse a store made from something else; what is None is not compared.
+        """Refuse a store made from something else; values that are None are not compared.
 
         Raises:
             InvalidInput: naming the first field that differs, the value needed and the value found.
@@ -165,7 +165,7 @@ class FeatureStore:
                 )
 
     def _map(self, file: DataFile) -> np.ndarray:
-        """The rows (rows, row_bytes) of a file, mapped into memory."""
+        """Map the rows (rows, row_bytes) of a file into memory."""
         shape = (file.rows, file.row_bytes)
         if not file.rows:
             return np.empty(shape, np.uint8)
@@ -173,7 +173,7 @@ class FeatureStore:
 
 
 class _Rows:
-    """Rows of equal size that lie in several mapped files, one after the other."""
+    """Rows of equal size in several mapped files, one after another."""
 
     def __init__(self, parts: list[np.ndarray]) -> None:
         self._parts = parts
@@ -181,7 +181,7 @@ class _Rows:
         self._room = _Room()
 
     def read(self, rows: Rows) -> Tensor:
-        """A copy (B, row_bytes) of some rows."""
+        """Return a copy (B, row_bytes) of some rows."""
         rows = np.asarray(rows)
         if len(rows) and not -1 < rows.min() <= rows.max() < self._ends[-1]:
             raise IndexError(f"rows must lie in 0 to {self._ends[-1] - 1}, got {rows.min()} to {rows.max()}")
@@ -195,7 +195,7 @@ class _Rows:
         return out
 
     def touch(self, row: int) -> None:
-        """Have a row read from disk, if it is not in memory yet."""
+        """Read a row from disk if it is not in memory yet."""
         self._mapped(row)[:: mmap.PAGESIZE].sum()
 
     def _mapped(self, row: int) -> np.ndarray:
@@ -204,20 +204,20 @@ class _Rows:
 
 
 class _Room:
-    """Memory for batches, used again once no tensor holds it: new pages cost more than the copy into them."""
+    """Memory for batches, reused once no tensor holds it: new pages cost more than the copy into them."""
 
     MOST = 8
-    """Arrays that are kept; two batches that are read ahead, the one being read and the one in use are four."""
+    """Number of arrays kept. Two batches read ahead, the one being read and the one in use need four."""
 
     def __init__(self) -> None:
         self._kept: list[tuple[np.ndarray, weakref.ref]] = []
         self._lock = threading.Lock()
 
     def of_shape(self, *shape: int) -> np.ndarray:
-        """Bytes, which are the caller's until the array that is returned, and tensors made of it, are gone."""
+        """Return an array of bytes; it is the caller's until the array, and all tensors made from it, are gone."""
         with self._lock:
             free = [kept for kept in self._kept if kept[0].shape == shape and kept[1]() is None]
-            array = free[0][0] if free else torch.empty(shape, dtype=torch.uint8).numpy()  # which is aligned
+            array = free[0][0] if free else torch.empty(shape, dtype=torch.uint8).numpy()  # torch's memory is aligned
             given = array[:]
             others = [kept for kept in self._kept if kept[0] is not array]
             self._kept = [*others[1 - self.MOST :], (array, weakref.ref(given))]

@@ -1,7 +1,7 @@
-"""Look at all images of a data set before the first is preloaded, for the one rule by which deep greys are scaled.
+"""Look at all images of a data set before the first is preloaded, to find the one rule for scaling deep greys.
 
-Of most images the header is enough; deep grey ones are decoded. The rule is looked for once: a store that was begun
-keeps the one it was begun with.
+For most images the header is enough; deep grey ones are decoded. The rule is determined once: an unfinished store keeps
+the one it was begun with.
 """
 
 import statistics
@@ -33,22 +33,22 @@ from .manifest import MANIFEST, StoreManifest
 from .writer import complete_lines
 
 LEAST_SHARE_USED = 1 / 8
-"""Of a range that half of the images must reach into; otherwise they come out nearly black."""
+"""Share of a range that half of the images must reach into; otherwise they come out nearly black."""
 
 
 @dataclass(frozen=True)
 class GreySurvey:
-    """The rule of a data set, and what a user must know of it."""
+    """The rule of a data set, and what a user must know about it."""
 
     greys: GreyScale
     notes: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
-    """Names of images that preloading will not be able to read; damaged pixels of 8-bit images show only then."""
+    """Names of images that preloading will not be able to read; damaged pixels of 8-bit images show only later."""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one file turned out to be."""
+    """What was found out about one file."""
 
     name: str
     facts: ImageFacts
@@ -60,15 +60,15 @@ class _Seen:
 def find_greys(
     dataset: ImageDataset, out: Path, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> GreySurvey:
-    """The rule for deep greys of a data set, or the one that its unfinished or finished store has.
+    """Find the rule for deep greys of a data set, or take the one of its finished or unfinished store.
 
     Args:
-        dataset: whose files are looked at; those that cannot be read are left to preloading.
-        out: folder of the store.
-        on_progress: told the images looked at, and all of them.
+        dataset: the data set whose files are looked at; unreadable ones are left to preloading.
+        out: the folder of the store.
+        on_progress: called with the number of images looked at and the total.
 
     Raises:
-        InvalidInput: if the store was begun by an earlier version, which scaled each image by itself.
+        InvalidInput: if the store was begun by an earlier version, which scaled each image by its own values.
     """
     if not isinstance(dataset.read, FileReader):
         return GreySurvey(EACH_BY_ITSELF)
@@ -86,7 +86,7 @@ def find_greys(
 
 
 def _begun_with(out: Path) -> tuple[bool, dict | None]:
-    """Whether a store that is finished or begun there is of an earlier version, and the ranges it was begun with."""
+    """Return whether the finished or unfinished store there is of an earlier version, and the ranges it uses."""
     if (out / MANIFEST).exists():
         manifest = StoreManifest.read(out)
         return manifest.decoding < DECODING, manifest.greys.plain()
@@ -113,7 +113,7 @@ def _look_at(name: str, path: Path) -> _Seen:
         return _Seen(name, facts, is_readable=facts.is_readable)
     try:
         decoded = decode(path)
-    except InvalidInput:  # preloading stops there, or skips it
+    except InvalidInput:  # preloading stops at it, or skips it
         return _Seen(name, facts, is_readable=False)
     if isinstance(decoded, GreyImage):
         return _Seen(name, facts, decoded.kind, decoded.extent())
@@ -122,7 +122,7 @@ def _look_at(name: str, path: Path) -> _Seen:
 
 
 def summary_of(seen: Sequence[_Seen]) -> GreySurvey:
-    """The rule that fits all images, and what is to be said of it."""
+    """Return the rule that fits all images, and what to say about it."""
     unreadable = tuple(image.name for image in seen if not image.is_readable)
     seen = [image for image in seen if image.is_readable]
     ranges, notes = {}, [*_on_frames(seen), *_on_mixtures(seen)]
@@ -139,7 +139,7 @@ def summary_of(seen: Sequence[_Seen]) -> GreySurvey:
 
 
 def _on_use(images: Sequence[_Seen], limits: GreyRange, what: str) -> list[str]:
-    """A warning where half of the images use little of the range: one odd image, or values that are not deep at all."""
+    """Warn if half of the images use little of the range: there is an odd image, or values are not deep at all."""
     width = limits.high - limits.low
     if width == 0:
         return [f"all {what} have the one value {limits.low:g} and are black"]
@@ -165,7 +165,7 @@ def _on_frames(seen: Sequence[_Seen]) -> list[str]:
 
 
 def _on_mixtures(seen: Sequence[_Seen]) -> list[str]:
-    """Images of one data set that come to grey in different ways, and may differ for that reason alone."""
+    """Warn of images of one data set that become grey in different ways, and may differ for that reason alone."""
     sentences = []
     pictures = Counter(image.facts.needs_range for image in seen if not image.facts.is_dicom)
     if len(pictures) == 2:

@@ -1,9 +1,9 @@
-"""How one image's keys and values lie in a feature store: one row of bytes, in fp32, bf16 or int8.
+"""How one image's keys and values are arranged in a feature store: as one row of bytes, in fp32, bf16 or int8.
 
     row    keys ─ values, each (layers, heads, n, head_dim) │ padding │ scales (int8 only), fp16 │ padding
-    scale  max |x| over the n tokens / 127, of each layer, head and channel, keys and values apart
+    scale  max |x| over the n tokens / 127, for each layer, head and channel, keys and values separately
 
-A channel of a key has its own range, alike for all tokens, which is why the scales go along the channels. The scale is
+Each channel of the keys has its own range, similar for all tokens, so there is one scale per channel. The scale is
 rounded to fp16 before anything is divided by it, so that rounding it adds no error.
 """
 
@@ -19,29 +19,29 @@ from fptplus.network.features import Features
 StoreDtype = Literal["fp32", "bf16", "int8"]
 TORCH_DTYPE: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 ALIGNMENT_BYTES = 64
-"""Rows and scales begin at multiples of it, so that a batch of rows can be viewed as numbers without a copy."""
+"""Rows and scales begin at multiples of this, so that a batch of rows can be viewed as numbers without a copy."""
 
 INT8_MAX = 127
-"""Symmetric: -128 is not used."""
+"""Largest int8 number used; the range is symmetric, so -128 is not used."""
 
 
 @dataclass(frozen=True)
 class RawFeatures:
-    """Keys and values of a batch as stored; views of its rows."""
+    """Keys and values of a batch as stored: views of its rows."""
 
     numbers: Tensor
-    """(B, 2, layers, heads, n, head_dim), keys then values, fp32, bf16 or int8."""
+    """Keys, then values (B, 2, layers, heads, n, head_dim), in fp32, bf16 or int8."""
 
     scales: Tensor | None
-    """(B, 2, layers, heads, head_dim) in fp16 for int8, else None."""
+    """Scales (B, 2, layers, heads, head_dim) in fp16 for int8, else None."""
 
     def by_layer(self) -> Features:
-        """The same as views with layers first, as the fusion modules take them."""
+        """Return the same as views with layers first, as the fusion modules take them."""
         parts = (part for part in (self.numbers, self.scales) if part is not None)
         return Features(*(half for part in parts for half in part.transpose(0, 2).unbind(1)))
 
     def keys_and_values(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """Dequantised keys and values, each (layers, B, heads, n, head_dim) of a dtype."""
+        """Return dequantised keys and values, each (layers, B, heads, n, head_dim), in a dtype."""
         numbers = self.numbers
         if self.scales is not None:
             numbers = numbers * self.scales.unsqueeze(-2).float()
@@ -51,12 +51,12 @@ class RawFeatures:
 
 @dataclass(frozen=True, kw_only=True)
 class RowLayout:
-    """Sizes of one image's features, and the row they make."""
+    """Sizes of one image's features, and of the row that holds them."""
 
     layers: int
     heads: int
     tokens: int
-    """n, important tokens kept per layer and head."""
+    """n, number of important tokens kept per layer and head."""
 
     head_dim: int
     dtype: StoreDtype
@@ -84,11 +84,11 @@ class RowLayout:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one image's features."""
+        """Number of bytes of one image's features."""
         return _aligned(self._scales_start + self._scales_bytes)
 
     def pack(self, keys: Tensor, values: Tensor) -> Tensor:
-        """Rows (B, row_bytes) in uint8, on the same device, of keys and values (layers, B, heads, n, head_dim)."""
+        """Pack keys and values (layers, B, heads, n, head_dim) into uint8 rows (B, row_bytes), on the same device."""
         rows = torch.zeros(keys.shape[1], self.row_bytes, dtype=torch.uint8, device=keys.device)
         raw = self.unpack(rows)
         for part, source in enumerate((keys, values)):
@@ -100,7 +100,7 @@ class RowLayout:
         return rows
 
     def unpack(self, rows: Tensor) -> RawFeatures:
-        """The numbers and scales in rows (B, row_bytes) of uint8, as views of them."""
+        """Return the numbers and scales in rows (B, row_bytes) of uint8, as views of them."""
         batch, dtype = len(rows), TORCH_DTYPE[self.dtype]
         numbers = rows[:, : self._numbers_bytes].view(dtype)
         numbers = numbers.view(batch, 2, self.layers, self.heads, self.tokens, self.head_dim)
@@ -111,7 +111,7 @@ class RowLayout:
 
 
 def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 numbers (..., n, channels) and their fp16 scales (..., channels), one for the n tokens of a channel."""
+    """Return int8 numbers (..., n, channels) and fp16 scales (..., channels), one for the n tokens of a channel."""
     largest = torch.finfo(torch.float16).max
     scales = (x.float().abs().amax(dim=-2) / INT8_MAX).clamp(max=largest).half()
     divisors = scales.float().unsqueeze(-2)
@@ -121,5 +121,5 @@ def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _aligned(num_bytes: int) -> int:
-    """The next multiple of the alignment at or above a size."""
+    """Round a size up to a multiple of the alignment."""
     return -(-num_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES

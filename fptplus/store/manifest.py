@@ -1,4 +1,4 @@
-"""What a feature store is of, and which files it consists of: `manifest.json`, written once all of it is there."""
+"""What a feature store holds, and which files it consists of: `manifest.json`, written once the store is complete."""
 
 import hashlib
 import json
@@ -18,22 +18,22 @@ from .layout import RowLayout, StoreDtype
 MANIFEST = "manifest.json"
 FORMAT = "fptplus feature store 1"
 DIGEST_HEX_DIGITS = 16
-"""Of a row's SHA-256, that are kept."""
+"""Number of hexadecimal digits of a row's SHA-256 that are kept."""
 
 
 def row_digest(row: np.ndarray) -> str:
-    """Checksum of one contiguous row: the first 64 bits of its SHA-256, in hex."""
+    """Return the checksum of one contiguous row: the first 64 bits of its SHA-256, in hex."""
     return hashlib.sha256(row).hexdigest()[:DIGEST_HEX_DIGITS]
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file of rows of equal size."""
+    """A file with rows of equal size."""
 
     name: str
     row_bytes: int
     digests: str
-    """Checksums of its rows, one after the other."""
+    """Checksums of its rows, concatenated."""
 
     @property
     def rows(self) -> int:
@@ -42,11 +42,11 @@ class DataFile:
 
     @property
     def num_bytes(self) -> int:
-        """What the file must be long."""
+        """Length that the file must have, in bytes."""
         return self.rows * self.row_bytes
 
     def digest(self, row: int) -> str:
-        """Checksum of a row."""
+        """Return the checksum of a row."""
         return self.digests[row * DIGEST_HEX_DIGITS : (row + 1) * DIGEST_HEX_DIGITS]
 
 
@@ -59,20 +59,21 @@ class Shard:
 
     @property
     def files(self) -> tuple[DataFile, ...]:
-        """Those there are."""
+        """The files that exist."""
         return (self.images,) if self.features is None else (self.images, self.features)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreManifest:
-    """What a store is of; the fields from `model` on are None where it holds images only."""
+    """What a store holds; the fields from `model` on are None if it holds images only."""
 
     dataset: str
     classes: tuple[str, ...]
     dataset_fingerprint: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    """Of the colour channels in 0 to 1; the LPM's input was normalised with them, side images are stored without."""
+    """Mean and standard deviation of the colour channels, in 0 to 1, that normalised the input of the large pre-trained
+    model (LPM); side images are stored without normalisation."""
 
     image_res: int
     """Height and width in pixels of the stored side images."""
@@ -82,7 +83,7 @@ class StoreManifest:
     """Height and width in pixels of the LPM's input."""
 
     precision: str | None = None
-    """That the LPM ran in."""
+    """Precision that the LPM ran in."""
 
     token_ratio: float | None = None
     layers: tuple[int, ...] | None = None
@@ -90,31 +91,31 @@ class StoreManifest:
 
     heads: int | None = None
     tokens: int | None = None
-    """n, important tokens per layer and head."""
+    """n, number of important tokens per layer and head."""
 
     head_dim: int | None = None
     dtype: StoreDtype | None = None
     weights_sha256: str | None = None
 
     greys: GreyScale = EACH_BY_ITSELF
-    """What values of deep grey images became black and white, one range for all images of a kind. Without any the
-    images have 8 bits, or the store is of an earlier version, which scaled each image by itself."""
+    """Which values of deep grey images became black and white, one range for all images of a kind. Without ranges the
+    images have 8 bits, or the store is of an earlier version, which scaled each image by its own values."""
 
     decoding: int = 1
-    """Version of the decoding of image files, `fptplus.data.images.DECODING`; 1 is that of earlier versions."""
+    """Version of the decoding of image files, see `fptplus.data.images.DECODING`; earlier versions have 1."""
 
     examples: tuple[Example, ...] = ()
-    """What each row is of, in row order."""
+    """The example of each row, in row order."""
 
     skipped: tuple[tuple[str, str], ...] = ()
-    """Images that could not be decoded, and why."""
+    """Name of each image that could not be decoded, and why."""
 
     shards: tuple[Shard, ...] = ()
-    """Whose rows follow each other."""
+    """Shards of the store; their rows follow one another."""
 
     @property
     def layout(self) -> RowLayout | None:
-        """How a row of features lies in its file; None where there are none."""
+        """Layout of a row of features; None if there are no features."""
         if self.layers is None:
             return None
         return RowLayout(
@@ -127,16 +128,16 @@ class StoreManifest:
 
     @property
     def image_bytes(self) -> int:
-        """Of one stored side image."""
+        """Bytes of one stored side image."""
         return 3 * self.image_res * self.image_res
 
     def settings(self) -> dict[str, Any]:
-        """What was asked for, without what came of it: two runs with equal settings make the same store."""
+        """Return what was asked for, without the outcome: two runs with equal settings make the same store."""
         made = ("decoding", "examples", "skipped", "shards")
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in made}
 
     def write(self, folder: Path) -> None:
-        """Write atomically into a folder."""
+        """Write the manifest into a folder atomically."""
         body = self.settings() | {
             "decoding": self.decoding,
             "examples": [[example.name, example.label, example.split] for example in self.examples],
@@ -149,7 +150,7 @@ class StoreManifest:
 
     @classmethod
     def read(cls, folder: Path) -> "StoreManifest":
-        """The manifest of a store.
+        """Read the manifest of a store.
 
         Raises:
             InvalidInput: naming the file, if there is none or it is truncated or altered.
@@ -177,14 +178,14 @@ def _body_digest(body: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """Return a value as it comes back from JSON."""
     if isinstance(value, GreyScale):
         return value.plain()
     return list(value) if isinstance(value, tuple) else value
 
 
 def _from_plain(body: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a manifest from what JSON gives."""
+    """Convert what JSON gives to the fields of a manifest."""
     made = {name: tuple(value) if isinstance(value, list) else value for name, value in body.items()}
     made["greys"] = GreyScale.from_plain(body.get("greys"))
     made["examples"] = tuple(Example(*entry) for entry in body["examples"])

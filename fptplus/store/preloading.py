@@ -1,4 +1,5 @@
-"""Preloading (FPT+, Sec. III-F): every image through the frozen LPM once, its important tokens into a feature store.
+"""Preloading (FPT+, Sec. III-F): run every image through the frozen large pre-trained model (LPM) once, and store the
+keys and values of its important tokens.
 
 reader threads: decode, resize ─ LPM on the device: keys, values, packed ─ writer thread: append to the store
                   (bounded look-ahead)                             (at most two batches under way)
@@ -32,21 +33,21 @@ from .manifest import MANIFEST, StoreManifest
 from .writer import ShardWriter, merge_shards, shard_of
 
 Progress = Callable[[int, int], None]
-"""Told the images done, and all of them, of this process."""
+"""Function called with the number of images this process has done, and its total."""
 
 BATCHES_UNDER_WAY = 2
 
 
 def stored_image_res(train_res: int) -> int:
-    """Height and width at which side images are kept: the smallest random crop still has `train_res` pixels a side.
+    """Return the height and width in pixels at which side images are stored: train_res / √0.8.
 
-    train_res / √0.8, rounded up to a multiple of 16.
+    The smallest random crop then still has `train_res` pixels a side. The result is rounded up to a multiple of 16.
     """
     return 16 * math.ceil(train_res / math.sqrt(OFFICIAL.min_scale) / 16)
 
 
 def largest_train_res(image_res: int) -> int:
-    """The other way: the most pixels a side that the smallest random crop of a stored image still has."""
+    """Return how many pixels a side the smallest random crop of a stored image has (reverses stored_image_res)."""
     return int(image_res * math.sqrt(OFFICIAL.min_scale))
 
 
@@ -71,26 +72,26 @@ def preload(
     world_size: int = 1,
     on_progress: Progress = lambda done, total: None,
 ) -> FeatureStore | None:
-    """Make a feature store, or go on with one that was interrupted, or open it if it is finished.
+    """Make a feature store, resume one that was interrupted, or open one that is finished.
 
     Args:
-        dataset: images of any size; they are resized to squares, without keeping their proportions (official code).
-        out: folder of the store.
+        dataset: images of any size; they are resized to squares without keeping their proportions (official code).
+        out: the folder of the store.
         image_res: height and width in pixels of the stored side images (`stored_image_res`).
-        mean, std: of the colour channels in 0 to 1, for the LPM's input.
+        mean, std: mean and standard deviation of the colour channels, in 0 to 1, for the LPM's input.
         backbone: the frozen LPM; None for a store of images only.
-        model, weights_sha256: which LPM it is, noted in the manifest.
+        model, weights_sha256: name and SHA-256 of the LPM, noted in the manifest.
         res: height and width in pixels of the LPM's input.
-        store_dtype: of the stored keys and values.
-        batch_size: images in one pass through the LPM; 1 needs the least memory.
-        device, precision: that the LPM runs on and in.
-        greys: what deep grey values become, as of `find_greys`; by default it is called, and its notes are logged.
+        store_dtype: dtype of the stored keys and values.
+        batch_size: images per pass through the LPM; 1 needs the least memory.
+        device, precision: device and precision of the LPM.
+        greys: the rule for deep greys, see `find_greys`; by default that is called, and its notes are logged.
         skip_bad_images: leave out images that cannot be decoded, and list them in the manifest.
         rank, world_size: the shard of the store that this process makes.
-        on_progress: told after each batch.
+        on_progress: called after each batch.
 
     Returns:
-        The store; None if other processes have not finished their shards.
+        The store; None if other processes have not finished their shards yet.
 
     Raises:
         InvalidInput: if an image cannot be decoded, features are not finite, the disk is full, or the folder holds
@@ -124,7 +125,7 @@ def preload(
 
 
 def _logged_greys(dataset: ImageDataset, out: Path) -> GreyScale:
-    """The rule for deep greys; what is to be said of it is logged."""
+    """Return the rule for deep greys, and log what is to be said about it."""
     survey = find_greys(dataset, out)
     for note in survey.notes:
         logging.getLogger(__name__).warning(note)
@@ -139,7 +140,7 @@ def _of_features(
     precision: Precision,
     store_dtype: StoreDtype,
 ) -> dict[str, Any]:
-    """The fields of a manifest that say what the features are of."""
+    """Return the fields of a manifest that describe the features."""
     if res not in (own := backbone.vit.patch_embed.img_size):
         raise InvalidInput(f"res must be the LPM's resolution {own[0]}, got {res}; make the LPM for that resolution.")
     attention = backbone.vit.blocks[0].attn
@@ -158,7 +159,7 @@ def _of_features(
 
 
 def _finished(out: Path, settings: StoreManifest) -> FeatureStore:
-    """The store that is there already, if it is the one asked for."""
+    """Open the store that is there already, if it is the one asked for."""
     store = FeatureStore.open(out)
     for field, value in settings.settings().items():
         if (found := store.manifest.settings()[field]) != value:
@@ -170,16 +171,16 @@ def _finished(out: Path, settings: StoreManifest) -> FeatureStore:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Images to be written together, and those skipped before them."""
+    """Images to write together, and those skipped before them."""
 
     skipped: list[str]
-    """Reasons."""
+    """Reason for skipping each image."""
 
     decoded: list[Decoded]
 
 
 def _batches(images: Iterator[Decoded], batch_size: int, skip_bad_images: bool) -> Iterator[_Batch]:
-    """Readable images in order, in batches that end early before an unreadable one."""
+    """Yield readable images in order, in batches that end early before an unreadable one."""
     skipped, batch = [], []
     for image in images:
         if image.error is None:
@@ -196,7 +197,7 @@ def _batches(images: Iterator[Decoded], batch_size: int, skip_bad_images: bool) 
 
 
 class FeatureMaker:
-    """Turns images into rows of a store on a device."""
+    """Function that turns images into rows of a store on a device."""
 
     def __init__(self, backbone: FrozenBackbone, settings: StoreManifest, device: torch.device) -> None:
         self.backbone, self.device, self.layout = backbone.to(device), device, settings.layout
@@ -204,10 +205,10 @@ class FeatureMaker:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (B, row_bytes) in uint8 and a scalar, whether all features are finite, both still on the device.
+        """Return rows (B, row_bytes) in uint8, and a scalar: whether all features are finite; both on the device.
 
         Args:
-            images: (B, 3, res, res) in uint8, on the CPU.
+            images: images (B, 3, res, res) in uint8, on the CPU.
         """
         if self.device.type == "cuda":
             images = images.pin_memory()
@@ -220,7 +221,7 @@ class FeatureMaker:
 def _run(
     writer: ShardWriter, batches: Iterator[_Batch], make_features: FeatureMaker | None, on_progress: Progress
 ) -> None:
-    """Compute one batch after the other while another thread writes those that are done."""
+    """Compute one batch after another while another thread writes those that are done."""
     total, under_way = len(writer.examples), deque[Future]()
     on_progress(writer.done, total)
 
@@ -239,11 +240,11 @@ def _run(
                 under_way.append(last)
                 settle(BATCHES_UNDER_WAY)
         finally:
-            settle(0)  # also when an image could not be read: those before it are kept
+            settle(0)  # even if an image could not be read: those before it are kept
 
 
 def _write(writer: ShardWriter, batch: _Batch, made: tuple[Tensor, Tensor] | None, after: Future | None) -> int:
-    """Append a batch; the images done by then. Fails as the batch before it did: no gap is ever left."""
+    """Append a batch, and return the images done by then. It fails if the batch before it did: no gap is ever left."""
     if after is not None:
         after.result()
     for reason in batch.skipped:

@@ -1,7 +1,7 @@
-"""Rows of a feature store on the training device: read ahead by a thread, or all of them kept there.
+"""Rows of a feature store on the training device: read ahead by a thread, or all kept there.
 
-A row is one contiguous piece of the store's files, megabytes for features, and goes to the device as the bytes it is
-stored as; it is unpacked there.
+A row is one contiguous piece of the store's files, megabytes for features. Its bytes go to the device as stored, and
+are unpacked there.
 """
 
 import logging
@@ -18,14 +18,14 @@ from torch import Tensor
 from .feature_store import FeatureStore
 
 BATCHES_AHEAD = 2
-"""Batches that are read before they are asked for."""
+"""Number of batches that are read before they are asked for."""
 
 ROWS_AT_ONCE = 64
-"""Rows read at once while a store is brought to the device."""
+"""Number of rows read at once while a store is brought to the device."""
 
 STEP_BYTES = 3 * 2**30
-"""Left free beside a store that is kept on the device. The largest step of FPT and FPT+ that is predicted at 512 px and
-batch 16, FPT on ViT-L with explicit attention in fp32, needs 2.5 GiB; fused and in bf16 it needs 1.1 GiB."""
+"""Memory left free for the step next to a store on the device. The largest step of FPT and FPT+ predicted at 512 px
+and batch 16, FPT on ViT-L with explicit attention in fp32, needs 2.5 GiB; fused and in bf16 it needs 1.1 GiB."""
 
 log = logging.getLogger(__name__)
 
@@ -34,31 +34,31 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 @dataclass(frozen=True)
 class Rows:
-    """What a store holds of a batch, as it is stored."""
+    """What a store holds for a batch, as it is stored."""
 
     images: Tensor
-    """(B, 3, image_res, image_res) uint8."""
+    """Side images (B, 3, image_res, image_res), uint8."""
 
     features: Tensor | None
-    """(B, row_bytes) uint8, for the store's layout to unpack; None where they are not wanted."""
+    """Features (B, row_bytes), uint8, for the store's layout to unpack; None if they are not wanted."""
 
     def to(self, device: str) -> "Rows":
-        """The same on a device; from pinned memory nothing waits for the copy."""
+        """Return the same on a device; a copy from pinned memory is asynchronous."""
         return self._mapped(lambda part: part.to(device, non_blocking=True))
 
     def pinned(self) -> "Rows":
-        """A copy in pinned memory."""
+        """Return a copy in pinned memory."""
         return self._mapped(Tensor.pin_memory)
 
     def __getitem__(self, index: Tensor) -> "Rows":
         return self._mapped(lambda part: part[index])
 
     def room_for(self, count: int, device: str) -> "Rows":
-        """`count` rows of this kind on a device, not yet filled."""
+        """Return `count` rows of this kind on a device, not filled yet."""
         return self._mapped(lambda part: torch.empty(count, *part.shape[1:], dtype=part.dtype, device=device))
 
     def put(self, start: int, rows: "Rows") -> None:
-        """Copy rows to the places from `start` on."""
+        """Copy rows into these, from row `start` on."""
         for own, part in ((self.images, rows.images), (self.features, rows.features)):
             if own is not None:
                 own[start : start + len(part)].copy_(part, non_blocking=True)
@@ -68,14 +68,14 @@ class Rows:
 
 
 class RowReader:
-    """Reads rows of a store to a device.
+    """Reader of a store's rows to a device.
 
     Args:
-        store: to read from.
-        with_features: whether features are wanted beside the images.
-        device: where to.
-        keep: rows to bring to the device once for all, or None to read each when its batch comes near.
-        features_in_place: whether features are to be in the computer's memory by then, but not among the rows.
+        store: the store to read from.
+        with_features: whether features are wanted in addition to the images.
+        device: the device to read to.
+        keep: rows to bring to the device once and for all, or None to read each shortly before its batch.
+        features_in_place: whether features should be in the computer's memory by then, but not among the rows.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class RowReader:
             self._place[torch.from_numpy(keep)] = torch.arange(len(keep))
 
     def batches(self, chosen: Iterable[np.ndarray]) -> Iterator[Rows]:
-        """The rows of each batch, in turn."""
+        """Yield the rows of each batch in turn."""
         if self._kept is None:
             for rows in read_ahead(self._read, chosen):
                 yield rows.to(self.device)
@@ -104,14 +104,14 @@ class RowReader:
                 yield self._kept[self._place[torch.from_numpy(rows)].to(self.device)]
 
     def _read(self, rows: np.ndarray) -> Rows:
-        """Some rows in the computer's memory, pinned if they go to a CUDA device."""
+        """Read rows into the computer's memory, pinned if they go to a CUDA device."""
         if self.features_in_place:
             self.store.bring_features(rows)
         read = Rows(self.store.images(rows), self.store.feature_rows(rows) if self.with_features else None)
         return read.pinned() if torch.device(self.device).type == "cuda" else read
 
     def _brought(self, rows: np.ndarray) -> Rows:
-        """All these rows on the device, read in large pieces."""
+        """Bring all these rows to the device, in large pieces."""
         pieces = read_ahead(self._read, np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE)))
         kept: Rows | None = None
         done = 0
@@ -123,7 +123,7 @@ class RowReader:
 
 
 def read_ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """read(item) of each item in turn, computed in a thread before it is asked for."""
+    """Yield read(item) for each item in turn, computed in a thread before it is asked for."""
     with ThreadPoolExecutor(1, thread_name_prefix="store") as pool:
         pending = deque()
         for item in items:
@@ -135,7 +135,7 @@ def read_ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
 
 
 def fits_beside_the_step(store_bytes: int, free_bytes: int, step_bytes: int = STEP_BYTES) -> bool:
-    """Whether a store can stay on a device and leave room for the training step; the log says so."""
+    """Return, and log, whether a store can stay on a device and leave room for the training step."""
     fits = store_bytes + step_bytes <= free_bytes
     log.info(
         "%s: %.1f GiB of it and %.1f GiB for the training step, %.1f GiB are free",

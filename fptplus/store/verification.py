@@ -1,4 +1,4 @@
-"""Hold stored features against the LPM run again on the original images."""
+"""Compare stored features with those recomputed by the large pre-trained model (LPM) from the original images."""
 
 from dataclasses import dataclass
 
@@ -13,23 +13,23 @@ from .feature_store import FeatureStore
 from .preloading import FeatureMaker
 
 TOLERANCE = 0.05
-"""Largest distance of a stored token to one made again, as a share of the largest norm; bf16 and int8 cost less."""
+"""Largest distance from a stored to a recomputed token, as a share of the largest norm; bf16 and int8 cost less."""
 
 LEAST_SHARE = 0.95
-"""Of the tokens that must be found again; another device or precision changes a few near the end of the selection."""
+"""Share of tokens that must be found again; another device or precision changes a few at the end of the selection."""
 
 
 @dataclass(frozen=True)
 class RowCheck:
-    """One image made again."""
+    """One image whose features were recomputed."""
 
     name: str
     share_found: float
-    """Of the stored tokens, over all layers, heads, keys and values."""
+    """Share of the stored tokens that were found again, over all layers, heads, keys and values."""
 
 
 def check_row(store: FeatureStore, row: int, dataset: ImageDataset, make_features: FeatureMaker) -> RowCheck:
-    """Make the features of one row again from the original image.
+    """Recompute the features of one row from the original image, and compare them.
 
     Raises:
         InvalidInput: if the dataset lacks the image, or too few tokens are found again.
@@ -53,6 +53,6 @@ def check_row(store: FeatureStore, row: int, dataset: ImageDataset, make_feature
 
 
 def _share_found(stored: Tensor, again: Tensor) -> float:
-    """Share of the tokens (..., n, head_dim) that lie close to one of the others of the same layer and head."""
+    """Return the share of stored tokens (..., n, head_dim) close to a recomputed one of the same layer and head."""
     distances = torch.cdist(stored, again).amin(dim=-1)
     return (distances <= TOLERANCE * again.norm(dim=-1).amax()).float().mean().item()

@@ -1,11 +1,11 @@
-"""Write a feature store so that an interruption at any moment costs no finished row.
+"""Write a feature store so that no finished row is lost if it is interrupted at any moment.
 
     images-R-of-W.bin, features-R-of-W.bin   rows, appended by process R of W
-    progress-R-of-W.jsonl                    the settings, then one line an image: its rows' checksums, or why skipped
+    progress-R-of-W.jsonl                    the settings, then a line per image: its rows' checksums, or why skipped
     manifest.json                            takes the place of the progress files once every process has finished
 
-A line is appended after its rows. What is on disk is brought to rest every few seconds, not every row: after a crash of
-the machine the checksums tell which rows arrived.
+A line is appended after its rows. Files are synced to disk every few seconds, not after every row: after a crash of the
+machine the checksums tell which rows arrived.
 """
 
 import json
@@ -30,18 +30,18 @@ SYNC_INTERVAL_S = 5.0
 
 
 def shard_of(examples: Sequence[Example], rank: int, world_size: int) -> Sequence[Example]:
-    """The examples that one of several processes preloads: a contiguous share, so that shards follow each other."""
+    """Return the examples that one of several processes preloads: contiguous, so that shards follow one another."""
     return examples[Processes(rank, world_size).share(len(examples))]
 
 
 class ShardWriter:
-    """Appends one process's rows; opened on unfinished files it keeps the rows that are whole.
+    """Appends one process's rows; opened on unfinished files, it keeps the complete rows.
 
     Args:
-        folder: of the store; made if it is not there.
-        settings: what the store is to be of.
-        examples: this process's share, in order.
-        rank, world_size: which process of how many.
+        folder: the store's folder; created if it does not exist.
+        settings: what the store is to hold.
+        examples: this process's examples, in order.
+        rank, world_size: which process this is, of how many.
 
     Raises:
         InvalidInput: if another process is writing the same files, or they were begun with other settings.
@@ -54,10 +54,10 @@ class ShardWriter:
             folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.settings, self.examples = folder, settings, examples
         self.done = 0
-        """Images written or skipped."""
+        """Number of images written or skipped."""
 
         self.rows = 0
-        """Images written."""
+        """Number of images written."""
 
         self._kinds = row_sizes(settings)
         self._paths = {kind: folder / f"{kind}-{rank}-of-{world_size}.bin" for kind in self._kinds}
@@ -85,10 +85,10 @@ class ShardWriter:
         """Append the rows of some images.
 
         Args:
-            content: by kind, `images` and for a store with features `features`: (B, row_bytes) uint8, contiguous.
+            content: rows (B, row_bytes), uint8, contiguous, by kind: `images`, and `features` if the store has any.
 
         Raises:
-            InvalidInput: if the disk takes no more; the files are left as they were before these rows.
+            InvalidInput: if the disk is full; the files are left as they were before these rows.
         """
         count = len(content["images"])
         lines = [_line({kind: row_digest(rows[index]) for kind, rows in content.items()}) for index in range(count)]
@@ -103,14 +103,14 @@ class ShardWriter:
         self.done += 1
 
     def sync(self) -> None:
-        """Bring everything written to rest on the disk, the rows before the lines that tell of them."""
+        """Sync everything written to disk, the rows before the lines that list them."""
         with self._disk_errors_said():
             for file in (*self._files.values(), self._progress):
                 os.fsync(file.fileno())
         self._synced_at = time.monotonic()
 
     def close(self) -> None:
-        """Bring everything to rest and let others write."""
+        """Sync everything and let other processes write."""
         try:
             self.sync()
         finally:
@@ -119,7 +119,7 @@ class ShardWriter:
             self._lock.release()
 
     def _append(self, contents: dict[FileIO, list]) -> None:
-        """Append to each file, in order, or leave all of them as they were."""
+        """Append to each file in order, or leave all of them as they were."""
         sizes = {file: os.fstat(file.fileno()).st_size for file in contents}
         with self._disk_errors_said():
             try:
@@ -135,7 +135,7 @@ class ShardWriter:
         return disk_errors_said(self.folder, f"{self.done} of {len(self.examples)} images")
 
     def _resume(self) -> None:
-        """Keep the lines whose rows are whole, and the rows that a kept line tells of; cut off what comes after."""
+        """Keep the lines whose rows are complete, and the rows that a kept line lists; cut off what comes after."""
         good_bytes = 0
         for path in (self._progress_path, *self._paths.values()):
             path.touch()
@@ -166,7 +166,7 @@ class ShardWriter:
 
 @contextmanager
 def disk_errors_said(folder: Path, taken: str) -> Iterator[None]:
-    """Turn a full disk and its like into a sentence: what the folder has taken, why no more, how to go on."""
+    """Turn a full disk and similar errors into a sentence: what was written, why no more, and how to resume."""
     try:
         yield
     except OSError as error:
@@ -177,21 +177,21 @@ def disk_errors_said(folder: Path, taken: str) -> Iterator[None]:
 
 
 def row_sizes(settings: StoreManifest) -> dict[str, int]:
-    """Bytes of one row, by kind of file."""
+    """Return the bytes of one row, by kind of file."""
     sizes = {"images": settings.image_bytes}
     return sizes | {"features": settings.layout.row_bytes} if settings.layout else sizes
 
 
 def progress_path(folder: Path, rank: int, world_size: int) -> Path:
-    """Where a process notes what it has written."""
+    """Return the path of the file in which a process notes what it has written."""
     return folder / f"progress-{rank}-of-{world_size}.jsonl"
 
 
 def merge_shards(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_size: int) -> bool:
-    """Write the manifest if every process has finished, and remove what only resuming needs; whether it was done.
+    """Write the manifest and remove what only resuming needs, if all processes have finished; return whether they have.
 
     Raises:
-        InvalidInput: if not one image could be decoded.
+        InvalidInput: if no image could be decoded.
     """
     with FileLock(folder / "manifest.lock"):
         if not (folder / MANIFEST).exists():
@@ -206,7 +206,7 @@ def merge_shards(folder: Path, settings: StoreManifest, dataset: ImageDataset, w
 
 
 def _merged(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_size: int) -> StoreManifest | None:
-    """What the progress of all processes adds up to; None if one of them is not done."""
+    """Return the manifest that the progress of all processes adds up to; None if one of them is not done."""
     examples, skipped, shards = [], [], []
     for rank in range(world_size):
         lines = complete_lines(progress_path(folder, rank, world_size))
@@ -226,7 +226,7 @@ def _merged(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_
 
 
 def _shard(settings: StoreManifest, entries: list[dict], rank: int, world_size: int) -> Shard:
-    """The files that a process's progress tells of."""
+    """Return the files that a process's progress lists, as a shard."""
     files = {
         kind: DataFile(
             name=f"{kind}-{rank}-of-{world_size}.bin",
@@ -239,7 +239,7 @@ def _shard(settings: StoreManifest, entries: list[dict], rank: int, world_size: 
 
 
 def write_all(file: FileIO, content: bytes | np.ndarray) -> None:
-    """Write every byte; one call may take fewer."""
+    """Write every byte; a single call of `write` may write fewer."""
     view = memoryview(content).cast("B")
     while len(view):
         view = view[file.write(view) :]
@@ -250,7 +250,7 @@ def _line(entry: dict) -> bytes:
 
 
 def complete_lines(path: Path) -> list[tuple[bytes, dict]]:
-    """The lines of a progress file with what they say, up to one that an interruption cut."""
+    """Return the lines of a progress file with their content, up to one cut off by an interruption."""
     lines = []
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
         if not line.endswith(b"\n"):

@@ -1,1 +1,1 @@
-"""A task made by a generator: fundus images whose lesions only high resolution shows, and an LPM that knows them."""
+"""A generated task: fundus images whose lesions show only at high resolution, and a model pre-trained to see them."""

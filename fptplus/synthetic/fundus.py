@@ -1,12 +1,12 @@
-"""Synthetic fundus-like images whose label is a matter of resolution: class folders, and maps of what was drawn where.
+"""Synthetic fundus-like images whose label shows only at high resolution: class folders, and maps of what is where.
 
     healthy           drusen: tiny spots with a yellow core
-    microaneurysms    as many spots in all, some of them with a red core
+    microaneurysms    as many spots in total, some of them with a red core
 
-Core and rim of a spot cancel, so that its mean colour is that of its surroundings: at 512 px its core is about three
-pixels across, at 128 px what is left of it is under the mottled background. Number, place and strength of the spots,
-the disc, the vessels, the illumination and the colour of the background come from the same distributions in both
-classes, so neither colours nor a small image tell the label. Nothing here is medical evidence.
+Core and rim of a spot cancel, so that its mean colour is that of its surroundings. At 512 px the core is about three
+pixels across; at 128 px what is left of it disappears in the mottled background. Number, place and strength of the
+spots, the disc, the vessels, the illumination and the background colour come from the same distributions in both
+classes, so neither colours nor a small image reveal the label. Nothing here is medical evidence.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,30 +25,30 @@ STRUCTURES = ("vessel", "disc", "druse", "microaneurysm")
 """What a patch can hold, in the order of a structure map's first axis."""
 
 REFERENCE_RES = 512
-"""Sizes below are in pixels of an image of this height and width, and scale with it."""
+"""Height and width in pixels of the image that the sizes below refer to; they scale with the actual image."""
 
 MIN_IMAGES_PER_CLASS = 10
 
 SPOT_SIGMAS = (1.25, 1.9, 2.7)
-"""Of the core, the rim and a faint outer rim of a spot: Gaussians that cancel."""
+"""Standard deviations of a spot's core, rim and faint outer rim: Gaussians that cancel."""
 
 MICROANEURYSM_COLOUR = np.array([0.08, -0.26, -0.10], np.float32)
 DRUSE_COLOUR = np.array([0.17, 0.14, -0.22], np.float32)
-"""How far the centre of a spot of strength 1 is from its surroundings in red, green and blue."""
+"""How far the centre of a spot of strength 1 is from its surroundings in red, green and blue, for either kind."""
 
 MOTTLE = 0.04
-"""Standard deviation of the mottles' red, green and blue: spots must not stand out by their colour at 128 px."""
+"""Standard deviation of the mottles' red, green and blue; at 128 px, spots must not stand out by their colour."""
 
 
 @dataclass(frozen=True)
 class Fundus:
-    """One drawn image and what is in it."""
+    """One generated image and what is in it."""
 
     pixels: np.ndarray
-    """(res, res, 3), uint8."""
+    """RGB image (res, res, 3), uint8."""
 
     structures: np.ndarray
-    """(4, res / patch, res / patch), bool: which of STRUCTURES each patch holds."""
+    """Structure map (4, res / patch, res / patch), bool: which of STRUCTURES each patch holds."""
 
 
 def draw_fundus(
@@ -57,10 +57,10 @@ def draw_fundus(
     """Draw one image.
 
     Args:
-        rng: decides all that the other arguments do not.
-        microaneurysms, drusen: how many spots of each kind.
+        rng: decides everything that the other arguments do not.
+        microaneurysms, drusen: number of spots of each kind.
         res: height and width in pixels.
-        patch_size: of the structure map, in pixels.
+        patch_size: patch size of the structure map, in pixels.
     """
     scale = res / REFERENCE_RES
     disc = np.array([rng.choice([0.26, 0.74]) + rng.normal(0, 0.02), 0.5 + rng.normal(0, 0.03)]) * res
@@ -85,7 +85,7 @@ def draw_fundus(
 
 
 def draw_example(seed: int, label: int, index: int, res: int = REFERENCE_RES) -> Fundus:
-    """The image of a class at a position: the same whatever else is drawn."""
+    """Draw the image of a class at an index; it is the same whatever else is drawn."""
     rng = np.random.default_rng([seed, label, index])
     spots, lesions = rng.integers(18, 31), rng.integers(8, 17)
     lesions = lesions if CLASSES[label] == "microaneurysms" else 0
@@ -93,13 +93,13 @@ def draw_example(seed: int, label: int, index: int, res: int = REFERENCE_RES) ->
 
 
 def _distance(res: int, centre: np.ndarray) -> np.ndarray:
-    """(res, res) distances in pixels to (x, y)."""
+    """Return each pixel's distance to (x, y), as (res, res) in pixels."""
     axis = np.arange(res, dtype=np.float32)
     return np.hypot(axis[None, :] - np.float32(centre[0]), axis[:, None] - np.float32(centre[1]))
 
 
 def _background(rng: np.random.Generator, res: int) -> np.ndarray:
-    """(res, res, 3) colour with an uneven illumination, and clouds and mottles that small images keep."""
+    """Return a background (res, res, 3) with uneven illumination, and clouds and mottles that small images keep."""
     colour = np.array([0.64, 0.44, 0.34]) * rng.uniform(0.9, 1.1, 3)
     light = _enlarged(rng.uniform(0.75, 1.15, (3, 3)), res)
     mottles = [_enlarged(rng.normal(0, MOTTLE, (res // 4, res // 4)), res) for _ in colour]
@@ -112,7 +112,7 @@ def _enlarged(grid: np.ndarray, res: int) -> np.ndarray:
 
 
 def _vessels(rng: np.random.Generator, res: int, disc: np.ndarray) -> np.ndarray:
-    """(res, res) opacity of vessels that leave the disc, bend and branch."""
+    """Return the opacity (res, res) of vessels that leave the disc, bend and branch."""
     canvas = Image.new("L", (res, res))
     draw = ImageDraw.Draw(canvas)
     scale = res / REFERENCE_RES
@@ -131,19 +131,19 @@ def _vessels(rng: np.random.Generator, res: int, disc: np.ndarray) -> np.ndarray
 def _walk(
     rng: np.random.Generator, start: np.ndarray, heading: float, bend: float, steps: int, scale: float
 ) -> np.ndarray:
-    """(steps, 2) points of a path that turns slowly."""
+    """Return the points (steps, 2) of a path that turns slowly."""
     headings = heading + np.cumsum(bend + rng.normal(0, 0.08, steps))
     return start + np.cumsum(np.stack([np.cos(headings), np.sin(headings)], axis=1) * 11 * scale, axis=0)
 
 
 def _spot_centres(rng: np.random.Generator, res: int, count: int) -> np.ndarray:
-    """(count, 2) places (x, y) well inside the field of view."""
+    """Return (count, 2) positions (x, y) well inside the field of view."""
     radius, angle = 0.44 * res * np.sqrt(rng.random(count)), rng.uniform(0, 2 * np.pi, count)
     return res / 2 + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def _stamp(image: np.ndarray, centre: np.ndarray, colour: np.ndarray, scale: float) -> None:
-    """Add a spot: Gaussians whose sum has neither volume nor second moment, so that blurring leaves little of it."""
+    """Add a spot to an image: Gaussians whose sum has no volume or second moment, so that blurring leaves little."""
     variances = (np.array(SPOT_SIGMAS) * scale) ** 2
     moments = np.stack([np.ones(3), variances, [1, 0, 0]])
     volumes = np.linalg.solve(moments, [0, 0, 1])
@@ -158,7 +158,7 @@ def _stamp(image: np.ndarray, centre: np.ndarray, colour: np.ndarray, scale: flo
 
 
 def _spot_mask(centres: np.ndarray, res: int) -> np.ndarray:
-    """(res, res), true where the core of a spot is."""
+    """Return a mask (res, res) that is true at the core of each spot."""
     mask = np.zeros((res, res), bool)
     for dx in (-1, 0, 1):
         for dy in (-1, 0, 1):
@@ -182,18 +182,18 @@ def generate(
 ) -> None:
     """Write class folders `train`, `val` and `test` of PNG files, 70, 10 and 20 % of each class.
 
-    The same arguments give the same files. The folder appears whole or not at all.
+    The same arguments give the same files. The folder appears complete or not at all.
 
     Args:
         out: a new or empty folder.
-        images_per_class: in all three splits together.
+        images_per_class: number of images per class, over all three splits.
         res: height and width in pixels.
-        seed: of every image.
-        on_progress: told how many images are written, and of how many.
+        seed: random seed of the images.
+        on_progress: called with the number of images written and the total.
 
     Raises:
-        InvalidInput: if there are too few images for three splits, the resolution is no multiple of 16 from 64 on, or
-            the folder is not empty.
+        InvalidInput: if there are too few images for three splits, the resolution is below 64 or not a multiple of 16,
+            or the folder is not empty.
     """
     if images_per_class < MIN_IMAGES_PER_CLASS:
         raise InvalidInput(
@@ -212,7 +212,7 @@ def generate(
 
 
 def planned(images_per_class: int) -> Iterator[tuple[Split, int, int]]:
-    """Split, label and index of every image of `generate`."""
+    """Yield split, label and index of every image that `generate` writes."""
     num_val, num_test = images_per_class // 10, images_per_class // 5
     for label in range(len(CLASSES)):
         for index in range(images_per_class):

@@ -1,14 +1,14 @@
-"""A pretext that makes an LPM for the synthetic task: what does each patch hold, and what is there around it?
+"""A pretext task that trains a large pre-trained model (LPM) for the synthetic task: what is in and around each patch?
 
-Weights of a published LPM may be out of reach. This trains a small ViT from random weights on crops of generated
-images, with the generator's structure maps as targets of every patch:
+Weights of a published LPM may not be available. This trains a small ViT from random weights on crops of generated
+images, with the generator's structure maps as targets for every patch:
 
     own        which of vessel, disc, druse and microaneurysm the patch holds
     around     how often each of them occurs in the crop, so that patches learn to attend to the rare ones
 
-It is a supervised pretext on generated structure maps. No image's class is seen; the images are of seeds that the task
-never uses, in other numbers of spots. Crops are small, so that it takes minutes on a CPU; position embeddings are
-interpolated to the resolution that the LPM is used at.
+The pretext task is supervised by generated structure maps. It sees no image's class; its images have seeds that the
+task never uses, and other numbers of spots. Crops are small, so that training takes minutes on a CPU; position
+embeddings are interpolated to the resolution that the LPM is used at.
 """
 
 import math
@@ -28,29 +28,29 @@ from fptplus.training.step import MAX_GRAD_NORM
 from .fundus import REFERENCE_RES, STRUCTURES, draw_fundus
 
 MAX_SPOTS, NO_SPOTS_SHARE = 160, 0.3
-"""Of either kind in an image, and the share of images without: crops must differ in how many spots they hold."""
+"""Most spots of either kind in an image, and the share of images without any: crops must differ in their number."""
 
 OWN_WEIGHTS = (2.0, 5.0, 5.0, 5.0)
-"""Of a positive in the loss, for each of STRUCTURES: most patches hold none."""
+"""Weight of a positive in the loss, for each of STRUCTURES: most patches hold none."""
 
 FILTER_GAIN = 60.0
-"""By how much patch filters start larger than timm's, without their mean: spots are faint beside a patch's colour."""
+"""Factor by which initial patch filters, less their mean, exceed timm's: a spot is faint next to a patch's colour."""
 
 AROUND_SCALE = 6.0
-"""Of the square root of a structure's share of the patches, which `around` is."""
+"""Factor applied to the target `around`, the square root of a structure's share of the patches."""
 
 AROUND_WEIGHT, AROUND_BEGINS = 0.5, 0.4
-"""Of `around` in the loss, and the share of the steps before it joins: spots must be seen before they are counted."""
+"""Weight of `around` in the loss, and share of the steps before it joins: spots must be seen before being counted."""
 
 WARMUP_STEPS = 60
 
 PRETEXT_STREAM = 2
-"""Second number of the seed of a pretext image; the task's images have their class index, 0 or 1, there."""
+"""Second number in the seed of a pretext image; the task's images have their class index, 0 or 1, in that place."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretextConfig:
-    """How the backbone of the synthetic task is trained."""
+    """How the LPM of the synthetic task is trained."""
 
     crop_res: int = 128
     """Height and width of the crops in pixels, a multiple of the patch size."""
@@ -85,13 +85,13 @@ class Scenes:
     """Generated images with their structure maps."""
 
     images: Tensor
-    """(N, 3, res, res), uint8."""
+    """Images (N, 3, res, res), uint8."""
 
     structures: Tensor
-    """(N, 4, res / patch, res / patch), bool."""
+    """Structure maps (N, 4, res / patch, res / patch), bool."""
 
     def crops(self, count: int, patches: int, generator: torch.Generator) -> "Scenes":
-        """Random crops of `patches` × `patches` whole patches, half of them mirrored."""
+        """Return random crops of `patches` × `patches` whole patches, half of them mirrored."""
         patch_size = self.images.shape[-1] // self.structures.shape[-1]
         corners = torch.randint(self.structures.shape[-1] - patches + 1, (count, 2), generator=generator)
         chosen = torch.randint(len(self.images), (count,), generator=generator)
@@ -105,7 +105,7 @@ class Scenes:
 
 
 def draw_scenes(count: int, seed: int, patch_size: int) -> Scenes:
-    """Images with any number of spots of either kind, up to far more than the task's have."""
+    """Draw images with any number of spots of either kind, up to far more than the task's images have."""
     images, structures = [], []
     for index in range(count):
         rng = np.random.default_rng([seed, PRETEXT_STREAM, index])
@@ -122,17 +122,17 @@ def train_pretext(
     config: PretextConfig,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
-    """Train a ViT made for `crop_res` in place.
+    """Train a ViT of input resolution `crop_res` in place.
 
     Args:
-        vit: with random weights; its class token and head are not used.
+        vit: a ViT with random weights; its class token and head are not used.
         normalization: mean and standard deviation of the colour channels that the LPM will be used with.
         config: what to train on and for how long.
-        on_progress: told how many steps are done, and of how many.
+        on_progress: called with the number of steps done and the total.
 
     Returns:
-        For each of STRUCTURES, AUC (0 to 1) of the patches of crops of other images; and that of telling patches with
-        microaneurysms from patches with drusen.
+        Area under the ROC curve (AUC, 0 to 1) for each of STRUCTURES, over the patches of crops from other images; and
+        the AUC for telling patches with microaneurysms from patches with drusen.
     """
     generator = torch.Generator().manual_seed(config.seed)
     scenes = draw_scenes(config.images, config.seed, vit.patch_embed.patch_size[0])
@@ -152,15 +152,15 @@ def train_pretext(
 
 
 def _lr_factor(step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine."""
+    """Return the learning rate factor of a step: linear warm-up, then half a cosine."""
     return min(1, (step + 1) / WARMUP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
 @torch.no_grad()
 def _initialize(vit: VisionTransformer) -> None:
-    """Random weights for a short training: every block counts from the first step, and fine patterns outweigh colour.
+    """Set random weights for a short training: every block counts from the first step, fine patterns outweigh colour.
 
-    timm starts linear layers small (0.02) and layer scales at 1e-5, for trainings a thousand times as long.
+    timm starts linear layers small (0.02) and layer scales at 1e-5, for trainings that are a thousand times longer.
     """
     for module in vit.modules():
         if isinstance(module, nn.Linear):
@@ -173,7 +173,7 @@ def _initialize(vit: VisionTransformer) -> None:
 
 
 class Pretext(nn.Module):
-    """A ViT with one linear layer on every patch that predicts `own` and `around`."""
+    """A ViT with a linear layer that predicts `own` and `around` for every patch."""
 
     def __init__(self, vit: VisionTransformer, normalization: tuple[Sequence[float], Sequence[float]]) -> None:
         super().__init__()
@@ -185,12 +185,12 @@ class Pretext(nn.Module):
         _initialize(vit)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, patches, 8): logits of `own`, then values of `around`, from uint8 images."""
+        """Return (B, patches, 8) for uint8 images: logits of `own`, then values of `around`."""
         tokens = self.vit.forward_features((images / 255 - self.mean) / self.std)
         return self.head(tokens[:, self.vit.num_prefix_tokens :])
 
     def loss(self, scenes: Scenes, around_weight: float) -> Tensor:
-        """Cross-entropy of `own` plus the weighted squared error of `around`."""
+        """Return the cross-entropy of `own` plus the weighted squared error of `around`."""
         own, around = self(scenes.images).split(len(STRUCTURES), dim=-1)
         present = scenes.structures.float()
         share = present.mean(dim=(2, 3)).sqrt() * AROUND_SCALE
@@ -200,10 +200,10 @@ class Pretext(nn.Module):
 
     @torch.no_grad()
     def score(self, scenes: Scenes, generator: torch.Generator) -> dict[str, float]:
-        """AUC of `own` for each structure over the patches of 256 crops, and between the two kinds of spots.
+        """Return the AUC of `own` for each structure over the patches of 256 crops, and between the two kinds of spots.
 
-        Nearly all patches hold no spot, so an LPM that sees spots and cannot tell them apart scores well on each kind;
-        the task's label hangs on the last figure alone.
+        Nearly all patches hold no spot, so an LPM that sees spots but cannot tell them apart scores well on each kind.
+        The task's label depends on the last figure alone.
         """
         self.vit.eval()
         crops = scenes.crops(256, self.vit.patch_embed.grid_size[0], generator)

@@ -1,4 +1,4 @@
-"""What a training leaves on disk: the learnable weights of its best epoch, and the state to resume from.
+"""What a training run leaves on disk: the learnable weights of its best epoch, and the state to resume from.
 
 Frozen weights are not copied: a checkpoint names the large pre-trained model (LPM) it was trained on, by the SHA-256 of
 its weights.
@@ -29,9 +29,9 @@ LAST = "last.pt"
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """What a checkpoint is of: all that it takes to build its model again and to read images as its training did.
+    """What a checkpoint holds: everything needed to rebuild its model and to read images as its training did.
 
-    On disk it is the metadata of a safetensors file, which are strings.
+    On disk this is the metadata of a safetensors file, which consists of strings.
     """
 
     method: str
@@ -44,46 +44,46 @@ class CheckpointInfo:
     """Height and width in pixels of the backbone's images."""
 
     image_res: int
-    """Height and width in pixels that images were kept at for training."""
+    """Height and width in pixels at which images were stored for training."""
 
     classes: tuple[str, ...]
-    """Names, in the order of the logits."""
+    """Class names, in the order of the logits."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    """Of the colour channels in 0 to 1, that images are normalised by."""
+    """Mean and standard deviation of the colour channels, in 0 to 1, that images are normalised with."""
 
     weights: str | None
-    """Checkpoint file or timm pretrained name of the LPM, for methods that train on images; None for random weights."""
+    """Checkpoint file or timm pretrained name of the LPM, for methods that train on images; None: random weights."""
 
     weights_sha256: str | None
-    """Of the LPM that made the features (`lpm_sha256`); None for methods that train on images."""
+    """SHA-256 of the LPM that computed the features (`lpm_sha256`); None for methods that train on images."""
 
     dataset: str
     dataset_fingerprint: str
-    """Name of the data set, and the SHA-256 of what it holds."""
+    """Name of the data set, and the SHA-256 of its contents."""
 
     attention: str
-    """eager or sdpa."""
+    """Attention of the model: eager or sdpa."""
 
     processes: int = 1
-    """That trained together."""
+    """Number of processes that trained together."""
 
     decoding: int = 1
-    """Version by which image files were decoded; 1 in those that do not say it."""
+    """Version of the decoding of image files; 1 for checkpoints that do not state it."""
 
     greys: GreyScale = EACH_BY_ITSELF
-    """What values of deep grey images were black and white."""
+    """Which values of deep grey images became black and white."""
 
     training: TrainingConfig
-    """How it was trained."""
+    """Hyperparameters of the training."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """What the checkpoint in a file is of.
+        """Read what the checkpoint in a file holds.
 
         Raises:
-            InvalidInput: if the file is missing, truncated or no such checkpoint.
+            InvalidInput: if the file is missing, truncated or not such a checkpoint.
         """
         with _opened(path) as file:
             written = file.metadata() or {}
@@ -96,7 +96,7 @@ class CheckpointInfo:
 
     @classmethod
     def _of_metadata(cls, written: Mapping[str, str]) -> Self:
-        """The other way than `metadata`; hyperparameters that are not written are the defaults."""
+        """Do the reverse of `metadata`; hyperparameters that are not written take their defaults."""
         hyperparameters = {
             field.name: type(field.default)(written[field.name])
             for field in fields(TrainingConfig)
@@ -114,9 +114,9 @@ class CheckpointInfo:
         )
 
     def metadata(self) -> dict[str, str]:
-        """As it is written: one string a field, those of the hyperparameters among them.
+        """Return the metadata to write: one string per field, including the hyperparameters.
 
-        How files were decoded is left out where it is as in earlier versions, so that their runs resume.
+        The decoding version is left out if it is that of earlier versions, so that their runs can be resumed.
         """
         apart = ("training", "decoding", "greys")
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
@@ -127,24 +127,24 @@ class CheckpointInfo:
 
 
 def _string(value: object) -> str:
-    """A value of a checkpoint's metadata: None as nothing, tuples as JSON."""
+    """Return a value as a string for the metadata: None as an empty string, tuples as JSON."""
     if value is None:
         return ""
     return json.dumps(value) if isinstance(value, tuple) else str(value)
 
 
 def learnable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters that move, and buffers that are part of the state, by name."""
+    """Return the learnable parameters, and the buffers that are part of the state, by name."""
     moving = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     frozen = {name for name, _ in model.named_parameters()} - moving
     return {name: tensor.detach() for name, tensor in model.state_dict().items() if name not in frozen}
 
 
 def load_learnable(model: nn.Module, source: Path | Mapping[str, Tensor]) -> None:
-    """Give a model the learnable weights of a checkpoint.
+    """Load the learnable weights of a checkpoint into a model.
 
     Raises:
-        InvalidInput: if the checkpoint is unreadable, or is of another model or method.
+        InvalidInput: if the checkpoint is unreadable, or belongs to another model or method.
     """
     state = read_checkpoint_tensors(source) if isinstance(source, Path) else source
     own = learnable_state(model)
@@ -158,13 +158,13 @@ def load_learnable(model: nn.Module, source: Path | Mapping[str, Tensor]) -> Non
 
 
 def read_checkpoint_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint that a training has written.
+    """Read the tensors of a checkpoint that a training run has written.
 
     Raises:
-        InvalidInput: if the file is missing, truncated or no such checkpoint.
+        InvalidInput: if the file is missing, truncated or not such a checkpoint.
     """
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
 
 
 def _opened(path: Path) -> AbstractContextManager[safe_open]:
@@ -179,7 +179,7 @@ def _opened(path: Path) -> AbstractContextManager[safe_open]:
 
 
 def write_training_state(folder: Path, state: dict, best: dict[str, Tensor] | None, info: CheckpointInfo) -> None:
-    """Write the best weights, where given, and then the state to resume from, each whole or not at all."""
+    """Write the best weights, if given, and then the state to resume from, each file completely or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     if best is not None:
         contiguous = {name: tensor.cpu().contiguous().clone() for name, tensor in best.items()}
@@ -190,10 +190,10 @@ def write_training_state(folder: Path, state: dict, best: dict[str, Tensor] | No
 
 
 def read_training_state(folder: Path, info: CheckpointInfo, device: str) -> dict | None:
-    """The state to resume from; None where there is none.
+    """Read the state to resume from; None if there is none.
 
     Raises:
-        InvalidInput: if the folder holds a training of something else, or its state cannot be read.
+        InvalidInput: if the folder holds another training run, or its state cannot be read.
     """
     path = folder / LAST
     if not path.exists():
@@ -217,7 +217,7 @@ def read_training_state(folder: Path, info: CheckpointInfo, device: str) -> dict
 
 
 def lpm_sha256(vit: nn.Module) -> str:
-    """SHA-256 of an LPM's weights, its head left out: names, shapes, types and bytes, in the order of their names."""
+    """Return the SHA-256 of an LPM's weights without its head: names, shapes, dtypes and bytes, in order of name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(vit.state_dict().items()):
         if not name.startswith("head."):

@@ -1,4 +1,4 @@
-"""Memory of a training step on a CPU."""
+"""Keep the memory of a training step on a CPU from one step to the next."""
 
 import ctypes
 import sys
@@ -7,17 +7,17 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt (malloc.h)."""
 
 KEPT_BYTES = 2**30
-"""Free memory at the end of the heap that the process keeps."""
+"""Bytes of free memory at the end of the heap that the process keeps."""
 
 LARGEST_BYTES = 32 * 2**20
-"""Tensors up to this size are taken from the heap, which is the most that glibc lets itself learn."""
+"""Size in bytes up to which tensors come from the heap; glibc's own adaptive threshold goes no higher."""
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that a step frees, for the next step, as PyTorch does with a GPU's.
+    """Let this process keep the memory that a step frees for the next step, as PyTorch does on a GPU.
 
-    The C library would give it back to the kernel, which clears every page of it before the next step has it: thousands
-    of page faults a step. Where the C library is not glibc, nothing changes.
+    Otherwise the C library gives it back to the kernel, which clears every page before the next step gets it: thousands
+    of page faults per step. If the C library is not glibc, nothing changes.
     """
     if not sys.platform.startswith("linux"):
         return

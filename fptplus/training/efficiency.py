@@ -4,10 +4,11 @@ import math
 
 
 def performance_efficiency(score: float, ratio: float) -> float:
-    """A score discounted by a cost: PPE for the share of learnable parameters, PME for memory (Eq. 9-10).
+    """Return a score discounted by a cost: the paper's performance-to-parameter or -memory efficiency (Eq. 9-10).
 
     Args:
-        score: of any scale; the paper's are AUCs in percent.
-        ratio: learnable over all parameters (PPE), or memory over that of full fine-tuning (PME), as a fraction.
+        score: a score on any scale; the paper's are AUCs in percent.
+        ratio: a fraction: learnable over all parameters (performance-to-parameter efficiency, PPE), or memory over that
+            of full fine-tuning (performance-to-memory efficiency, PME).
     """
     return score * math.exp(-math.log10(ratio + 1))

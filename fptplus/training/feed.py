@@ -1,7 +1,7 @@
-"""Batches for the training step from a feature store: rows drawn, images augmented on the device, features beside them.
+"""Batches for the training step from a feature store: random rows, with images augmented on the device and features.
 
-Every random choice is a function of the seed, the epoch and the step alone, and is drawn for the batch of all processes
-together. So training that was interrupted goes on as if it had not been, and several processes see what one would.
+Every random choice depends only on the seed, the epoch and the step, and is drawn for the joint batch of all processes.
+So interrupted training resumes as if it had never stopped, and several processes see what a single one would.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,24 +30,24 @@ class Batch:
     """What one training step takes."""
 
     inputs: Inputs
-    """Normalised images (B, 3, res, res), and for FPT and FPT+ their features as stored: the batch's, or those of the
-    whole store where they lie, and which of them are the batch's."""
+    """Normalised images (B, 3, res, res), and for FPT and FPT+ their features as stored: the batch's, or those of
+    the whole store in place, with the indices of the batch's rows."""
 
     targets: Tensor
-    """(B,) class indices."""
+    """Class indices (B,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Feed:
-    """The batches of one split, as the model of one method takes them."""
+    """Gives the batches of one split in the form that the model of one method takes."""
 
     store: FeatureStore
     split: Split
     batch_size: int
-    """Of all processes together."""
+    """Images per step, over all processes."""
 
     res: int
-    """Height and width in pixels of the images the model takes."""
+    """Height and width in pixels of the model's input images."""
 
     reads_features: bool
     """Whether the model takes features alongside the images."""
@@ -67,10 +67,10 @@ class Feed:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches; what is left over waits for another epoch's order (official code: drop last).
+        """Number of full batches per epoch; the images left over are dropped for this epoch (official code: drop last).
 
         Raises:
-            InvalidInput: if there is not one.
+            InvalidInput: if there is no full batch.
         """
         count = len(self.store.rows(self.split))
         if count < self.batch_size:
@@ -81,7 +81,7 @@ class Feed:
         return count // self.batch_size
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch in random order, randomly augmented: this process's share of each."""
+        """Yield this process's share of each batch of one epoch, in random order and randomly augmented."""
         rows, share = self.store.rows(self.split), self.processes.share(self.batch_size)
         order = torch.randperm(len(rows), generator=self._generator(epoch)).numpy()
         whole = order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
@@ -92,7 +92,7 @@ class Feed:
         yield from self._batches([rows[chosen][share] for chosen in whole], views)
 
     def in_order(self) -> Iterator[Batch]:
-        """All images once, as they are, in the store's order: this process's stretch of it."""
+        """Yield this process's share of all images once, not augmented, in the store's order."""
         rows = self.store.rows(self.split)
         rows = rows[self.processes.share(len(rows))]
         chosen = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
@@ -111,7 +111,7 @@ class Feed:
 
     @cached_property
     def _reader(self) -> RowReader:
-        """Reads the store, which stays on a CUDA device where there is room for this split of it."""
+        """Reader of the store; it keeps this split on a CUDA device if there is room."""
         keep = None
         if torch.device(self.device).type == "cuda":
             rows = self.store.rows(self.split)
@@ -130,9 +130,9 @@ class Feed:
 
     @cached_property
     def _in_place(self) -> Features | None:
-        """The features of the whole store where they lie, for a CPU whose memory has room for them.
+        """Features of the whole store in place, for a CPU whose memory has room for them.
 
-        A CPU's kernel reads them from there, and a copy of a batch's would take as long as reading them twice.
+        A CPU kernel reads them from there; copying a batch's features would take as long as reading them twice.
         """
         if self.device != "cpu" or not self.reads_features or not cpu_kernels.can_run_on(self.store.labels):
             return None
@@ -141,10 +141,10 @@ class Feed:
         return features.by_layer() if features is not None and fits else None
 
     def _generator(self, *position: int) -> torch.Generator:
-        """A generator for one place in the training."""
+        """Return a random generator for one point in the training."""
         return torch.Generator().manual_seed(seed_at(self.seed, *position))
 
 
 def seed_at(seed: int, *position: int) -> int:
-    """A seed for one place in the training, unlike that of any other place."""
+    """Return a seed for one point in the training, different from that of any other point."""
     return int(np.random.SeedSequence([seed, len(position), *position]).generate_state(1, np.uint64)[0] >> 1)

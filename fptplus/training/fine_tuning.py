@@ -16,45 +16,45 @@ ExampleInputs = Callable[[int], Inputs]
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
-    """A model that a method made ready to train, with all that a training step needs to know of it.
+    """A model that a method has made ready to train, with everything a training step needs to know about it.
 
-    The trainer trains it, the benchmark measures it: both the same.
+    The trainer and the benchmark both take this class, so that the benchmark measures what is trained.
     """
 
     model: nn.Module
-    """Gives logits (B, classes). Parameters that move have `requires_grad`, and no others."""
+    """Model that returns logits (B, classes). Exactly the learnable parameters have `requires_grad`."""
 
     example_inputs: ExampleInputs
-    """Random inputs of the right shapes for a batch size, on the current default device."""
+    """Function that makes random inputs of the right shapes for a batch size, on the current default device."""
 
     total_params: int
-    """Learnable and frozen parameters, those of an LPM that only makes features included."""
+    """Number of learnable and frozen parameters, including a large pre-trained model (LPM) that only makes features."""
 
     regularizer: Callable[[], Tensor] | None = None
-    """A further loss term, or None."""
+    """Function that returns a further loss term, or None."""
 
     after_step: Callable[[int], None] | None = None
-    """Called with the number of steps done after each, or None."""
+    """Function called after each step with the number of steps done, or None."""
 
     method_state: Callable[[], dict] | None = None
     load_method_state: Callable[[dict], None] | None = None
-    """What the method remembers between steps besides the parameters: to keep, and to give back. None if nothing."""
+    """Functions that save and restore what the method remembers between steps besides parameters, or None."""
 
     preloader: nn.Module | None = None
-    """The frozen pass that makes features once, from images (B, 3, H, W), where the inputs hold preloaded ones."""
+    """Frozen pass that makes features once from images (B, 3, H, W), if the inputs hold preloaded features; or None."""
 
     @property
     def is_frozen(self) -> bool:
-        """Whether nothing moves: a pass that makes features, not a training."""
+        """Whether there are no learnable parameters: this is a pass that makes features, not a training."""
         return not any(parameter.requires_grad for parameter in self.model.parameters())
 
     @property
     def learnable_params(self) -> int:
-        """Parameters that move."""
+        """Number of learnable parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
     def training_step(self, optimizer: torch.optim.Optimizer, **options) -> TrainingStep:
-        """The training step of this model; options as TrainingStep takes them."""
+        """Return the training step of this model; for the options see TrainingStep."""
         return TrainingStep(
             self.model,
             optimizer,
@@ -65,7 +65,7 @@ class FineTuning:
         )
 
     def with_bf16_weights(self) -> "FineTuning":
-        """The same in bf16 throughout: the model, changed in place, and fp32 inputs; what is stored smaller stays."""
+        """Return the same in bf16 throughout: the model, in place, and fp32 inputs; smaller stored types stay."""
         for module in (self.model, self.preloader):
             if module is not None:
                 module.to(torch.bfloat16)
@@ -77,7 +77,7 @@ def _in_bf16(tensor: Tensor) -> Tensor:
 
 
 def batch_axes(example_inputs: ExampleInputs) -> tuple[int | None, ...]:
-    """The axis of each tensor of the inputs that grows with the batch, None where there is no tensor."""
+    """Return, for each tensor of the inputs, the axis that grows with the batch; None where there is no tensor."""
     with torch.device("meta"):
         smaller, larger = (tree_leaves(example_inputs(batch_size)) for batch_size in (2, 3))
     return tuple(

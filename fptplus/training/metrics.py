@@ -12,7 +12,7 @@ from fptplus.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """A classifier on one split."""
+    """How a classifier does on one split."""
 
     auc: float
     """Macro one-vs-rest area under the ROC curve, 0 to 1."""
@@ -23,11 +23,11 @@ class Scores:
 
     auc_by_class: tuple[float, ...]
     confusion: tuple[tuple[int, ...], ...]
-    """Images by true class (rows) and predicted class (columns)."""
+    """Number of images by true class (rows) and predicted class (columns)."""
 
 
 def check_auc_is_defined(labels: Tensor, classes: Sequence[str], split: str) -> None:
-    """See that each class has images in a split, and so has its complement.
+    """Check that a split has images of each class and of the other classes.
 
     Raises:
         InvalidInput: naming the first class that is missing.
@@ -47,7 +47,7 @@ def check_auc_is_defined(labels: Tensor, classes: Sequence[str], split: str) -> 
 
 
 def score(logits: Tensor, labels: Tensor) -> Scores:
-    """Scores of (N, classes) logits against (N,) class indices; each class must occur (check_auc_is_defined)."""
+    """Score logits (N, classes) against class indices (N,); each class must occur (see check_auc_is_defined)."""
     classes = logits.shape[1]
     logits = logits.double()
     by_class = multiclass_auroc(logits.softmax(dim=1), labels, classes, average=None)

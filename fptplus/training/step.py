@@ -1,7 +1,7 @@
 """THE training step: forward, loss, backward, clip, optimizer (FPT+, Sec. IV-B1; official training loop).
 
-Real training, timing, metering and memory prediction all call this one class, so a benchmark is always of the step that
-people train with.
+Real training, timing, metering and memory prediction all call this one class, so a benchmark always measures the step
+that people train with.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from fptplus.network.features import Inputs
 
 OptimizerName = Literal["adamw", "adamw_fused", "sgd", "sgd_no_momentum"]
 ZeroGrad = Literal["before_forward", "after_forward"]
-"""Where the gradients of the last step are released: after_forward keeps them alive through the forward pass."""
+"""When the gradients of the last step are released: after_forward keeps them alive through the forward pass."""
 
 Phase = Literal["forward", "loss", "backward", "optimizer"]
 
@@ -27,20 +27,20 @@ MAX_GRAD_NORM = 1.0
 """Norm at which gradients are clipped (official code)."""
 
 EMA_DECAY = 0.9998
-"""Of the moving average of the weights (timm's training script)."""
+"""Decay of the moving average of the weights (timm's training script)."""
 
 
 def make_optimizer(
     name: OptimizerName, parameters: Iterable[nn.Parameter], *, lr: float = 1e-3, weight_decay: float = 0.1
 ) -> torch.optim.Optimizer:
-    """The optimizer over the parameters that have a gradient.
+    """Make the optimizer for the parameters that have a gradient.
 
     Args:
-        name: `adamw` (foreach: temporaries as large as the parameters), `adamw_fused` (one kernel, none), `sgd`
-            (momentum 0.9), or `sgd_no_momentum` (no state at all).
-        parameters: of the model; frozen ones are left out.
+        name: `adamw` (foreach: temporaries as large as the parameters), `adamw_fused` (one kernel, no temporaries),
+            `sgd` (momentum 0.9), or `sgd_no_momentum` (no state at all).
+        parameters: parameters of the model; frozen ones are left out.
         lr: learning rate; the schedule scales it.
-        weight_decay: decoupled for AdamW (official code: 0.1).
+        weight_decay: weight decay, decoupled for AdamW (official code: 0.1).
     """
     learnable = [parameter for parameter in parameters if parameter.requires_grad]
     match name:
@@ -55,7 +55,7 @@ def make_optimizer(
 
 
 def moving_average(model: nn.Module) -> AveragedModel:
-    """A second copy of a model whose weights follow the first's as an exponential moving average (EMA)."""
+    """Return a copy of a model whose weights follow the original's as an exponential moving average (EMA)."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
 
 
@@ -63,18 +63,18 @@ class TrainingStep:
     """One optimization step of any model on one batch.
 
     Args:
-        model: gives logits (B, classes) from the tensors of a batch.
-        optimizer: over the model's learnable parameters.
-        autocast: makes the context that forward and loss run in.
+        model: returns logits (B, classes) for the tensors of a batch.
+        optimizer: optimizer of the model's learnable parameters.
+        autocast: function that makes the context in which forward and loss run.
         scaler: scales the loss of an fp16 step; None otherwise.
-        regularizer: a further loss term of the method (AdaLoRA's orthogonality), or None.
-        after_step: called with the number of steps done, gradients still there (AdaLoRA's rank allocation), or None.
+        regularizer: returns a further loss term of the method (AdaLoRA's orthogonality), or None.
+        after_step: called with the steps done, while gradients still exist (AdaLoRA's rank allocation), or None.
         max_grad_norm: norm at which gradients are clipped; None for no clipping.
-        zero_grad: where the last step's gradients are released.
-        accumulation_steps: equal micro-batches that a batch is split into; the gradients are those of the whole batch.
-        batch_axes: the axis of each tensor of the inputs that counts images (fine_tuning.batch_axes); None if all begin
-            with it.
-        averaged: follows the weights after each step (moving_average), or None.
+        zero_grad: when the last step's gradients are released.
+        accumulation_steps: equal micro-batches per batch; the gradients are those of the whole batch.
+        batch_axes: for each tensor of the inputs the axis that counts images (fine_tuning.batch_axes); None if it is
+            the first of all.
+        averaged: copy that follows the weights after each step (moving_average), or None.
     """
 
     def __init__(
@@ -108,13 +108,13 @@ class TrainingStep:
         Args:
             inputs: what the model is called with, on its device.
             targets: (B,) class indices.
-            on_phase: told the name of each phase as it begins; forward, loss and backward once a micro-batch.
+            on_phase: called with the name of each phase as it begins; forward, loss and backward once per micro-batch.
 
         Returns:
             The loss, a detached scalar still on the device, so that nothing waits for it.
 
         Raises:
-            InvalidInput: if the batch has no equal micro-batches.
+            InvalidInput: if the batch cannot be split into equal micro-batches.
         """
         if self.zero_grad == "before_forward":
             self.optimizer.zero_grad(set_to_none=True)
@@ -134,7 +134,7 @@ class TrainingStep:
         return total
 
     def _micro_batches(self, inputs: Inputs, targets: Tensor) -> Iterator[tuple[Inputs, Tensor]]:
-        """Views of equal parts of a batch; the batch itself where it is not split."""
+        """Yield views of equal parts of a batch, or the batch itself if it is not split."""
         count, batch_size = self.accumulation_steps, len(targets)
         if count == 1:
             yield inputs, targets
@@ -151,7 +151,7 @@ class TrainingStep:
             yield tree_unflatten(part, structure), part_targets
 
     def _loss(self, inputs: Inputs, targets: Tensor, on_phase: Callable[[Phase], None]) -> Tensor:
-        """The loss of a micro-batch, its share of the batch's mean."""
+        """Return the loss of a micro-batch: its share of the batch's mean."""
         with self.autocast():
             on_phase("forward")
             logits = self.model(*inputs)

@@ -1,7 +1,8 @@
 """Train for a number of epochs, keep the weights of the best validation AUC, and resume after an interruption.
 
-An epoch's state is on disk before the next begins, and every random choice depends on the seed and the step alone: a
-training killed at any moment and started again repeats the epoch it was in, and ends where it would have ended.
+An epoch's state is on disk before the next begins, and every random choice depends on the seed and the step alone. So a
+training run that is killed at any moment and started again repeats the epoch it was in, and ends where it would have
+ended.
 """
 
 import time
@@ -39,35 +40,35 @@ class EpochReport:
     """One epoch, as a row of metrics.csv."""
 
     epoch: int
-    """From 1."""
+    """Number of the epoch, counted from 1."""
 
     train_loss: float
     val_loss: float
     val_auc: float
     val_accuracy: float
     lr: float
-    """Of the last step."""
+    """Learning rate of the last step."""
 
     train_s: float
     """Seconds of the training steps."""
 
     throughput_img_s: float
-    """Training images a second."""
+    """Training images per second."""
 
 
 @dataclass
 class History:
-    """What a training has been through."""
+    """The epochs of a training run so far."""
 
     epochs: list[EpochReport] = field(default_factory=list)
 
     @property
     def best(self) -> EpochReport | None:
-        """The first epoch of the highest validation AUC."""
+        """The first epoch with the highest validation AUC."""
         return max(self.epochs, key=lambda epoch: epoch.val_auc, default=None)
 
     def table(self) -> pd.DataFrame:
-        """A row an epoch."""
+        """Return a table with one row per epoch."""
         return pd.DataFrame([asdict(epoch) for epoch in self.epochs])
 
 
@@ -84,22 +85,22 @@ def train(
     on_epoch: OnEpoch = lambda report: None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> History:
-    """Train, or resume a training that was interrupted.
+    """Train, or resume a training run that was interrupted.
 
     Args:
-        tuning: on the feeds' device.
-        info: what is trained, and how. It is kept in both files, and must match for a training to resume.
-        training, validation: the images.
+        tuning: the model to train, on the feeds' device.
+        info: what is trained, and how. It is kept in both files, and must match for a run to resume.
+        training, validation: batches of the two splits.
         folder: gets metrics.csv, `best.safetensors` (weights of the best epoch) and `last.pt` (to resume from).
-        on_epoch: told after each epoch, those already done included.
-        on_step: told after each step how many of all steps are done.
+        on_epoch: called after each epoch, and for those already done.
+        on_step: called after each step with the number of steps done and the total.
 
     Returns:
-        All epochs. The model has the weights of the best.
+        All epochs. The model has the weights of the best one.
 
     Raises:
         InvalidInput: if a class is missing in validation, the training split holds less than a batch, or `folder` holds
-            another training.
+            another training run.
     """
     check_auc_is_defined(_labels(validation), validation.store.manifest.classes, "val")
     if training.device == "cpu":
@@ -126,14 +127,14 @@ def train(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, feed: Feed, precision: Precision = "fp32") -> Scores:
-    """Scores on all images of a feed's split, gathered from all processes."""
+    """Score a model on all images of a feed's split, gathered from all processes."""
     logits, labels = predict_logits(model, feed, precision)
     return score(feed.processes.gathered(logits), feed.processes.gathered(labels))
 
 
 @torch.no_grad()
 def predict_logits(model: nn.Module, feed: Feed, precision: Precision = "fp32") -> tuple[Tensor, Tensor]:
-    """Logits (N, classes) in fp32 and labels (N,), on the CPU or, where processes gather, on their device."""
+    """Return logits (N, classes) in fp32 and labels (N,), on the CPU or, with several processes, on their device."""
     was_training = model.training
     model.eval()
     logits, labels = [], []
@@ -149,7 +150,7 @@ def predict_logits(model: nn.Module, feed: Feed, precision: Precision = "fp32") 
 
 
 class _Run:
-    """One training: its step, its schedule and its folder."""
+    """One training run: its step, its schedule and its folder."""
 
     def __init__(self, tuning: FineTuning, info: CheckpointInfo, feed: Feed, folder: Path) -> None:
         self.tuning, self.info, self.config, self.feed, self.folder = tuning, info, info.training, feed, folder
@@ -165,7 +166,7 @@ class _Run:
         self.total_steps = config.epochs * feed.steps_per_epoch
 
     def train_epoch(self, epoch: int, on_step: Callable[[int, int], None]) -> tuple[float, float, float]:
-        """Mean loss, last learning rate and seconds of one epoch."""
+        """Train for one epoch; return its mean loss, last learning rate and seconds."""
         self.tuning.model.train()
         start, losses, lr = time.perf_counter(), [], 0.0
         for step, batch in enumerate(self.feed.epoch(epoch)):
@@ -179,7 +180,7 @@ class _Run:
         return loss, lr, time.perf_counter() - start
 
     def keep(self, history: History) -> None:
-        """Put an epoch on disk: first the weights if they are the best so far, then the state to resume from."""
+        """Write an epoch to disk: first the weights if they are the best so far, then the state to resume from."""
         if not self.feed.processes.is_first:
             return
         learnable = learnable_state(self.tuning.model)
@@ -201,7 +202,7 @@ class _Run:
             history.table().to_csv(beside, index=False)
 
     def resumed(self) -> History:
-        """The epochs done before, all else set to resume after them; no epochs where there is nothing to resume."""
+        """Restore the state to resume from, and return the epochs already done; none if there is nothing to resume."""
         state = read_training_state(self.folder, self.info, self.feed.device)
         if state is None:
             return History()
@@ -219,10 +220,10 @@ class _Run:
 
 
 def _distributed(model: nn.Module, processes: Processes) -> nn.Module:
-    """The model with its gradients averaged over all processes."""
+    """Return the model with its gradients averaged over all processes."""
     return DistributedDataParallel(model) if processes.world_size > 1 else model
 
 
 def _labels(feed: Feed) -> Tensor:
-    """Labels of all images of a feed's split."""
+    """Return the labels of all images of a feed's split."""
     return feed.store.labels[torch.from_numpy(feed.store.rows(feed.split))]

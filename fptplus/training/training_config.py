@@ -1,4 +1,4 @@
-"""The hyperparameters of a training (FPT+, Sec. IV-B1)."""
+"""The hyperparameters of a training run (FPT+, Sec. IV-B1)."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class TrainingConfig:
     """Passes over the training images."""
 
     batch_size: int = 16
-    """Images a step, of all processes together."""
+    """Images per step, over all processes."""
 
     lr: float = 1e-3
     """Learning rate at the start; it falls along half a cosine to 0, step by step."""
@@ -26,13 +26,13 @@ class TrainingConfig:
     """Decoupled weight decay of AdamW."""
 
     precision: Precision = "fp32"
-    """fp32, or autocast to bf16 or fp16 with fp32 weights."""
+    """Precision: fp32, or autocast to bf16 or fp16 with fp32 weights."""
 
     optimizer: OptimizerName = "adamw"
-    """adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum. sgd_no_momentum: without."""
+    """Optimizer. adamw: foreach kernels. adamw_fused: one kernel. sgd: with momentum. sgd_no_momentum: without."""
 
     seed: int = 0
-    """Of initial weights, order, augmentation and dropout."""
+    """Random seed for initial weights, order, augmentation and dropout."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -44,5 +44,5 @@ class TrainingConfig:
             raise InvalidInput(f"weight-decay must be at least 0, got {self.weight_decay:g}.")
 
     def lr_at(self, step: int, total_steps: int) -> float:
-        """Learning rate of a step, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         return self.lr * 0.5 * (1 + math.cos(math.pi * step / total_steps))

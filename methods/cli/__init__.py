@@ -1,1 +1,1 @@
-"""The commands of `python -m fptplus`, one a file: options read, layers put together, results printed."""
+"""The commands of `python -m fptplus`, one per file: they read options, combine the layers below, print results."""

@@ -1,4 +1,4 @@
-"""The device that `--device` stands for."""
+"""The device that the option `--device` selects."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 def resolve_device(name: DeviceName) -> str:
-    """`cuda` or `cpu`; `auto` is `cuda` where there is one.
+    """Return `cuda` or `cpu`; `auto` is `cuda` if there is a CUDA device.
 
     Raises:
         InvalidInput: if `cuda` is asked for and there is none.

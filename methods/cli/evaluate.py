@@ -63,7 +63,7 @@ class EvaluateConfig:
 
 
 def main(config: EvaluateConfig) -> int:
-    """Print scores, or the probabilities of images."""
+    """Print scores, or the class probabilities of images."""
     if (config.store is None) == (not config.image):
         raise InvalidInput("evaluate must be given either --store or --image, got both or neither.")
     if config.memory_mib is not None and not min(config.memory_mib) > 0:
@@ -91,10 +91,10 @@ def main(config: EvaluateConfig) -> int:
 def score_on(
     store: FeatureStore, info: CheckpointInfo, config: EvaluateConfig, device: str
 ) -> tuple[FineTuning, Scores]:
-    """Scores of a checkpoint on a split of a store.
+    """Score a checkpoint on a split of a store.
 
     Raises:
-        InvalidInput: if the store is not of the checkpoint's LPM and classes, or the split lacks a class.
+        InvalidInput: if the store has another LPM or other classes than the checkpoint, or the split lacks a class.
     """
     manifest, method = store.manifest, find_method(info.method)
     wanted = {"classes": info.classes}
@@ -121,7 +121,7 @@ def score_on(
 
 
 def print_scores(console: Console, scores: Scores, classes: tuple[str, ...], split: str) -> None:
-    """AUC and accuracy, each class and the confusion matrix."""
+    """Print area under the ROC curve (AUC) and accuracy, the AUC of each class, and the confusion matrix."""
     console.print(f"{split} split; rows are true classes, numbered columns the predicted ones", style="bold")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("")
@@ -138,13 +138,13 @@ def print_scores(console: Console, scores: Scores, classes: tuple[str, ...], spl
 def print_efficiency(
     console: Console, tuning: FineTuning, scores: Scores, memory_mib: tuple[float, float] | None
 ) -> None:
-    """The paper's performance-to-parameter and performance-to-memory efficiency, PPE and PME (Eq. 9-10).
+    """Print the paper's performance-to-parameter and performance-to-memory efficiency, PPE and PME (Eq. 9-10).
 
     Args:
-        console: where they are printed.
-        tuning: whose parameters are counted.
-        scores: of the test.
-        memory_mib: of the method and of full fine-tuning; None leaves out PME.
+        console: where to print.
+        tuning: the model whose parameters are counted.
+        scores: scores on the split.
+        memory_mib: peak memory of the method and of full fine-tuning in MiB; None leaves out PME.
     """
     share = tuning.learnable_params / tuning.total_params
     ppe = performance_efficiency(100 * scores.auc, share)

@@ -34,7 +34,7 @@ from .progress_bar import progress_bar
 MIB = 2**20
 MAX_LISTED = 10
 MAX_CLASSES = 50
-"""Listed with their counts."""
+"""Number of classes that are listed with their counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class PreloadConfig:
 
 
 def main(config: PreloadConfig) -> int:
-    """Make a store, or go on with one."""
+    """Make a store, or resume one."""
     if config.batch_size < 1:
         raise InvalidInput(f"batch_size must be at least 1, got {config.batch_size}.")
     device, console, processes = resolve_device(config.device), Console(), launched()
@@ -126,14 +126,14 @@ def main(config: PreloadConfig) -> int:
             f"batch_size must be such that the LPM fits the GPU's memory, {config.batch_size} at {config.res} px is "
             "too large; use a smaller one, or --precision bf16."
         ) from error
-    if store is not None:  # the last process to finish has the whole of it
+    if store is not None:  # the last process to finish has the whole store
         print_summary(console, store, time.monotonic() - begun_at)
         checked_without(dataset, [name for name, _ in store.manifest.skipped])
     return 0
 
 
 def _surveyed(config: PreloadConfig, dataset: ImageDataset, console: Console, *, visible: bool) -> GreyScale:
-    """The rule for deep greys, with all that a look at every image has shown."""
+    """Return the rule for deep greys, and print what a look at every image has shown."""
     with progress_bar("look at all images", visible=visible) as on_progress:
         survey = find_greys(dataset, config.out, on_progress)
     if visible:
@@ -147,12 +147,12 @@ def _surveyed(config: PreloadConfig, dataset: ImageDataset, console: Console, *,
         checked_without(dataset, survey.unreadable)
     else:
         for example in (example for example in dataset.examples if example.name in survey.unreadable[:1]):
-            dataset.read(example)  # says what is wrong, before anything is computed
+            dataset.read(example)  # raises what is wrong before anything is computed
     return survey.greys
 
 
 def _lpm(config: PreloadConfig, method: Method, num_classes: int) -> dict[str, object]:
-    """The frozen LPM and what it is, for methods that read its features."""
+    """Return the frozen LPM and what describes it, for methods that read its features."""
     if not method.reads_features:
         return {}
     tuning = build_for_training(
@@ -174,7 +174,7 @@ def _lpm(config: PreloadConfig, method: Method, num_classes: int) -> dict[str, o
 
 
 def _normalization(config: PreloadConfig) -> dict[str, tuple[float, float, float]]:
-    """Mean and standard deviation of the channels: the preset's, or those that the LPM was published with."""
+    """Return mean and standard deviation of the channels: the preset's, or those published with the LPM."""
     if config.preset is not None:
         preset = find_preset(config.preset)
         return {"mean": preset.mean, "std": preset.std}
@@ -183,7 +183,7 @@ def _normalization(config: PreloadConfig) -> dict[str, tuple[float, float, float
 
 
 def _announce(console: Console, config: PreloadConfig, dataset: ImageDataset, method: Method) -> None:
-    """What is about to be read, and what differs from the preset's paper."""
+    """Print what is about to be read, and how it differs from the preset."""
     counts = ", ".join(f"{len(dataset.indices(split))} {split}" for split in SPLITS)
     console.print(
         f"{dataset.name}: {len(dataset.examples):,} images ({counts}), {len(dataset.classes)} classes", highlight=False
@@ -198,7 +198,7 @@ def _announce(console: Console, config: PreloadConfig, dataset: ImageDataset, me
 
 
 def _table_of_classes(dataset: ImageDataset) -> Table:
-    """Images of each class in each split."""
+    """Return a table of the number of images in each class and split."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("class")
     for split in SPLITS:
@@ -216,7 +216,7 @@ def _print_note(console: Console, note: str) -> None:
 
 
 def print_summary(console: Console, store: FeatureStore, seconds: float) -> None:
-    """Images, size and time of a finished store, and what was left out."""
+    """Print images, size and time of a finished store, and what was left out."""
     manifest = store.manifest
     row_bytes = manifest.image_bytes + (store.layout.row_bytes if store.has_features else 0)
     kind = f"{manifest.dtype} features of {manifest.model} at {manifest.res} px and " if store.has_features else ""

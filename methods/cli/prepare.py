@@ -28,7 +28,7 @@ class PrepareConfig:
 
 
 def main(config: PrepareConfig) -> int:
-    """Prepare, and say what is there and what is not as expected."""
+    """Prepare a dataset, and print what is there and what is not as expected."""
     preset, console = find_preset(config.preset), Console()
     for sentence in preset.prepare(config.raw, config.out):
         console.print(sentence, highlight=False, soft_wrap=True)

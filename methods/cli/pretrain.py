@@ -1,4 +1,4 @@
-"""`python -m fptplus pretrain`: an LPM for the synthetic task, where published weights cannot be had."""
+"""`python -m fptplus pretrain`: a large pre-trained model (LPM) for the synthetic task, without published weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ class PretrainConfig(PretextConfig):
 
 
 def main(config: PretrainConfig) -> int:
-    """Train, write, and print how well each structure is recognised."""
+    """Train, write the checkpoint, and print how well each structure is recognised."""
     if config.out.suffix != ".safetensors":
         raise InvalidInput(f"out must be a .safetensors file, got {config.out}.")
     if config.out.exists():
@@ -52,7 +52,7 @@ def main(config: PretrainConfig) -> int:
 
 
 def _save(vit: torch.nn.Module, out: Path) -> None:
-    """Write the weights but for the unused head, whole or not at all."""
+    """Write the weights except for the unused head, the file complete or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor for name, tensor in vit.state_dict().items() if not name.startswith("head.")}
     with whole_file(out) as beside:

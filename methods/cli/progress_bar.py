@@ -1,4 +1,4 @@
-"""Progress with the time that is left, on the error stream."""
+"""A progress bar with the remaining time, on the error stream."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 OnProgress = Callable[[int, int], None]
-"""Told how much is done, and of how much."""
+"""Function called with how much is done, and the total."""
 
 
 @contextmanager
 def progress_bar(title: str, *, visible: bool = True) -> Iterator[OnProgress]:
-    """A bar while work is done; gives the function that moves it."""
+    """Show a bar while work is done; yields the function that moves it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

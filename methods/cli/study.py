@@ -22,7 +22,7 @@ class StudySetting:
     method: str
     store_dtype: str
     own_lpm: bool
-    """Features of the LPM trained on the pretext; otherwise of random weights."""
+    """Whether features come from the large pre-trained model (LPM) trained here; otherwise from random weights."""
 
     precision: str = "fp32"
     optimizer: str = "adamw"
@@ -74,7 +74,7 @@ class StudyConfig:
 
 
 def main(config: StudyConfig) -> int:
-    """Make what is missing, train, compare."""
+    """Make what is missing, train all settings, compare them."""
     images, weights = config.out / "fundus", config.out / "lpm.safetensors"
     if not images.exists():
         generate(images, images_per_class=config.images_per_class)
@@ -101,7 +101,7 @@ def main(config: StudyConfig) -> int:
 
 
 def _draw(config: StudyConfig, images: Path, checkpoint: str) -> None:
-    """Figures 6 and 9 of the last test image with microaneurysms."""
+    """Draw Figures 6 and 9 for the last test image with microaneurysms."""
     image = max((images / "test" / CLASSES[1]).iterdir())
     weights = str(config.out / "lpm.safetensors")
     visualize.main(
@@ -121,7 +121,7 @@ def _preloading(config: StudyConfig, setting: StudySetting, weights: Path) -> di
 
 
 def _report(console: Console, runs: pd.DataFrame) -> None:
-    """Test AUC of each setting, and its change from the reference seed by seed."""
+    """Print the test AUC of each setting, and its change from the reference seed by seed."""
     auc = runs.pivot(index="seed", columns="setting", values="auc")
     console.print(f"Test AUC, %, over {len(auc)} seeds", style="bold")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))

@@ -119,15 +119,15 @@ class RunRow:
     best_epoch: int
     val_auc: float
     auc: float
-    """On the test split, in percent, of the weights of the best validation AUC."""
+    """AUC on the test split, in percent, with the weights of the best validation AUC."""
 
     accuracy: float
-    """On the test split, in percent."""
+    """Accuracy on the test split, in percent."""
 
     learnable_params: int
     total_params: int
     train_s: float
-    """Seconds of training steps, all epochs."""
+    """Seconds of training steps over all epochs."""
 
     store_dtype: str | None
     device: str
@@ -135,7 +135,7 @@ class RunRow:
 
 
 def main(config: TrainConfig) -> int:
-    """Search, repeat, report."""
+    """Search the grid, repeat the best, report."""
     if config.repeats < 1:
         raise InvalidInput(f"repeats must be at least 1, got {config.repeats}.")
     console = Console()
@@ -159,7 +159,7 @@ def main(config: TrainConfig) -> int:
 
 @dataclass(frozen=True)
 class Trainings:
-    """What all trainings of one call share."""
+    """Everything that all trainings of one call share."""
 
     config: TrainConfig
     store: FeatureStore
@@ -181,7 +181,7 @@ class Trainings:
 
     @property
     def method(self) -> Method:
-        """What the model is trained by."""
+        """Method that trains the model."""
         return find_method(self.config.method)
 
     @property
@@ -192,14 +192,14 @@ class Trainings:
 
     @property
     def res(self) -> int:
-        """Height and width in pixels of the LPM's images."""
+        """Height and width in pixels of the images of the large pre-trained model (LPM)."""
         if self.method.reads_features:
             return self.store.manifest.res
         patch = patch_size_of(self.model)
         return self.config.res or largest_train_res(self.store.manifest.image_res) // patch * patch
 
     def hyperparameters(self, lr: float, weight_decay: float, seed: int) -> TrainingConfig:
-        """Those of one training.
+        """Return the hyperparameters of one training.
 
         Raises:
             InvalidInput: if any is out of range.
@@ -208,7 +208,7 @@ class Trainings:
         return TrainingConfig(lr=lr, weight_decay=weight_decay, seed=seed, **shared)
 
     def feed(self, split: str, training: TrainingConfig) -> Feed:
-        """Batches of one split."""
+        """Return the batches of one split."""
         return Feed(
             store=self.store,
             split=split,
@@ -221,7 +221,7 @@ class Trainings:
         )
 
     def info(self, training: TrainingConfig) -> CheckpointInfo:
-        """What the checkpoint of one training is of."""
+        """Return what the checkpoint of one training holds."""
         manifest = self.store.manifest
         return CheckpointInfo(
             method=self.config.method,
@@ -243,7 +243,7 @@ class Trainings:
         )
 
     def run(self, training: TrainingConfig) -> RunRow:
-        """Train with one set of hyperparameters, or take what an earlier call has trained, and test."""
+        """Train with one set of hyperparameters, or take the result of an earlier call, and test."""
         name = f"lr{training.lr:g}-wd{training.weight_decay:g}-seed{training.seed}"
         folder = self.config.out / name
         train_feed, val_feed = self.feed("train", training), self.feed("val", training)
@@ -310,7 +310,7 @@ class Trainings:
 
 @contextmanager
 def epoch_log(folder: Path, config: TrainConfig, visible: bool) -> Iterator[OnEpoch]:
-    """Where a finished epoch is told: the terminal, and TensorBoard where asked."""
+    """Yield the function that reports a finished epoch to the terminal and, if asked for, to TensorBoard."""
     with ExitStack() as stack:
         writer = stack.enter_context(_tensorboard(folder)) if config.tensorboard and visible else None
 
@@ -339,18 +339,18 @@ def _tensorboard(folder: Path):
 
 
 def write_rows(rows: list[RunRow], out: Path) -> None:
-    """runs.csv: these trainings, and those of earlier calls into the same folder."""
+    """Write runs.csv: these trainings, and those of earlier calls with the same folder."""
     path = out / "runs.csv"
     earlier = [pd.read_csv(path)] if path.exists() else []
     table = pd.concat([*earlier, pd.DataFrame([asdict(row) for row in rows])])
-    run = table.checkpoint.map(lambda path: Path(path).parent.name)  # the same wherever the folder is called from
+    run = table.checkpoint.map(lambda path: Path(path).parent.name)  # does not depend on the working directory
     table = table[~run.duplicated(keep="last")].sort_values("checkpoint")
     with whole_file(path) as beside:
         table.to_csv(beside, index=False)
 
 
 def report(console: Console, rows: list[RunRow], repeats: list[RunRow], out: Path) -> None:
-    """All trainings, and mean and standard deviation of the repeats of the best hyperparameters."""
+    """Print all trainings, and mean and standard deviation of the repeats with the best hyperparameters."""
     console.print("Area under the ROC curve and accuracy, %", style="bold")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("lr", "weight decay", "seed", "best epoch", "val AUC", "test AUC", "test accuracy"):

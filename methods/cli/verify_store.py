@@ -1,4 +1,4 @@
-"""`python -m fptplus verify`: whether a store is whole, and its features those of its images."""
+"""`python -m fptplus verify`: check that a store is complete, and that its features match its images."""
 
 import sys
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class VerifyStoreConfig:
 
 
 def main(config: VerifyStoreConfig) -> int:
-    """Check a store; 1 if something is wrong with it."""
+    """Check a store; return 1 if something is wrong with it."""
     console = Console()
     try:
         store = FeatureStore.open(config.store)
@@ -66,7 +66,7 @@ def main(config: VerifyStoreConfig) -> int:
 
 
 def _make_again(store: FeatureStore, config: VerifyStoreConfig, console: Console) -> None:
-    """Compare the features of a few images with what the LPM gives for the originals."""
+    """Compare the features of a few images with those recomputed from the originals."""
     manifest, dataset = store.manifest, open_dataset(config.data, seed=config.seed)
     torch.manual_seed(config.seed)
     vit = create_backbone(manifest.model, manifest.res, len(manifest.classes), weights=config.weights)

@@ -1,5 +1,5 @@
-// cuBLASLt: descriptors remember what they are given, one algorithm does every product, in no scratch memory.
-// PyTorch allocates a workspace before it asks for an algorithm, and does not look at what the answer needs.
+// cuBLASLt: descriptors remember what they are given; one algorithm does every product, without scratch memory.
+// PyTorch allocates a workspace before it asks for an algorithm, and does not look at how much the returned one needs.
 #include <cublasLt.h>
 
 #include <algorithm>
@@ -13,7 +13,7 @@ using namespace emulated;
 
 namespace {
 
-// A descriptor of any kind: its attributes, as the bytes they were given in.
+// A descriptor of any kind: its attributes, as the bytes that were given.
 struct Attributes {
     std::map<int, std::string> values;
 

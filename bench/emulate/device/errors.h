@@ -1,4 +1,4 @@
-// What a call of the runtime returns; the last error of a thread stays until it is asked for.
+// What a runtime call returns; a thread's last error is kept until it is queried.
 #pragma once
 #include <cuda_runtime_api.h>
 

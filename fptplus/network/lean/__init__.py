@@ -1,4 +1,4 @@
-"""The lean layers: what the plain ones compute, with backward passes of their own that keep and compute less.
+"""The lean layers: they compute what the plain ones do, with hand-written backward passes that keep and compute less.
 
-No equation of the paper needs this folder. `layer_kind` says whether a network uses it.
+No equation of the paper needs this folder. `layer_kind` decides whether a network uses it.
 """

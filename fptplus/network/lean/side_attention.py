@@ -1,7 +1,8 @@
-"""Self-attention of the side network, whose heads are narrow: k times narrower than the LPM's, 8 numbers for ViT-B.
+"""Self-attention of the side network, whose heads are narrow: k times narrower than those of the frozen large
+pre-trained model (LPM), 8 channels for ViT-B.
 
-A GPU has kernels for it. A CPU's fused kernel is made for wide heads, and takes several times as long for narrow ones
-as the kernel here.
+A GPU has kernels for it. PyTorch's fused CPU kernel is made for wide heads; for narrow ones it takes several times as
+long as the kernel here.
 """
 
 import torch
@@ -12,11 +13,11 @@ from fptplus import cpu_kernels
 
 
 def side_attention(queries_keys_values: Tensor, kept: int) -> Tensor:
-    """softmax(q · Kᵀ / √head_dim) · V of the first tokens, of which the others are only keys and values.
+    """Compute softmax(q · Kᵀ / √head_dim) · V for the first tokens; the others serve only as keys and values.
 
     Args:
         queries_keys_values: (B, N, 3, heads, head_dim).
-        kept: T, how many tokens have queries.
+        kept: T, the number of tokens with queries.
 
     Returns:
         (B, T, heads·head_dim).
@@ -28,7 +29,7 @@ def side_attention(queries_keys_values: Tensor, kept: int) -> Tensor:
 
 
 def _parts(queries_keys_values: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries (B, T, heads, head_dim), and keys and values (B, N, heads, head_dim)."""
+    """Return queries (B, T, heads, head_dim), and keys and values (B, N, heads, head_dim)."""
     queries, keys, values = queries_keys_values.unbind(2)
     return queries[:, :kept], keys, values
 

@@ -1,10 +1,10 @@
-"""A layer of the side network, written with its backward pass so that it keeps and computes little.
+"""A layer of the side network with a hand-written backward pass, so that it keeps and computes little.
 
     x = [tokens, prompts]     q, K, V = LN₁(x) · Wᵀ + b     y = x + attention · Wₚᵀ + bₚ     out = y + MLP(LN₂(y))
 
-Only the first tokens are queries and go on. What is cheap is made again in the backward pass instead of being kept:
-what the LayerNorms give, and what GELU makes of the MLP's hidden numbers, which is four times as large as the tokens.
-The residual stream stays in the type it comes in.
+Only the first tokens are queries and are passed on. What is cheap is recomputed in the backward pass instead of being
+kept: the outputs of the LayerNorms, and the GELU of the MLP's hidden activations, which are four times as large as the
+tokens. The residual stream stays in the dtype it arrives in.
 """
 
 import torch
@@ -19,12 +19,12 @@ from .side_attention import side_attention
 
 
 def side_layer(block: Block, tokens: Tensor, prompts: Tensor, kept: int) -> Tensor:
-    """What a block makes of its first tokens, of which the others and the prompts are only keys and values.
+    """Apply a block to its first tokens; the other tokens and the prompts serve only as keys and values.
 
     Args:
         block: a plain pre-norm transformer block.
         tokens, prompts: (B, T, D) and (B, P, D).
-        kept: how many tokens go on.
+        kept: the number of tokens that are passed on.
 
     Returns:
         (B, kept, D).
@@ -41,7 +41,7 @@ def side_layer(block: Block, tokens: Tensor, prompts: Tensor, kept: int) -> Tens
 
 
 class NormedQKV(torch.autograd.Function):
-    """Queries, keys and values (B, T + P, 3·D) of all tokens, and the residual stream (B, kept, D) of the first."""
+    """Queries, keys and values (B, T + P, 3·D) of all tokens, and the residual stream (B, kept, D) of those kept."""
 
     @staticmethod
     def forward(
@@ -75,7 +75,7 @@ class NormedQKV(torch.autograd.Function):
 
 
 class AfterAttention(torch.autograd.Function):
-    """What a layer gives (B, kept, D), from its residual stream and its attention, both (B, kept, D)."""
+    """The output (B, kept, D) of a layer, from its residual stream and its attention, both (B, kept, D)."""
 
     @staticmethod
     def forward(ctx, stream: Tensor, attended: Tensor, eps: float, *parameters: Tensor) -> Tensor:
@@ -107,10 +107,10 @@ class AfterAttention(torch.autograd.Function):
 
 
 def _gradients_of_weight_and_bias(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a linear layer, from its input (B, T, in) and the gradient of its output (B, T, out).
+    """Return the gradients of a linear layer, from its input (B, T, in) and the gradient of its output (B, T, out).
 
-    On a GPU a sum over many rows is split over blocks that meet in scratch memory, four times as large as `grad` where
-    it is narrow. A product with ones needs none.
+    On a GPU a sum over many rows is split over blocks that meet in scratch memory, four times as large as `grad` if
+    that is narrow. A product with ones needs none.
     """
     grad = grad.flatten(0, 1)
     is_on_cpu = grad.device.type == "cpu"
@@ -121,7 +121,7 @@ def _gradients_of_weight_and_bias(x: Tensor, grad: Tensor) -> tuple[Tensor, Tens
 def _layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """LN(x) of (B, T, D) in a type, and what its backward pass needs: one tensor by a CPU's kernel, else two."""
+    """Return LN(x) of (B, T, D) in a dtype, and what its backward pass needs: one tensor for a CPU kernel, else two."""
     if _has_kernel(x, dtype):
         out, stats = torch.empty(x.shape, dtype=dtype), torch.empty(*x.shape[:2], 2)
         cpu_kernels.run("layer_norm", x, weight, bias, torch.tensor([eps]), out, stats)
@@ -133,7 +133,7 @@ def _layer_norm(
 def _layer_norm_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stats: list[Tensor], residual: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, with `residual` (B, some tokens, D) added to that of the first tokens, of weight and of bias."""
+    """Return the gradients of x, weight and bias; `residual` (B, some tokens, D) is added to x's first tokens."""
     if _has_kernel(x, grad.dtype):
         grad_x, sums = torch.empty_like(x), torch.empty(len(x), 2, x.shape[-1])
         residual = cpu_kernels.side_by_side(residual)
@@ -159,7 +159,7 @@ def _gelu(x: Tensor) -> Tensor:
 
 
 def _gelu_again(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """GELU of x, and the gradient of x from that of it."""
+    """Recompute the GELU of x, and return the gradient of x from that of the output as well."""
     if not cpu_kernels.can_run_on(x):
         return F.gelu(x), torch.ops.aten.gelu_backward(grad, x)
     out, grad_x = torch.empty_like(x), torch.empty_like(x)

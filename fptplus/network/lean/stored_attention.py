@@ -1,14 +1,14 @@
-"""Cross-attention of the prompts over stored keys and values, of all layers at once (FPT+, Eq. 8).
+"""Cross-attention (CA) of the prompts over stored keys and values, for all layers at once (FPT+, Eq. 8).
 
 Every image has the same queries, and the stored features get no gradient. So the scores need no copy of the queries for
-each image, the backward pass makes no gradient of keys and values, and only a few images at a time are brought from the
-type they are stored in to the type they are multiplied in:
+each image, the backward pass computes no gradient of keys and values, and only a few images at a time are converted
+from the type they are stored in to the type they are multiplied in:
 
     P = softmax(q · Kᵀ)     out = P · V
     dS = P ∘ (dP - Σ P ∘ dP)  with dP = dout · Vᵀ     dq = Σ over images of dS · K
 
-int8 features are K = K₈ ∘ k with one scale k a channel, and q · Kᵀ = (q ∘ k) · K₈ᵀ: the numbers are multiplied as they
-are, and only the few queries, outputs and their gradients are scaled.
+int8 features are K = K₈ ∘ k with one scale k per channel, and q · Kᵀ = (q ∘ k) · K₈ᵀ: the numbers are multiplied as
+they are, and only the few queries, outputs and their gradients are scaled.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,25 +22,25 @@ from fptplus.network.precision import products_dtype
 
 
 def stored_attention(queries: Tensor, features: Features) -> Tensor:
-    """CA of Eq. 8 of every layer, image and head.
+    """Compute CA of Eq. 8 for every layer, image and head.
 
     Args:
-        queries: (layers, heads, P, head_dim); the products are of their type, or of autocast's.
-        features: of the same layers; fastest where the numbers of an image are contiguous.
+        queries: (layers, heads, P, head_dim); products have their dtype, or autocast's.
+        features: features of the same layers; fastest if each image's numbers are contiguous.
 
     Returns:
-        (layers, B, P, heads·head_dim) in the type of the products.
+        The attention's output (layers, B, P, heads·head_dim) in the dtype of the products.
     """
     dtype, (keys, values, *scales, rows) = products_dtype(queries), features
     if cpu_kernels.can_run_on(keys, queries) and keys.dtype == values.dtype and dtype in cpu_kernels.TYPES:
-        if rows is not None:  # the kernel takes the numbers from where they lie
+        if rows is not None:  # the kernel reads the numbers in place
             scales = [part if part is None else part[:, rows] for part in scales]
         return _OnCPU.apply(queries.float().contiguous(), dtype, keys, values, *scales, rows)
     return _StoredAttention.apply(queries.to(dtype) * queries.shape[-1] ** -0.5, *features.of_batch()[:4])
 
 
 class _OnCPU(torch.autograd.Function):
-    """Queries in fp32, `dtype` of the result, and Features one by one; the result of stored_attention."""
+    """stored_attention on a CPU; takes queries in fp32, the result's `dtype`, and the fields of Features."""
 
     @staticmethod
     def forward(ctx, queries: Tensor, dtype: torch.dtype, *features: Tensor | None) -> Tensor:
@@ -68,9 +68,9 @@ class _OnCPU(torch.autograd.Function):
 
 
 class _StoredAttention(torch.autograd.Function):
-    """Queries, scaled and of the products' type, and Features one by one; the result of stored_attention.
+    """stored_attention in PyTorch; takes scaled queries in the products' dtype, and the fields of Features.
 
-    Inside, layers and heads are one axis M: features (B, M, n, head_dim), which is how a store keeps an image's.
+    Inside, layers and heads form one axis M: features are (B, M, n, head_dim), as a store keeps them.
     """
 
     @staticmethod
@@ -105,27 +105,27 @@ class _StoredAttention(torch.autograd.Function):
 
 
 def _by_image(features: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """(layers, B, heads, ...) as (B, layers·heads, ...): views, where the numbers of an image are contiguous."""
+    """Reshape (layers, B, heads, ...) to (B, layers·heads, ...): views, if each image's numbers are contiguous."""
     return [part if part is None else part.transpose(0, 1).flatten(1, 2) for part in features]
 
 
 def _probabilities(queries: Tensor, keys: Tensor, key_scales: Tensor | None, images: slice) -> Tensor:
-    """P (b, M, P, n) of b images from their keys (b, M, n, head_dim)."""
+    """Return the probabilities P (b, M, P, n) of b images from their keys (b, M, n, head_dim)."""
     scores = _scaled(queries, key_scales, images) @ keys.to(queries.dtype).mT
     return torch.softmax(scores, dim=-1, out=scores)
 
 
 def _images_at_once(device: torch.device, batch_size: int) -> int:
-    """Images converted and multiplied together: on a CPU one, which its caches hold; else an eighth of the batch."""
+    """Return how many images to process together: on a CPU one, which fits its caches; else an eighth of the batch."""
     return 1 if device.type == "cpu" else -(-batch_size // 8)
 
 
 def _pieces(features: Tensor) -> Iterator[slice]:
-    """The images of a batch, a few at a time."""
+    """Yield the images of a batch as slices, a few at a time."""
     step = _images_at_once(features.device, len(features))
     return (slice(start, start + step) for start in range(0, len(features), step))
 
 
 def _scaled(rows: Tensor, scales: Tensor | None, images: slice) -> Tensor:
-    """Rows (..., M, P, head_dim) times the scales (B, M, head_dim) of some images; as they are where there are none."""
+    """Multiply rows (..., M, P, head_dim) by the scales (B, M, head_dim) of some images, if there are scales."""
     return rows if scales is None else rows * scales[images].unsqueeze(2).to(rows.dtype)
