@@ -38,7 +38,10 @@ def identity_of(one: object, *, without: Collection[str] = ()) -> tuple:
 
 
 def identity_in_words(one: object) -> str:
-    """Describe a cell or record without its machine: `lora vit_b, 512 px, batch 16, fp32, eager, none, adamw, seed 1`."""
+    """Describe a cell or record without its machine.
+
+    For example `lora vit_b, 512 px, batch 16, fp32, eager, none, adamw, seed 1`.
+    """
     return f"{one.method} {one.model}, {one.res} px, batch {one.batch_size}, {choices_in_words(one)}"
 
 

@@ -107,7 +107,7 @@ def _spread(pair: Pair) -> tuple[float, bool]:
 
 
 def print_comparison(deltas: list[Delta], threshold_pct: float, printer: Printer) -> None:
-    """Print a table for each model, resolution and choice of axes: a row for each quantity of each cell, changes marked.
+    """Print a table for each model, resolution and choice of axes: a row per quantity of each cell, changes marked.
 
     Args:
         deltas: differences between the two folders.

@@ -98,7 +98,7 @@ _grid: _Kind = (_grid_families, _write_families)
 
 
 def write_everything(results: Path) -> None:
-    """Write tables, figures, findings and paper check to `results/paper`, and `results/report.html`, from records alone.
+    """Write tables, figures, findings and paper check to `results/paper`, and `results/report.html`, from records only.
 
     Everything is written to a neighbouring folder first and moved when it is complete.
     """

@@ -175,7 +175,10 @@ def validation_views(errors: pd.DataFrame) -> Iterator[TableView]:
 
 
 def _counter_columns(counter: str) -> Iterator[Column]:
-    """Yield the columns of a counter: its measured size and the errors of the engines; empty if NVML or an engine is silent."""
+    """Yield the columns of a counter: its measured size, and the errors of the engines.
+
+    They are empty if NVML or an engine gives no number.
+    """
 
     def shown(name: str, form: str, unit: float) -> Callable[[pd.DataFrame], str]:
         def show(rows: pd.DataFrame) -> str:

@@ -81,7 +81,7 @@ def find_torch(folder: Path | None = None) -> TorchInstall:
 
 
 def device_libraries(torch_folder: Path | None = None) -> Path:
-    """Return the folder of the compiled device for a PyTorch; compile it, in a few seconds, if that was not done before.
+    """Return the folder of the compiled device for a PyTorch; compile it in a few seconds if that was not done yet.
 
     Args:
         torch_folder: `torch` in the site-packages of any environment; this Python's by default.
