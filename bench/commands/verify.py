@@ -21,7 +21,7 @@ class VerifyConfig(FormatOption):
 
 
 def main(config: VerifyConfig) -> int:
-    """Print each cell of the paper: ours, the differences, the ratio to full fine-tuning in both, verdict and reason."""
+    """Print each cell of the paper: ours, the differences, both ratios to full fine-tuning, the verdict and its reason."""
     comparisons = check(Evidence(config.results))
     with printing(config.format) as printer:
         print_check(comparisons, printer)

@@ -1,4 +1,4 @@
-"""The process of one cell: `python -m bench.measure.cell_process`, with the job on its input and the journal on its output.
+"""The process of one cell: `python -m bench.measure.cell_process`, job on its input, journal on its output.
 
 CUDA is initialised here and nowhere else. The process ends when its input closes, so it never outlives its parent.
 """

@@ -14,7 +14,7 @@ from bench.cells.config import MeasuredOn
 def device_lock(device: MeasuredOn) -> FileLock:
     """Return the lock of this machine's CPU or CUDA device, shared by the processes of this user.
 
-    It cannot wait for other users' processes; on a GPU they are detected as other processes, and the cell fails.
+    It cannot wait for other users' processes. If one of them computes on the GPU, the cell fails.
     """
     properties = present_properties() if device == "cuda" else None
     name = f"{getpass.getuser()} {properties.uuid if properties else device}"

@@ -87,7 +87,7 @@ class _StoredTensor:
 
 
 def mapped_batches(examples: MappedExamples, batch_size: int, device: str, num_workers: int) -> Batches:
-    """Return the examples in batches, incomplete ones dropped, read by worker processes and pinned for a CUDA device."""
+    """Return the examples in batches, dropping incomplete ones; workers read them, and pin them for a CUDA device."""
     return DataLoader(
         examples,
         batch_size,

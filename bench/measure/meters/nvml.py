@@ -112,7 +112,7 @@ class NvmlDevice:
 
     @property
     def process_bytes(self) -> dict[int, int | None] | None:
-        """Return the memory of each compute process by its id, None for unknown amounts; None if NVML cannot list them."""
+        """Return the memory of each compute process by id, None if unknown; None instead if NVML cannot list them."""
         processes = self.ask(pynvml.nvmlDeviceGetComputeRunningProcesses)
         return None if processes is None else {process.pid: process.usedGpuMemory for process in processes}
 

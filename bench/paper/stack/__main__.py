@@ -30,7 +30,7 @@ class PaperStackConfig:
 
 
 def main(arguments: list[str]) -> int:
-    """Emulate, keep, print."""
+    """Emulate the cells, save the rows and print them."""
     config = tyro.cli(PaperStackConfig, args=arguments, prog="python -m bench.paper.stack")
     stack = emulate_stack(Path(config.python), stack_cells())
     folder = Path(config.results) / PAPER_FOLDER
