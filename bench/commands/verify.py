@@ -21,7 +21,7 @@ class VerifyConfig(FormatOption):
 
 
 def main(config: VerifyConfig) -> int:
-    """Print each cell of the paper: ours, the differences, both ratios to full fine-tuning, the verdict and its reason."""
+    """Print each cell of the paper with ours, the differences, both ratios to full fine-tuning, verdict and reason."""
     comparisons = check(Evidence(config.results))
     with printing(config.format) as printer:
         print_check(comparisons, printer)

@@ -16,7 +16,10 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def provenance() -> dict[str, str | bool | None]:
-    """Return torch_version, git_commit and git_dirty of this checkout; the latter two are None outside a git checkout."""
+    """Return torch_version, git_commit and git_dirty of this checkout.
+
+    The latter two are None outside a git checkout.
+    """
     commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     return {
         "torch_version": torch.__version__,
@@ -26,7 +29,10 @@ def provenance() -> dict[str, str | bool | None]:
 
 
 def device_facts(device: str) -> dict[str, str | int | None]:
-    """Return name and memory of the processor that `cuda` or `cpu` stands for; for a GPU also its UUID and CUDA version."""
+    """Return name and memory of the processor that `cuda` or `cpu` stands for.
+
+    For a GPU, also return its UUID and PyTorch's CUDA version.
+    """
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         return {

@@ -87,7 +87,7 @@ def measure(cell: CellConfig, budget: Budget, scratch: Path, journal: Journal) -
 
 
 def _measure_on_cuda(cell: CellConfig, budget: Budget, scratch: Path, journal: Journal) -> None:
-    """Measure memory and time over the same steps after a warm-up, which creates the optimizer's state; then the rest."""
+    """Measure memory and time over the same steps, after a warm-up that creates optimizer state; then the rest."""
     with ExitStack() as stack:
         stack.enter_context(pinned_attention(cell.attention))
         journal.begin("starting the device")

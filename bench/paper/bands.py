@@ -49,7 +49,7 @@ class Known:
     column: str
     low: float
     high: float
-    """Upper end of the band in which ours over printed stays."""
+    """Band of our number divided by the printed one, from `low` to `high`."""
 
     reason: str
 

@@ -35,8 +35,9 @@ def _averages() -> Iterator[Inconsistency]:
 
 
 def _efficiencies() -> Iterator[Inconsistency]:
-    """Yield rows whose performance-to-parameter or performance-to-memory efficiency (PPE, PME) disagrees with their own
-    columns; there are none.
+    """Yield rows whose efficiency does not follow from their own columns; there are none.
+
+    The efficiencies are performance-to-parameter (PPE) and performance-to-memory (PME).
     """
     for number in (1, 4, 5, 6):
         for row in paper_table(number).to_dict("records"):

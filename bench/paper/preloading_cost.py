@@ -1,4 +1,4 @@
-"""What the preloading pass of FPT and FPT+ costs: its memory, its multiply-accumulates (MACs), and disk for the features."""
+"""What the preloading pass of FPT and FPT+ costs: memory, multiply-accumulates (MACs), and disk for the features."""
 
 import csv
 from collections.abc import Iterator

@@ -17,8 +17,9 @@ ABLATED = ("side", "prompts", "k", "layers", "ratio")
 """Hyperparameters of Tables IV, V and VI and of Figures 5 and 8."""
 
 SIX_SIDE_LAYERS = "fptplus_layers3"
-"""FPT+ on ViT-L with as many side layers as on ViT-B: a quarter of the 24 of its large pre-trained model (LPM),
-as three of ViT-B's 12.
+"""FPT+ on ViT-L with as many side layers as on ViT-B: a quarter of the number of blocks.
+
+That is six for the 24 blocks of this large pre-trained model (LPM), as three for ViT-B's 12.
 
 This is Table III's FPT+: with it, PyTorch 2.0.0 reserves the printed memory less one constant; with half of the LPM's
 blocks it does not (results/paper/paper_stack.csv). `fptplus` itself has 12 on ViT-L.

@@ -1,4 +1,4 @@
-"""Run the official training loop on the paper's software: another Python with PyTorch 2.0.0 and an emulated RTX A6000."""
+"""Run the official training loop on the paper's software: a Python with PyTorch 2.0.0 and an emulated RTX A6000."""
 
 import json
 import subprocess

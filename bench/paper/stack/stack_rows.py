@@ -79,7 +79,7 @@ class Stack:
         return row.training_reserved_mib + self.context_mib
 
     def constants_mib(self, *, evaluated: bool) -> tuple[float, float]:
-        """Return the lowest and highest constant within one stored block of printed less reserved memory for every cell.
+        """Return the lowest and highest constant that is within one stored block of each cell's printed less reserved.
 
         There is no such constant if the lowest is above the highest.
 
@@ -90,11 +90,11 @@ class Stack:
         return max(mib - block for mib, block in left), min(mib + block for mib, block in left)
 
     def counts_evaluation(self, row: StackRow) -> bool:
-        """Whether the print is closer to what is reserved after an evaluation than to what is reserved before the first."""
+        """Whether the print is closer to what is reserved after an evaluation than to that before the first."""
         return abs(self._off_mib(row, evaluated=True)) < abs(self._off_mib(row, evaluated=False))
 
     def unexplained_mib(self, row: StackRow) -> float:
-        """Return what remains of the print without the constant and what was reserved at the closer of the two moments."""
+        """Return the print less the constant and less what was reserved at the closer of the two moments."""
         return self._off_mib(row, evaluated=self.counts_evaluation(row))
 
     def _off_mib(self, row: StackRow, *, evaluated: bool) -> float:
