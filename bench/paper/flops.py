@@ -38,6 +38,6 @@ def preloading_by_convention_gmacs(evidence: Evidence) -> Number | None:
 
 
 def preloading_gmacs(evidence: Evidence) -> Number:
-    """Return the GMACs of one image through the frozen LPM as FPT+ taps it, up to the last tapped block's projection."""
+    """Return one image's GMACs through the frozen LPM as FPT+ taps it, up to the last tapped block's projection."""
     record = evidence.record(paper_cell("fptplus"))
     return Number(value=record.backbone_forward_macs / 1e9, source="counted", record=record.cell_id)

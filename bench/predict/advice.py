@@ -254,7 +254,7 @@ def _along(points: Sequence[int], values: Sequence[int], at: int) -> float:
 
 
 def _last(holds: Callable[[int], bool], lowest: int, limit: int) -> int:
-    """Return the largest number up to a limit for which a condition holds that holds at the lowest and then falls."""
+    """Return the largest number up to a limit that satisfies a condition; the lowest does, and so do all up to the result."""
     low, high = lowest, limit + 1
     while high - low > 1:
         middle = (low + high) // 2

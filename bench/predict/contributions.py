@@ -1,4 +1,4 @@
-"""Why a method needs its memory: the largest tensors, operators' own memory, and what each traced rule adds."""
+"""Why a method needs its memory: the largest tensors at the peak, operators' own memory, each traced rule's part."""
 
 import re
 from collections import Counter

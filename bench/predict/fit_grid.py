@@ -68,7 +68,7 @@ def grid_families() -> list[CellConfig]:
 
 
 def grid_rows(family: CellConfig, gpu: Gpu) -> list[GridRow]:
-    """Return the memory of a family at every resolution and batch size, in a process that can fork others onto cards."""
+    """Return a family's memory at every resolution and batch size, in a process that can fork others onto cards."""
     return [_row(replace(family, res=res), gpu) for res in RES]
 
 

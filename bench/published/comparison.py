@@ -58,7 +58,7 @@ class HeldMeasurement:
 
     @property
     def verdict(self) -> str:
-        """Return `within` or `beyond` its bar; for a bound the emulated outcome, or `undecided` if contexts disagree."""
+        """Return `within` or `beyond` its bar; for a bound the emulated outcome, `undecided` if contexts disagree."""
         if self.emulated is None:
             return ""
         if self.measurement.is_bound:

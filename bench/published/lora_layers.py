@@ -6,7 +6,7 @@ from torch import nn
 
 
 class AddedToQkv(nn.Module):
-    """LoRA in headless-start/peft-lora-vit: two deltas and zeros in between, concatenated and added to the frozen qkv."""
+    """LoRA in headless-start/peft-lora-vit: two deltas with zeros between them, concatenated, are added to frozen qkv."""
 
     def __init__(self, qkv: nn.Linear, rank: int) -> None:
         super().__init__()

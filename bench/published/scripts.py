@@ -29,7 +29,7 @@ STEPS = 3
 
 
 def on_device(build: Callable[[], nn.Module]) -> nn.Module:
-    """Return a model on the CUDA device, its parameters unfilled but in the order in which `.to` would allocate them."""
+    """Return a model on the CUDA device, unfilled, with its parameters in the order in which `.to` would allocate them."""
     with torch.device("meta"):
         model = build()
     return model.to_empty(device="cuda")
