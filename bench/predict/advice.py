@@ -254,7 +254,10 @@ def _along(points: Sequence[int], values: Sequence[int], at: int) -> float:
 
 
 def _last(holds: Callable[[int], bool], lowest: int, limit: int) -> int:
-    """Return the largest number up to a limit that satisfies a condition; the lowest does, and so do all up to the result."""
+    """Return the largest number up to a limit for which a condition holds.
+
+    The condition holds at the lowest number, and fails for all numbers above one for which it fails.
+    """
     low, high = lowest, limit + 1
     while high - low > 1:
         middle = (low + high) // 2

@@ -6,7 +6,10 @@ from torch import nn
 
 
 class AddedToQkv(nn.Module):
-    """LoRA in headless-start/peft-lora-vit: two deltas with zeros between them, concatenated, are added to frozen qkv."""
+    """LoRA in headless-start/peft-lora-vit.
+
+    Two deltas with zeros between them are concatenated and added to the frozen qkv.
+    """
 
     def __init__(self, qkv: nn.Linear, rank: int) -> None:
         super().__init__()

@@ -29,7 +29,10 @@ STEPS = 3
 
 
 def on_device(build: Callable[[], nn.Module]) -> nn.Module:
-    """Return a model on the CUDA device, unfilled, with its parameters in the order in which `.to` would allocate them."""
+    """Return a model on the CUDA device, with its parameters not filled.
+
+    They lie in the order in which `.to` would allocate them.
+    """
     with torch.device("meta"):
         model = build()
     return model.to_empty(device="cuda")

@@ -41,7 +41,7 @@ class PairedRecords:
     only_after: list[Record]
 
     def least_difference(self) -> list[str]:
-        """Return the fields in which the two most similar unpaired cells differ; both folders must have an unpaired cell."""
+        """Return the fields in which the two most similar unpaired cells differ; both folders must have one."""
         names = [name for name in IDENTITY if name not in MACHINE]
         sides = ({identity_of(record, without=MACHINE) for record in s} for s in (self.only_before, self.only_after))
         differences = ([n for n, a, b in zip(names, *both, strict=True) if a != b] for both in product(*sides))

@@ -95,7 +95,7 @@ class Record:
     started_at: str | None = None
     """Start of the cell in ISO 8601, UTC."""
 
-    # further columns, which not every record has
+    # columns beyond those that every reader can rely on
     measured_run_peak_allocated_bytes: int | None = None
     measured_run_peak_reserved_bytes: int | None = None
     """Peaks of the whole run, warm-up included; those above cover the steps after it."""

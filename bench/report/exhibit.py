@@ -126,7 +126,10 @@ def write_exhibit(exhibit: Exhibit, folder: Path) -> None:
 
 
 def csv_text(exhibit: Exhibit) -> str:
-    """Return one line per number: labels, column, value, source and record; an empty value is missing, `/` out of memory."""
+    """Return one line per number: labels, column, value, source and record.
+
+    A value is empty if there is none, and `/` for out of memory.
+    """
     labels = [h for h, cell in zip(exhibit.headings, exhibit.rows[0], strict=True) if isinstance(cell, str)]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

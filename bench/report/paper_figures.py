@@ -47,7 +47,7 @@ def paper_figures(evidence: Evidence) -> Iterator[Exhibit]:
 
 
 def figure1(evidence: Evidence) -> Exhibit:
-    """Return performance against parameters; the size of a dot is the memory."""
+    """Return Figure 1: performance against parameters; the size of a dot is the memory."""
     rows: list[Row] = []
     for row in paper_table(1).query("weights == 'supervised'").to_dict("records"):
         cell = paper_cell(row["method"])
@@ -96,7 +96,7 @@ def _whose(number: Number) -> str:
 
 
 def figure2(evidence: Evidence) -> Exhibit:
-    """Return memory against resolution."""
+    """Return Figure 2: memory against resolution."""
     needed = {m: [evidence.needed_mib(paper_cell(m, res=res)) for res in FIGURE2_RES] for m in METHODS}
     rows = [(find_method(m).title, *(Entry(number=number) for number in numbers)) for m, numbers in needed.items()]
     setting = f"ViT-B, {SETTING}, {card_of('figure2', rows)}"
@@ -133,7 +133,7 @@ def _draw_figure2(needed: dict[str, list[Number]], setting: str, path: Path) -> 
 
 
 def figure7(evidence: Evidence) -> Exhibit:
-    """Return memory as components are added one by one."""
+    """Return Figure 7: memory as components are added one by one."""
     rows: list[Row] = []
     for method in COMPONENTS:
         cell = paper_cell(method)
