@@ -11,7 +11,7 @@ from bench.cards.gpus import Gpu
 from bench.cards.verdict import Verdict, verdict
 
 KINDS = ("weights", "gradients", "optimizer", "buffers", "activations", "temporary", "other")
-"""Kinds of memory blocks; the same as in inside/script_watch.py, which imports nothing of ours."""
+"""Kinds of memory blocks; the same as in inside/script_watch.py, which cannot import this module."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -196,7 +196,7 @@ def preload_step(backbone: fptplus.FrozenBackbone, images: torch.Tensor) -> torc
 
 @pytest.mark.parametrize("baseline", ["frozen_forward_pass", "plain_preloading"])
 def test_preloading(benchmark, backbone, baseline):
-    """Preload from decoded images, against timm's forward pass alone in bf16 with fused attention, and the plain baseline."""
+    """Preload from decoded images; compare with timm's bare forward pass in bf16, attention fused, and the baseline."""
     images = torch.randn(BATCH if ON_CUDA else 2, 3, RES, RES, device=DEVICE)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 
 class PlainFiles(Dataset):
-    """Examples of an image file and a feature file, (2, layers, heads, n, head_dim) in fp32 each; augmented with PIL."""
+    """Examples, each an image file and a feature file, (2, layers, heads, n, head_dim) in fp32; augmented with PIL."""
 
     def __init__(self, images: list[Path], features: list[Path], labels: list[int], res: int) -> None:
         self.images, self.features, self.labels = images, features, labels

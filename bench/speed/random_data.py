@@ -73,7 +73,10 @@ def write_random_store(folder: Path, config: FPTConfig, res: int, dtype: StoreDt
 
 
 def write_random_files(folder: Path, config: FPTConfig, res: int, count: int, image_px: int) -> tuple[list, list]:
-    """Write an image file (JPEG, smooth noise) and a file of fp32 features for each of `count` images; return the paths."""
+    """Write an image file (JPEG, smooth noise) and a file of fp32 features for each of `count` images.
+
+    Return their paths.
+    """
     layout = feature_layout(config, res, "fp32")
     images, features = [], []
     for index in range(count):

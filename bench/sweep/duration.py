@@ -13,9 +13,9 @@ _START_S = 8.0
 
 
 def derived_training_time_s(record: Record, num_images: int) -> float | None:
-    """Return the seconds of the paper's 20 epochs at the measured step time, last incomplete batch dropped; None without one.
+    """Return the seconds of the paper's 20 epochs at the measured step time; None without one.
 
-    It is worked out, not measured: data on the device, no validation, no preloading.
+    It is worked out, not measured: last incomplete batch dropped, data on the device, no validation, no preloading.
     """
     if record.step_time_s is None or record.learnable_params == 0:
         return None

@@ -1,4 +1,7 @@
-"""Call one function in a process of its own: python call_function.py REQUEST ANSWER. It imports nothing of ours."""
+"""Call one function in a process of its own: python call_function.py REQUEST ANSWER.
+
+It works without the project's packages.
+"""
 
 import importlib
 import importlib.util

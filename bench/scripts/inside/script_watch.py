@@ -1,4 +1,4 @@
-"""Watch the memory of a training script from inside its process, without changing it. It imports nothing of ours.
+"""Watch the memory of a training script from inside its process, without changing it or importing our packages.
 
     PyTorch's hooks      an optimizer's step or a backward pass begins or ends         -> phases, by time
     allocator's history  each block given and taken back, with the lines that asked    -> what is in use at the peak

@@ -1,7 +1,7 @@
 """Python imports this module first in each process of a watched script. It waits for PyTorch and starts the watch.
 
-It imports nothing of ours, since the script's Python may not be ours. The environment's own sitecustomize, which this
-one hides, is run as well.
+It works without the project's packages, since the script's Python may be another one. The environment's own
+sitecustomize, which this one hides, is run as well.
 """
 
 import importlib.machinery
