@@ -191,8 +191,8 @@ def has_kernels(gpu: Gpu, architectures: Iterable[str]) -> bool:
 
     Args:
         gpu: the card.
-        architectures: of the build, as `torch.cuda.get_arch_list()` returns them. sm_86 runs on 8.6 and later minor versions,
-            compute_90 (portable code) on 9.0 and everything later.
+        architectures: architectures of the build, see `torch.cuda.get_arch_list()`. sm_86 runs on 8.6 and later minor
+            versions, compute_90 (portable code) on 9.0 and everything later.
     """
     for architecture in architectures:
         kind, digits = architecture.rstrip("abcdefghijklmnopqrstuvwxyz").rsplit("_", 1)

@@ -155,7 +155,7 @@ def write_run(run: ScriptRun, folder: Path) -> None:
     }
     (folder / "report.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     if run.largest is not None and run.largest.timeline:
-        from bench.scripts.script_timeline import write_timeline  # matplotlib takes a second, and no script waits for it
+        from bench.scripts.script_timeline import write_timeline  # matplotlib takes a second to import
 
         write_timeline(run, folder)
 

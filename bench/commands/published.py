@@ -30,7 +30,7 @@ class PublishedConfig(FormatOption):
 
 def main(config: PublishedConfig) -> int:
     """Print the table of all rows and its summary."""
-    from bench.published.rerun import emulate  # it imports torchvision and transformers, which other commands do not need
+    from bench.published.rerun import emulate  # it imports torchvision and transformers, unlike other commands
 
     folder, rows = writable_folder(config.out), read_measurements()
     emulated = emulate(rows)

@@ -75,8 +75,8 @@ def run_script(row: Measurement) -> Peaks:
 def emulate(rows: list[Measurement]) -> dict[Measurement, Emulated]:
     """Emulate every row that has a script.
 
-    A bound is run at the GPU's capacity with the CUDA context that is hardest on its claim: the largest for a batch that
-    ran, the smallest for one that did not. The other context is tried only if that run contradicts the claim.
+    A bound is run at the GPU's capacity with the CUDA context that is hardest on its claim: the largest for a batch
+    that ran, the smallest for one that did not. The other context is tried only if that run contradicts the claim.
 
     Raises:
         CannotEmulate: if the emulated device does not run here.

@@ -35,8 +35,8 @@ def with_option(command: tuple[str, ...], name: str, value: int) -> tuple[str, .
 def largest_that_fits(needs: Callable[[int], int | None], capacity_bytes: int, most: int = MOST) -> int | None:
     """Return the largest number that fits, assuming that every smaller number fits too.
 
-    Memory grows almost in proportion, so two numbers that fit show where the limit should be. That is tried next, or the
-    middle of the interval if this guess has misled.
+    Memory grows almost in proportion, so two numbers that fit show where the limit should be. That is tried next,
+    or the middle of the interval if this guess has misled.
 
     Args:
         needs: tries a number and returns the bytes that it takes; None if memory does not suffice.

@@ -237,11 +237,11 @@ class CudaKernels(TorchFunctionMode):
         return run_attention_kernel(kernel, query, key, value, attn_mask, dropout_p, is_causal, scale)
 
     def _backward(self, loss: Tensor) -> None:
-        """Run the backward pass with these modes: PyTorch lifts function modes while it runs a function, but a recomputed
-        forward pass needs them.
+        """Run the backward pass under this mode, which a recomputed forward pass needs.
 
-        `torch.autograd.backward` is such a function itself, so the engine is called as that function calls it. A block's
-        recomputation has its own autocast context, in which each weight is used once: there is nothing to keep.
+        PyTorch lifts function modes while it runs a function, and `torch.autograd.backward` is one itself, so the engine
+        is called as that function calls it. A block's recomputation has its own autocast context, in which each weight
+        is used once: there is nothing to keep.
         """
         dtype = self.autocast_dtype
         with self, MetaAutocast(dtype, keep_weights=False) if dtype else nullcontext():

@@ -122,7 +122,7 @@ def _merged(axes: list[_Axis]) -> list[_Axis]:
 
 
 def _output_vector(axes: list[_Axis], fastest: int) -> int:
-    """Return how many outputs a thread computes at a time: what divides the fastest axis's size and the other strides."""
+    """Return the outputs that a thread computes at a time; it divides the fastest axis's size and the other strides."""
     numbers = [axes[fastest].size, *(axis.stride for index, axis in enumerate(axes) if index != fastest)]
     return next(vector for vector in (_VECTOR, 2, 1) if all(number % vector == 0 for number in numbers))
 

@@ -83,7 +83,7 @@ def alive_at(trace: Trace, event_index: int) -> list[Allocation]:
 
 
 def _states(trace: Trace, allocator: CachingAllocator) -> Iterator[tuple[int, dict[Kind, int]]]:
-    """Yield the index of each event and the bytes allocated by kind after it; the dictionary is the same one each time."""
+    """Yield each event's index and the bytes allocated by kind after it; the dictionary is always the same object."""
     blocks: dict[Allocation, Block | None] = {}
     now = dict.fromkeys(KINDS, 0)
     for index, event in enumerate(trace.events):

@@ -69,7 +69,7 @@ def cublas_workspace(op, args, out, target: Target) -> Iterator[Scratch]:
 
 
 def cublaslt_workspace(op, args, out, target: Target) -> Iterator[Scratch]:
-    """The workspace of cuBLASLt, with which linear layers add their bias: 1 MiB before PyTorch 2.12, kept like cuBLAS's."""
+    """cuBLASLt's workspace, for linear layers with a bias: 1 MiB of its own before PyTorch 2.12, kept like cuBLAS's."""
     if op is aten.addmm.default and target.torch_version < (2, 12):
         yield Scratch(1 * MIB, kept_as="cublaslt")
 
@@ -163,7 +163,7 @@ def reduction_scratch(op, args, out, target: Target) -> Iterator[Scratch]:
 
 
 def convolution_backward(op, args, out, target: Target) -> Iterator[Scratch]:
-    """cuDNN needs a contiguous gradient; the bias's gradient is a sum over images and pixels of the gradient as it comes.
+    """cuDNN needs a contiguous gradient; the bias's is a sum over images and pixels of the gradient as it comes.
 
     Source: aten/src/ATen/native/Convolution.cpp and aten/src/ATen/native/cudnn/ConvShared.cpp.
     """

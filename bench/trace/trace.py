@@ -86,7 +86,7 @@ class StorageTracer(TorchDispatchMode):
         return out
 
     def _take(self, scratch: list[tuple[str, Scratch]], *, stage: int) -> list[Allocation]:
-        """Record memory that an operator takes besides its results, by the names of rules; return what is to be given back."""
+        """Record memory that an operator takes besides its results, by rule; return what is to be given back."""
         taken = []
         for rule, one in scratch:
             kept_as = one.kept_as and (one.kept_as, self.phase == "backward")  # autograd runs in its own thread
@@ -136,7 +136,7 @@ class StorageTracer(TorchDispatchMode):
         self.trace.train_step_macs = 0
 
     def begin_phase(self, phase: Phase) -> None:
-        """Note that the next operators belong to a phase; what outlives the forward pass is kept for the backward pass."""
+        """Note that a phase begins; what outlives the forward pass is kept for the backward pass."""
         if phase == "backward":
             for allocation in self.live():
                 if allocation.phase in ("forward", "loss") and allocation.kind is None:

@@ -1,7 +1,7 @@
 """Printed memory next to what the paper's software reserves when emulated: rows of results/paper/paper_stack.csv.
 
-Printed less reserved memory is what a process holds besides PyTorch's segments: the CUDA context with its kernels. It is
-the same for all cells if the emulation is right.
+Printed less reserved memory is what a process holds besides PyTorch's segments: the CUDA context with its kernels. It
+is the same for all cells if the emulation is right.
 """
 
 import csv
