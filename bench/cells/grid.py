@@ -142,7 +142,7 @@ class SweepConfig(Selection):
             device: kind of device to measure on; by default this machine's.
 
         Raises:
-            InvalidInput: if any value is out of range, or the device asked for is not there.
+            InvalidInput: if any value is out of range, or the device asked for does not exist.
         """
         self.check()
         device = device or measured_on(self.device)

@@ -22,7 +22,7 @@ def forward_macs(model: nn.Module, inputs: Inputs) -> int:
     """Return the MACs of model(*inputs): matrix products, convolutions and attention kernels, nothing element-wise.
 
     Args:
-        model, inputs: on the meta device, where fused attention is counted; on a CPU it would count as 0.
+        model, inputs: model and inputs on the meta device, where fused attention is counted; on a CPU it counts as 0.
     """
     # with gradients: without them the counter trips over a parameter that is a module's input (attention pooling)
     with FlopCounterMode(display=False) as counter:

@@ -45,7 +45,7 @@ def pinned_attention(attention: AttentionMode) -> AbstractContextManager:
 
 
 class FrozenPass:
-    """A forward pass without gradients, called like a TrainingStep."""
+    """The frozen forward pass without gradients, called like a TrainingStep."""
 
     def __init__(self, model: nn.Module, autocast: Callable[[], AbstractContextManager]) -> None:
         self.model, self.autocast = model, autocast

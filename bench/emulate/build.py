@@ -143,9 +143,7 @@ def _unanswered(torch: TorchInstall, library: str) -> set[str]:
         imported = set(_names([torch.folder / "lib" / name for name in TORCH_LIBRARIES], "--undefined-only", "-D"))
         imported |= set(_names(torch.runtime_libraries, "--defined-only", "-D"))
         return {name for name in imported if name.startswith(ANSWERED)}
-    looked_up = (
-        torch.folder / "lib" / "libc10_cuda.so"
-    ).read_bytes()  # dlsym looks names up, so they are strings in it
+    looked_up = (torch.folder / "lib" / "libc10_cuda.so").read_bytes()  # dlsym needs names, so they are strings in it
     if library == "libnvidia-ml.so.1":
         return {name.decode() for name in re.findall(rb"\0(nvml[A-Z]\w+)\0", looked_up)}
     found = {name.decode() for name in re.findall(rb"\0(cu[A-Z]\w+)\0", looked_up)}

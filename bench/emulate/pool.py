@@ -32,7 +32,7 @@ _LENGTH_BYTES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A call on a card."""
+    """A function call on a card."""
 
     gpu: "Gpu"
     arguments: tuple

@@ -61,7 +61,7 @@ class Profile:
     changes: list[Change]
     marks: list[Mark]
     macs: int
-    """Multiply-accumulates of matrix products, convolutions and attention."""
+    """Multiply-accumulates (MACs) of matrix products, convolutions and attention."""
 
 
 @contextmanager

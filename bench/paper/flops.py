@@ -19,7 +19,7 @@ def convention_cell(method: str) -> CellConfig:
 
 
 def by_convention_gmacs(evidence: Evidence, method: str) -> Number | None:
-    """Return the GMACs of one image as the paper counts them; None if fvcore was not there to count."""
+    """Return the GMACs of one image as the paper counts them; None if fvcore was not installed."""
     record = evidence.record(convention_cell(method))
     if record.fvcore_forward_macs is None:
         return None

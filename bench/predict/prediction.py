@@ -20,7 +20,7 @@ def card_of(cell: CellConfig) -> Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What can be said of a cell without running it."""
+    """Prediction for a cell, made without running it."""
 
     by: PredictedBy
 
@@ -42,7 +42,7 @@ class Prediction:
     """Peak with as much memory as the step takes."""
 
     context_bytes: int
-    """What a process holds on the GPU beyond PyTorch's segments."""
+    """Memory that a process holds on the GPU beyond PyTorch's segments."""
 
     fits: Word = "yes"
     """Whether the step runs on the card; `maybe` where the size of the CUDA context decides."""

@@ -22,7 +22,7 @@ Counter = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One published figure. Text fields say what the source says."""
+    """One published figure. Text fields repeat the words of the source."""
 
     source: str
     """Publication: repository and file, issue, or data set."""
@@ -37,7 +37,7 @@ class Measurement:
     """Images per step on one GPU."""
 
     method: str
-    """What is trained."""
+    """Method: what is trained."""
 
     precision: str
     attention: str

@@ -135,7 +135,7 @@ class Record:
     power_limit_w: float | None = None
     gpu_temperature_c: int | None = None
     power_quality: str | None = None
-    """`good`, or what speaks against the power figures."""
+    """`good`, or whatever speaks against the power figures."""
 
     ended_in_phase: str | None = None
     """Phase in which a cell that is not ok ended."""

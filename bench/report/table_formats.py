@@ -97,7 +97,7 @@ class Printer:
 
     form: TableFormat = "table"
     console: Console = field(default_factory=lambda: Console(highlight=False))
-    """Standard output."""
+    """Console for standard output."""
 
     aside: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
     """Console for notes when programs read standard output."""

@@ -3,8 +3,8 @@
     pytest bench/speed/bench_fptplus.py --benchmark-only -s
 
 The setting is ViT-B at 512 px, 16 prompts, k = 8, batch 16, five classes. The timed function is ours. The baseline
-takes one round before each of its rounds, so that whatever else the machine does affects both. The ratios are printed and
-are in `extra_info` of the saved results (`--benchmark-json FILE`). On a CUDA device everything runs there, including a
+takes one round before each of its rounds, so that whatever else the machine does affects both. The ratios are printed
+and kept in `extra_info` of the saved results (`--benchmark-json FILE`). On a CUDA device everything runs there, including a
 whole training of Messidor-2's size. `BENCH_IMAGE_PX` changes the size of the images that the baseline decodes.
 """
 

@@ -239,9 +239,9 @@ class CudaKernels(TorchFunctionMode):
     def _backward(self, loss: Tensor) -> None:
         """Run the backward pass under this mode, which a recomputed forward pass needs.
 
-        PyTorch lifts function modes while it runs a function, and `torch.autograd.backward` is one itself, so the engine
-        is called as that function calls it. A block's recomputation has its own autocast context, in which each weight
-        is used once: there is nothing to keep.
+        PyTorch lifts function modes while it runs a function, and `torch.autograd.backward` is one itself. So the
+        engine is called as that function calls it. A block's recomputation has its own autocast context, in which each
+        weight is used once: there is nothing to keep.
         """
         dtype = self.autocast_dtype
         with self, MetaAutocast(dtype, keep_weights=False) if dtype else nullcontext():

@@ -82,7 +82,7 @@ def layer_norm_copies(op, args, out, target: Target) -> Iterator[Scratch]:
 
 
 def softmax_backward(op, args, out, target: Target) -> Iterator[Scratch]:
-    """The gradient of softmax: the product of gradient and result (aten/src/ATen/native/cuda/SoftMax.cu)."""
+    """The gradient of softmax: the product of its gradient and its result (aten/src/ATen/native/cuda/SoftMax.cu)."""
     if op is aten._softmax_backward_data.default:
         yield Scratch(args[0].nbytes)
 
