@@ -123,7 +123,7 @@ def which_transformer(row: Measurement) -> None:
 
 
 def peft_lora_vit(row: Measurement) -> None:
-    """headless-start/peft-lora-vit baselines.py, ViT-B on Oxford Pets: three methods, one after another, in one process."""
+    """headless-start/peft-lora-vit baselines.py, ViT-B on Oxford Pets: three methods in sequence in one process."""
     batch_sizes = {"linear": 64, "lora r8 on q, v": 64, "full": 16}
     for method, batch in batch_sizes.items():
         torch.cuda.empty_cache()

@@ -4,8 +4,9 @@
 
 The setting is ViT-B at 512 px, 16 prompts, k = 8, batch 16, five classes. The timed function is ours. The baseline
 takes one round before each of its rounds, so that whatever else the machine does affects both. The ratios are printed
-and kept in `extra_info` of the saved results (`--benchmark-json FILE`). On a CUDA device everything runs there, including a
-whole training of Messidor-2's size. `BENCH_IMAGE_PX` changes the size of the images that the baseline decodes.
+and kept in `extra_info` of the saved results (`--benchmark-json FILE`). On a CUDA device everything runs there,
+including a whole training of Messidor-2's size. `BENCH_IMAGE_PX` changes the size of the images that the baseline
+decodes.
 """
 
 import os
