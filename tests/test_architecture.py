@@ -115,7 +115,7 @@ def test_no_two_classes_have_one_name():
 
 
 @pytest.mark.parametrize("package", LAYERS)
-def test_no_docstring_begins_in_the_middle_of_a_sentence(package):
+def test_no_docstring_begins_with_of(package):
     texts = [(str(path), text) for path in sources(package) for text in docstrings(path)]
     assert texts
     assert not [(path, text) for path, text in texts if text.lstrip().startswith("Of ")]

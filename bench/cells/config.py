@@ -250,7 +250,7 @@ class Selection:
 
     @property
     def smaller_memory_bytes(self) -> int | None:
-        """Memory limit in bytes; None for all of the GPU's memory.
+        """Return the memory limit in bytes; None for all of the GPU's memory.
 
         Raises:
             InvalidInput: if the limit is not an amount.
@@ -331,7 +331,7 @@ class Setting(Selection):
     fc2. Default: query,value."""
 
     def cells(self) -> list[CellConfig]:
-        """A cell for each model, resolution and method.
+        """Return a cell for each model, resolution and method.
 
         Raises:
             InvalidInput: if any value is out of range.

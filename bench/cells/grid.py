@@ -123,7 +123,7 @@ class SweepConfig(Selection):
 
     @property
     def vram_bytes(self) -> int | None:
-        """Memory of the smaller card to simulate, in bytes.
+        """Return the memory of the smaller card to simulate, in bytes.
 
         Raises:
             InvalidInput: if it is not an amount.
@@ -132,7 +132,7 @@ class SweepConfig(Selection):
 
     @property
     def smaller_memory_bytes(self) -> int | None:
-        """Memory limit in bytes, asked for or simulated; None for all of the GPU's memory."""
+        """Return the memory limit in bytes, asked for or simulated; None for all of the GPU's memory."""
         return super().smaller_memory_bytes or self.vram_bytes
 
     def cells(self, device: MeasuredOn | None = None) -> list[CellConfig]:

@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture
 def emulated_gpu() -> Iterator[Callable]:
-    """Return a function that takes a card's name and options of bench.scripts.emulated, and gives a card to run on."""
+    """Yield a function that takes a card's name and options of bench.scripts.emulated, and gives a card to run on."""
     from bench.scripts.emulated_gpu import emulated
 
     with ExitStack() as stack:

@@ -112,7 +112,7 @@ def foreign_processes(device: NvmlDevice, before: Usage) -> Mapping[int, str]:
     now = set(device.process_bytes or ())
     came = now - before.process_ids - {os.getpid()}
     if os.getpid() not in now and len(came) == 1:
-        came = set()  # includes this process, under its id outside its container
+        came = set()  # it is this process, under the id that it has outside its container
     return {pid: _name(pid) for pid in sorted((before.process_ids - {os.getpid()}) | came)}
 
 

@@ -49,17 +49,17 @@ class StackRow:
 
     @property
     def printed_less_training_mib(self) -> float:
-        """Printed memory less what is reserved before the first evaluation."""
+        """Return the printed memory less what is reserved before the first evaluation."""
         return self.printed_mib - self.training_reserved_mib
 
     @property
     def printed_less_reserved_mib(self) -> float:
-        """Printed memory less what is reserved, evaluations included."""
+        """Return the printed memory less what is reserved, evaluations included."""
         return self.printed_mib - self.reserved_mib
 
     @property
     def block_segment_mib(self) -> float:
-        """Memory that PyTorch reserves for a stored block."""
+        """Return the memory that PyTorch reserves for a stored block."""
         return -(-self.block_mib // SEGMENT_MIB) * SEGMENT_MIB
 
 
@@ -71,7 +71,7 @@ class Stack:
 
     @cached_property
     def context_mib(self) -> float:
-        """The typical constant: the median of printed less reserved memory before the first evaluation."""
+        """Return the typical constant: the median of printed less reserved memory before the first evaluation."""
         return median(row.printed_less_training_mib for row in self.rows)
 
     def process_mib(self, row: StackRow) -> float:
