@@ -45,7 +45,8 @@ def main(arguments: list[str]) -> int:
 def start_cards(arguments: list[str]) -> None:
     """Start the process of the emulated cards for a command that will need it.
 
-    It imports PyTorch while this process does the same."""
+    It imports PyTorch while this process does the same.
+    """
     command = arguments[0] if arguments and not arguments[0].startswith("-") else DOOR.default
     if command in PREDICTING and not {"-h", "--help", "traced", "--engine=traced"} & set(arguments):
         with suppress(CannotEmulate, InvalidInput):  # the command itself reports it

@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports run one way, and the packages are the ones of this checkout."""
+"""The architecture: imports run one way, and the packages are those of this checkout."""
 
 import ast
 import importlib

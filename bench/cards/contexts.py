@@ -1,7 +1,8 @@
 """What a process holds on a GPU beyond PyTorch's segments: the CUDA context and the kernels loaded into it.
 
 `contexts.csv` lists what others measured. PyTorch's out-of-memory message states what the process uses (by NVML), what
-PyTorch has allocated and what it holds in reserve. The context is the rest, and is uncertain by the message's rounding.
+PyTorch has allocated and what it has reserved but not allocated. The context is the rest, uncertain by the message's
+rounding.
 
 Two things decide its size: how kernels are loaded (one by one since CUDA 11.7, all at once before) and how many
 multiprocessors (SMs) the card has, at a few MiB each.

@@ -161,7 +161,8 @@ def default_gpu() -> Gpu:
 def present_gpu() -> Gpu | None:
     """Return this machine's CUDA device, or None.
 
-    Its figures are its own. If the catalogue lists it, it has the name it has there."""
+    The figures are those that it reports; the name is the catalogue's if it is listed there.
+    """
     if (properties := present_properties()) is None:
         return None
     own = {

@@ -41,7 +41,8 @@ def without_settings(environment: Mapping[str, str] = os.environ) -> dict[str, s
 def process_environment(asked: str | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the environment of such a process.
 
-    It sets only one of the two variables, so that all versions of PyTorch agree."""
+    It sets only one of the two variables, so that all versions of PyTorch agree.
+    """
     settings = in_force(asked, environment)
     return without_settings(environment) | ({} if settings is None else {VARIABLE: settings})
 

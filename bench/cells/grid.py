@@ -173,7 +173,8 @@ def with_preloading(cells: list[CellConfig]) -> Iterator[CellConfig]:
 def preloading_of(cell: CellConfig) -> CellConfig:
     """Return the frozen pass that makes the features of a cell's method.
 
-    It takes as many images at a time as the cell's batch has."""
+    It takes as many images at a time as the cell's batch has.
+    """
     plain = {"epochs": 0, "epoch_images": 0, "checkpointing": "none", "optimizer": "adamw"}
     return replace(cell, method=f"{cell.method}_preloading", **plain, **NO_STEP)
 

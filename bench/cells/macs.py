@@ -98,7 +98,8 @@ def fvcore_macs(model: nn.Module, inputs: Inputs) -> int | None:
 def _layer_norm_and_linears(inputs_with_tokens: int, operands: Sequence[Any], results: Sequence[Any]) -> int:
     """Return fvcore's count of a function whose tokens pass through a LayerNorm and each matrix, from traced values.
 
-    The tokens (B, T, D) are its first inputs. A LayerNorm counts 5 for each number by fvcore's rule.
+    Its first `inputs_with_tokens` inputs hold the tokens (B, T, D). fvcore counts 5 for each number in
+    a LayerNorm.
     """
     shapes = [operand.type().sizes() for operand in operands]
     tokens = sum(prod(shape[:2]) for shape in shapes[:inputs_with_tokens])

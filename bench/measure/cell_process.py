@@ -45,7 +45,7 @@ def _measure(job: dict, journal: Journal) -> None:
 
 
 def _end_with_parent(scratch: str) -> None:
-    """Wait until the parent closes its end of the input, which it also does by dying, and end the process.
+    """Wait until the parent closes its end of the input, as it also does by dying, then end this process.
 
     It bypasses sys.stdin, whose lock a reading thread would hold: processes forked meanwhile to load data close
     sys.stdin first, and would wait for that lock for ever.

@@ -85,7 +85,7 @@ def fair_table1(evidence: Evidence, passes: list[PreloadingCost]) -> Exhibit:
 def fair_efficiency(evidence: Evidence, passes: list[PreloadingCost]) -> Exhibit:
     """Return Table I's performance-to-memory efficiency (PME), every method in its best setting.
 
-    Its unit is the same full fine-tuning as in the paper.
+    The unit of memory is the same for all: full fine-tuning in the paper's setting.
     """
     rows: list[Row] = []
     full_mib = evidence.needed_mib(paper_cell("full")).value

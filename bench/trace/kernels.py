@@ -239,7 +239,7 @@ class CudaKernels(TorchFunctionMode):
     def _backward(self, loss: Tensor) -> None:
         """Run the backward pass under this mode, which a recomputed forward pass needs.
 
-        PyTorch lifts function modes while it runs a function, and `torch.autograd.backward` is one itself. So the
+        PyTorch lifts a function mode while its handler runs, and `torch.autograd.backward` is handled that way. So the
         engine is called as that function calls it. A block's recomputation has its own autocast context, in which each
         weight is used once: there is nothing to keep.
         """
