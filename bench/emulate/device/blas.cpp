@@ -1,5 +1,5 @@
-// cuBLAS: handles remember what they are told, products and solvers are counted and compute nothing.
-// PyTorch gives cuBLAS its scratch memory (cublasSetWorkspace), so that none is hidden here.
+// cuBLAS: handles remember their settings; products and solvers are counted but compute nothing.
+// PyTorch gives cuBLAS its scratch memory (cublasSetWorkspace), so none is hidden here.
 #include <cublas_v2.h>
 
 #include "library.h"
@@ -24,7 +24,7 @@ cublasStatus_t multiplied(cublasHandle_t handle, const char* name, const Product
     return called(handle, name);
 }
 
-// A result that the caller reads on the host; those on the device are as zero as all that kernels write.
+// A result that the caller reads on the host; results on the device are zero, like everything that kernels write.
 template <typename Number>
 cublasStatus_t answered(cublasHandle_t handle, const char* name, Number* result) {
     if (handle->pointer_mode == CUBLAS_POINTER_MODE_HOST) *result = Number{};
@@ -67,13 +67,13 @@ EXPORT cublasStatus_t cublasGetPointerMode_v2(cublasHandle_t handle, cublasPoint
     *mode = handle->pointer_mode;
     return CUBLAS_STATUS_SUCCESS;
 }
-// Memory and multiprocessors that products may use: they use none.
+// Memory and multiprocessors that products may use; they use none.
 EXPORT cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t, void*, size_t) { return CUBLAS_STATUS_SUCCESS; }
 #if CUBLAS_VERSION >= 110900
 EXPORT cublasStatus_t cublasSetSmCountTarget(cublasHandle_t, int) { return CUBLAS_STATUS_SUCCESS; }
 #endif
 
-// Products of one type: letter of the functions, the type in C and as cuBLAS names it.
+// Products of one type: the functions' letter, the type in C and cuBLAS's name of the type.
 #define PRODUCTS(T, Number, TYPE)                                                                                      \
     EXPORT cublasStatus_t cublas##T##gemm_v2(cublasHandle_t handle, cublasOperation_t, cublasOperation_t, int m,       \
                                              int n, int k, const Number*, const Number*, int, const Number*, int,      \

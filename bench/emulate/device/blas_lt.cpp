@@ -1,4 +1,4 @@
-// cuBLASLt: descriptors remember what they are given, one algorithm does every product, in no scratch memory.
+// cuBLASLt: descriptors remember what they are given; one algorithm does every product, without scratch memory.
 // PyTorch allocates a workspace before it asks for an algorithm, and does not look at what the answer needs.
 #include <cublasLt.h>
 
@@ -13,7 +13,7 @@ using namespace emulated;
 
 namespace {
 
-// A descriptor of any kind: its attributes, as the bytes they were given in.
+// A descriptor of any kind: its attributes, as the bytes that were given.
 struct Attributes {
     std::map<int, std::string> values;
 

@@ -1,4 +1,4 @@
-// What the device is: EMULATED_GPU, "key=value" parted by semicolons, as launch.py writes it.
+// What the device is: EMULATED_GPU, "key=value" separated by semicolons, as launch.py writes it.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -58,7 +58,7 @@ std::vector<int> read_visible() {
         for (int device = 0; device < all_devices(); device++) devices.push_back(device);
         return devices;
     }
-    for (const char* entry = mask; *entry;) {  // as CUDA does, up to the first that is no device
+    for (const char* entry = mask; *entry;) {  // like CUDA, up to the first entry that is not a device
         char* end;
         long device = strtol(entry, &end, 10);
         if (end == entry || device < 0 || device >= all_devices()) break;
@@ -78,7 +78,7 @@ thread_local int current = 0;
 }  // namespace
 
 const Card& card() {
-    static const Card the_card = read_card();  // at the first question, so that a forked process may have its own
+    static const Card the_card = read_card();  // when first asked, so that a forked process may have its own
     return the_card;
 }
 
@@ -115,11 +115,11 @@ void unanswered(const char* function) {
 
 EXPORT void emulated_no_answer(const char* function) { emulated::unanswered(function); }
 
-// Functions that had no answer, with ", " between them; empty if all had. Good until one more has none.
+// Functions that had no answer, separated by ", "; empty if all had one. Valid until another function has none.
 EXPORT const char* emulated_unanswered() {
     std::lock_guard<std::mutex> guard(emulated::mutex);
     return emulated::names.empty() ? "" : emulated::names.c_str() + 2;
 }
 
-// Whoever measures asks for this name: a process that has it has no GPU.
+// Measuring code looks for this name: a process that has it has no GPU.
 EXPORT int emulated_device() { return 1; }

@@ -2,7 +2,7 @@
 //
 //   tensors, operators -> operation graph -> heuristic or engine -> engine configuration -> execution plan
 //
-// Handles stay here, because they are none of a device; so do plans, because finishing one would compile its kernels.
+// Handles stay here because they belong to no real device; plans do because finishing one would compile its kernels.
 #include "cudnn_graph.h"
 
 #include <memory>
@@ -18,7 +18,7 @@ struct Graph {
     cudnnBackendDescriptor_t executed = nullptr;  // the plan that was executed first
 };
 
-// What is known of a descriptor besides what its planner knows.
+// What is known of a descriptor in addition to what its planner knows.
 struct Known {
     cudnnBackendDescriptorType_t type{};
     std::shared_ptr<Graph> graph;
@@ -34,7 +34,7 @@ Planner& planner() {
     return *the_planner;
 }
 
-// The installed cuDNN calls its own functions by these names too; whatever comes from inside goes straight on.
+// The installed cuDNN also calls its own functions by these names; calls from inside are passed straight on.
 thread_local int depth = 0;
 
 struct Inside {
@@ -53,7 +53,7 @@ const char* operators_of(cudnnBackendDescriptorType_t type) {
     }
 }
 
-// Attention is made of products and whatever is between them; PyTorch makes no other graph of products.
+// Attention consists of products and whatever is between them; PyTorch makes no other graph of products.
 const char* operators_of(const cudnnBackendDescriptor_t* operations, int64_t count) {
     for (int64_t i = 0; i < count; i++) {
         auto found = known.find(operations[i]);
@@ -63,7 +63,7 @@ const char* operators_of(const cudnnBackendDescriptor_t* operations, int64_t cou
     return "attention (cuDNN)";
 }
 
-// Graphs go along from descriptor to descriptor.
+// Graphs are passed on from descriptor to descriptor.
 void note(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name, int64_t count, const void* elements) {
     std::lock_guard<std::mutex> guard(mutex);
     auto found = known.find(descriptor);

@@ -1,5 +1,5 @@
-// cuDNN's functions of one layer. Only cuDNN knows the scratch memory of its algorithms: none is answered, and it is
-// said to be unknown. PyTorch convolves by graphs (cudnn_graph.cpp) unless TORCH_CUDNN_V8_API_DISABLED is set.
+// cuDNN's single-layer functions. Only cuDNN knows the scratch memory of its algorithms: the answer is none, and it is
+// reported as unknown. PyTorch convolves by graphs (cudnn_graph.cpp) unless TORCH_CUDNN_V8_API_DISABLED is set.
 #include "cudnn_parts.h"
 
 using namespace emulated;
@@ -12,7 +12,7 @@ cudnnStatus_t unknown_bytes(const char* operators, size_t* bytes) {
     return CUDNN_STATUS_SUCCESS;
 }
 
-// The one algorithm that there is, whether it is looked up or measured.
+// The only algorithm, whether it is looked up or measured.
 template <typename Performance, typename Algorithm>
 cudnnStatus_t choose(Algorithm algorithm, int requested, int* returned, Performance* results) {
     if (requested < 1) return CUDNN_STATUS_BAD_PARAM;

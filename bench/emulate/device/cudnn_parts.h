@@ -1,9 +1,9 @@
-// What the parts of cuDNN share: handles, descriptors that remember what they are given, and the installed library.
+// Shared by the parts of cuDNN: handles, descriptors that remember what they are given, and the installed library.
 //
 //   cudnn.cpp             handles, versions, errors, descriptors
 //   cudnn_layers.cpp      convolution, normalisation and others by one call each
 //   cudnn_recurrent.cpp   recurrent networks
-//   cudnn_graph.cpp       graphs of operators: what all of them go through
+//   cudnn_graph.cpp       graphs of operators: what all of them have in common
 //   cudnn_planner.cpp     plans by the installed cuDNN, for a device that it does not see
 //   cudnn_recall.cpp      plans where the installed cuDNN cannot make them
 #pragma once

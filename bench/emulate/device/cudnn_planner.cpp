@@ -16,7 +16,7 @@ using namespace emulated;
 
 namespace {
 
-// The properties that cuDNN reads of a device, by its names for them.
+// The properties of a device that cuDNN reads, by its names for them.
 std::string describe(const cudaDeviceProp& p, int clock_khz, int memory_clock_khz) {
     auto number = [](const char* name, long long value) {
         return std::string(",\"") + name + "\":" + std::to_string(value);
@@ -47,7 +47,7 @@ Function find(const char* name) {
 
 class InstalledPlanner : public Planner {
 public:
-    // Whether this cuDNN takes a description of the card.
+    // Whether this cuDNN accepts a description of the card.
     bool start() {
         if (!load()) return false;
         cudaDeviceProp properties;
@@ -65,7 +65,7 @@ public:
         return create_ && destroy_ && set_ && get_ && finalize_;
     }
 
-    // Whether it takes a text for a device's properties.
+    // Whether it accepts a text for a device's properties.
     bool take(const std::string& text) {
         return create_(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, &card_) == CUDNN_STATUS_SUCCESS &&
                set_(card_, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, int64_t(text.size()),
@@ -115,7 +115,7 @@ Planner* emulated::installed_planner() {
 }
 
 // For a process that others are forked from, so that none of them has to: cuDNN loads its libraries when it is given a
-// description, even an empty one, which it does not take.
+// description, even an empty one, which it rejects.
 EXPORT void emulated_load_planner() {
     InstalledPlanner planner;
     if (planner.load()) planner.take("{}");

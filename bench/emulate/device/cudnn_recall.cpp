@@ -1,4 +1,4 @@
-// Plans where the installed cuDNN cannot make them without a device (before 9.8): descriptors remember what is set of
+// Plans where the installed cuDNN cannot make them without a device (before 9.8): descriptors remember what is set in
 // them, every graph has one engine, and its scratch memory is not known.
 #include <map>
 #include <memory>
@@ -15,7 +15,7 @@ struct Contents;
 struct Value {
     int64_t count = 0;
     std::string bytes;
-    std::vector<std::shared_ptr<Contents>> descriptors;  // instead of bytes, as they were
+    std::vector<std::shared_ptr<Contents>> descriptors;  // kept as they were, instead of as bytes
 };
 
 struct Contents {

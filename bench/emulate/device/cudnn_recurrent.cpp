@@ -1,8 +1,8 @@
-// cuDNN's recurrent networks: weights have their sizes and places; scratch memory, and what is kept for the backward
-// pass, only cuDNN knows.
+// cuDNN's recurrent networks: weights have their sizes and places. Only cuDNN knows the scratch memory, and what is
+// kept for the backward pass.
 //
 // All weights lie in one buffer: the matrices of each layer and direction, gate by gate (first those of the input, then
-// those of the recurrence, then the projection), and behind all matrices the biases in the same order.
+// those of the recurrence, then the projection). After all matrices come the biases, in the same order.
 #include "cudnn_parts.h"
 
 using namespace emulated;
@@ -15,7 +15,7 @@ struct cudnnRNNStruct {
     int input_size = 0, hidden_size = 0, projection_size = 0, num_layers = 0;
 };
 
-struct cudnnRNNDataStruct {};  // nothing of it is asked for again
+struct cudnnRNNDataStruct {};  // nothing in it is read again
 
 namespace {
 
@@ -56,7 +56,7 @@ Matrix shape_of(const cudnnRNNStruct& rnn, int pseudo_layer, int index) {
     return matrix;
 }
 
-// Places of all matrices before one, and the end of all of them when there is none such.
+// Places of all matrices before a given one, and the end of all of them if it does not exist.
 Matrix place(const cudnnRNNStruct& rnn, int pseudo_layer, int index) {
     size_t matrices = 0, biases = 0;
     Matrix wanted;

@@ -1,14 +1,14 @@
-// The emulated CUDA device: what its parts share.
+// The emulated CUDA device: declarations that its parts share.
 //
 //   card.cpp        what the device is, from the environment
 //   processes.cpp   who uses how much of it, in a file that all processes map
 //   memory.cpp      addresses without memory behind them; copies
 //   streams.cpp     streams, events, graph capture
 //   kernels.cpp     kernels: registered, counted by name, never run
-//   properties.cpp  what the runtime says of the device; errors
+//   properties.cpp  what the runtime says about the device; errors
 //   driver.cpp      libcuda.so.1: the primary context, virtual memory management
 //   nvml.cpp        libnvidia-ml.so.1
-//   library.cpp     calls of libraries: counted, recorded, what is not known of them named
+//   library.cpp     calls of libraries: counted, recorded, their unknowns named
 //   nccl.cpp        small messages between the processes of a machine
 //   blas.cpp, blas_lt.cpp, cudnn*.cpp   the libraries that PyTorch calls (cudnn_parts.h lists cuDNN's)
 //
@@ -37,7 +37,7 @@ struct Card {
 
 const Card& card();
 
-// Devices that CUDA_VISIBLE_DEVICES leaves, and which of the machine's each of them is.
+// Devices that CUDA_VISIBLE_DEVICES leaves visible, and which of the machine's devices each of them is.
 int visible_devices();
 int physical_device(int visible);
 int all_devices();
@@ -45,27 +45,27 @@ int all_devices();
 int current_device();
 bool set_current_device(int device);
 
-// Takes bytes of a device if it has them, for this process and before all others.
+// Takes bytes from a device if it has them, for this process and before all others.
 bool take(int device, size_t bytes);
 void give_back(int device, size_t bytes);
 // This process has a context from now on.
 void begin_context(int device);
 size_t used_bytes(int device);
 
-// The i-th process that has a context on one of the machine's devices; false behind the last.
+// The i-th process that has a context on one of the machine's devices; false after the last.
 bool process_at(int physical, int index, pid_t* pid, size_t* bytes);
 
-// Addresses of a device, without memory; null where there are none left.
+// Addresses of a device, without memory; null if there are none left.
 void* reserve_addresses(int device, size_t bytes, size_t alignment);
 void release_addresses(void* address);
-// Whether an address is one of a device, and of which.
+// Whether an address belongs to a device, and to which.
 bool is_device_address(const void* address, int* device);
 
-// Says once on the error stream that a function has no answer, and keeps its name.
+// Reports once on standard error that a function has no answer, and keeps its name.
 void unanswered(const char* function);
 
 }  // namespace emulated
 
-// A library's call that would launch kernels.
+// A library call that would launch kernels.
 EXPORT void emulated_library_call(const char* function);
 EXPORT unsigned long long emulated_launches();

@@ -22,7 +22,7 @@ CUcontext const CONTEXT = reinterpret_cast<CUcontext>(16);
 struct Handle {
     int device;
     size_t bytes;
-    int count;  // who made it, and what is mapped
+    int count;  // number of owners: its creator, and its mappings
 };
 
 std::map<CUdeviceptr, Handle*> mapped;
@@ -35,7 +35,7 @@ void release(Handle* handle) {
 
 }  // namespace
 
-// Functions of this library by name, in the version that is there.
+// Functions of this library by name, in the version that exists.
 static CUresult find_function(const char* symbol, void** function) {
     static void* self = dlopen("libcuda.so.1", RTLD_NOW);
     *function = self ? dlsym(self, symbol) : nullptr;
@@ -55,7 +55,7 @@ EXPORT CUresult cuGetProcAddress(const char* symbol, void** function, int, cuuin
 EXPORT CUresult cuGetProcAddress(const char* symbol, void** function, int, cuuint64_t) {
     return find_function(symbol, function);
 }
-// The runtime inside the installed cuDNN asks for tables that have no documentation, and plans as well without them.
+// The runtime inside the installed cuDNN asks for undocumented tables, and plans just as well without them.
 EXPORT CUresult cuGetExportTable(const void** table, const CUuuid*) {
     *table = nullptr;
     return CUDA_ERROR_NOT_FOUND;
@@ -192,7 +192,7 @@ EXPORT CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunct
     return CUDA_SUCCESS;
 }
 
-// Virtual memory: addresses and memory apart.
+// Virtual memory: addresses and memory are separate.
 EXPORT CUresult cuMemGetAllocationGranularity(size_t* bytes, const CUmemAllocationProp*,
                                               CUmemAllocationGranularity_flags) {
     *bytes = 2 * MIB;

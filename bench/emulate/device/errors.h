@@ -1,4 +1,4 @@
-// What a call of the runtime returns; the last error of a thread stays until it is asked for.
+// The result of a runtime call; a thread's last error stays until it is asked for.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -8,7 +8,7 @@ namespace emulated {
 
 struct Launches {
     unsigned long long total = 0;
-    std::unordered_map<const char*, unsigned long long> by_name;  // names live as long as the library they stand in
+    std::unordered_map<const char*, unsigned long long> by_name;  // names live as long as the library that holds them
 
     void add(const char* name, unsigned long long times = 1) {
         total += times;
@@ -16,10 +16,10 @@ struct Launches {
     }
 };
 
-// Adds to what this process has launched.
+// Adds to this process's launches.
 void count(const Launches& launches);
 
-// Where launches into a stream go while it is captured; null outside of a capture.
+// Where launches into a stream go while it is captured; null outside a capture.
 Launches* captured_launches(cudaStream_t stream);
 
 }  // namespace emulated

@@ -1,4 +1,4 @@
-// Calls of the libraries: counted, their products recorded on request, their unknown scratch memory named.
+// Calls of the libraries: they are counted, their products recorded on request, their unknown scratch memory named.
 #include "library.h"
 
 #include <algorithm>
@@ -43,7 +43,7 @@ void record(const Product& product) {
 
 using namespace emulated;
 
-// Kinds of operators whose scratch memory is not known, with commas; the text stays until the thread asks again.
+// Kinds of operators whose scratch memory is not known, separated by commas; valid until the thread asks again.
 EXPORT const char* emulated_unknown_workspaces() {
     thread_local std::string text;
     std::lock_guard<std::mutex> guard(mutex);
@@ -52,14 +52,14 @@ EXPORT const char* emulated_unknown_workspaces() {
     return text.c_str();
 }
 
-// From now on matrix products are recorded, or not any more; what was recorded is forgotten.
+// Starts or stops the recording of matrix products, and forgets what was recorded.
 EXPORT void emulated_products_enable(int enable) {
     std::lock_guard<std::mutex> guard(mutex);
     products.clear();
     are_products_recorded = enable != 0;
 }
 
-// Copies up to capacity products, in the order of their calls, and gives how many there are.
+// Copies up to capacity products, in the order of their calls, and returns how many there are.
 EXPORT size_t emulated_products_read(Product* buffer, size_t capacity) {
     std::lock_guard<std::mutex> guard(mutex);
     std::copy_n(products.begin(), std::min(capacity, products.size()), buffer);

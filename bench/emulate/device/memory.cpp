@@ -1,7 +1,7 @@
-// Device memory: addresses that nothing stands behind, so that a card of any size fits any machine.
+// Device memory: addresses with nothing behind them, so that a card of any size fits any machine.
 //
-// What kernels would compute is nowhere. Small copies move real bytes, since programs steer by them (shapes that ranks
-// compare, sizes, flags); whatever else is copied to the host is zero.
+// What kernels would compute does not exist. Small copies move real bytes, since programs branch on them (shapes that
+// ranks compare, sizes, flags); everything else that is copied to the host is zero.
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -20,9 +20,9 @@ namespace {
 
 constexpr size_t PAGE_BYTES = 2 * MIB;  // cudaMalloc's granularity
 constexpr size_t REAL_HOST_COPY_BYTES = 1 * MIB;
-constexpr size_t REAL_DEVICE_COPY_BYTES = 64 * KIB;  // and fills: they stand in every training step
+constexpr size_t REAL_DEVICE_COPY_BYTES = 64 * KIB;  // and fills: every training step has some
 
-// The addresses of one device, used again from the lowest on, so that every machine gets the same ones.
+// The addresses of one device, reused from the lowest on, so that every machine gets the same ones.
 class AddressSpace {
   public:
     void* reserve(size_t bytes, size_t alignment) {
@@ -43,7 +43,7 @@ class AddressSpace {
         auto range = ranges_.find(start);
         if (range == ranges_.end()) return 0;
         size_t bytes = range->second;
-        // what small copies have left there goes with it
+        // this also discards what small copies left there
         mmap(reinterpret_cast<void*>(start), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
              -1, 0);
         ranges_.erase(range);
@@ -94,7 +94,7 @@ int device_of(const void* address) {
     return -1;
 }
 
-// Makes device addresses readable and writable; all of a small segment at once.
+// Makes device addresses readable and writable; a small segment all at once.
 void make_real(const void* address, size_t bytes) {
     std::lock_guard<std::mutex> guard(mutex);
     int device = device_of(address);
@@ -202,7 +202,7 @@ using namespace emulated;
 
 EXPORT cudaError_t cudaMalloc(void** address, size_t bytes) { return allocate(address, bytes); }
 EXPORT cudaError_t cudaFree(void* address) {
-    begin_context(current_device());  // cudaFree(nullptr) is how programs make a context
+    begin_context(current_device());  // cudaFree(nullptr) is how programs create a context
     return release(address);
 }
 EXPORT cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {

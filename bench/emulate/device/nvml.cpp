@@ -1,4 +1,4 @@
-// libnvidia-ml.so.1: the same device, its memory and the processes on it. It has no meter of power or clocks.
+// libnvidia-ml.so.1: the same device, its memory and the processes on it. It has no meters of power or clocks.
 #include <cuda.h>
 #include <unistd.h>
 
@@ -13,7 +13,7 @@ namespace {
 
 enum Result { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
 
-// As in NVIDIA's nvml.h; the numbers of versions are part of the interface.
+// As in NVIDIA's nvml.h; the version numbers are part of the interface.
 struct Memory {
     unsigned long long total, free, used;
 };
@@ -166,7 +166,7 @@ EXPORT int nvmlSystemGetProcessName(unsigned pid, char* text, unsigned length) {
     return SUCCESS;
 }
 
-// What a card without meters says.
+// Answers of a card without meters.
 #define NOT_SUPPORTED_HERE(name) \
     EXPORT int name() { return NOT_SUPPORTED; }
 NOT_SUPPORTED_HERE(nvmlDeviceGetPowerUsage)

@@ -48,7 +48,7 @@ Process* table() {
     return processes;
 }
 
-// A process that has ended and that its parent has yet to ask about holds no memory any more.
+// A process that has ended holds no memory any more, even if its parent has yet to ask about it.
 bool is_zombie(int pid) {
     char path[32], text[512];
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
@@ -57,7 +57,7 @@ bool is_zombie(int pid) {
     if (file >= 0) close(file);
     if (size <= 0) return false;
     text[size] = 0;
-    const char* name_ends = strrchr(text, ')');  // the name before it may have any character
+    const char* name_ends = strrchr(text, ')');  // the name before it may contain any character
     return name_ends && name_ends[1] == ' ' && name_ends[2] == 'Z';
 }
 
@@ -73,7 +73,7 @@ void clear(Process& process) {
 Process& claim_slot(int pid) {
     Process* processes = table();
     for (int index = 0; index < MAX_PROCESSES; index++) {
-        // a slot of this number is that of a dead process, or of this one before it became another program
+        // a slot with this number belongs to a dead process, or to this one before it became another program
         int owner = pid;
         processes[index].pid.compare_exchange_strong(owner, 0);
     }
@@ -92,7 +92,7 @@ Process& own() {
     static std::mutex mutex;
     static Process* slot = nullptr;
     std::lock_guard<std::mutex> guard(mutex);
-    if (!slot || slot->pid != getpid()) slot = &claim_slot(getpid());  // a forked process is another
+    if (!slot || slot->pid != getpid()) slot = &claim_slot(getpid());  // a forked process is a different one
     return *slot;
 }
 
@@ -116,7 +116,7 @@ void begin_context(int device) { own().has_context[physical_device(device)] = 1;
 bool take(int device, size_t bytes) {
     begin_context(device);
     if (bytes > card().memory_bytes) return false;
-    own().bytes[physical_device(device)] += bytes;  // first, so that no other process takes the same
+    own().bytes[physical_device(device)] += bytes;  // first, so that no other process takes the same bytes
     if (used_bytes(device) <= card().memory_bytes) return true;
     give_back(device, bytes);
     return false;

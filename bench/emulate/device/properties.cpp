@@ -1,4 +1,4 @@
-// What the runtime says of the device, of its versions and of what went wrong.
+// What the runtime says about the device, about its versions and about what went wrong.
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 

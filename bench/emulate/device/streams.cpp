@@ -42,7 +42,7 @@ std::mutex mutex;
 struct Stream {
     int priority = 0;
     unsigned flags = 0;
-    Graph* graph = nullptr;  // that it captures into, or has last captured into
+    Graph* graph = nullptr;  // the graph that it captures into, or last captured into
 };
 
 struct Event {
@@ -183,7 +183,7 @@ EXPORT cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stre
 }
 EXPORT cudaError_t cudaEventQuery(cudaEvent_t) { return succeed(); }
 EXPORT cudaError_t cudaEventSynchronize(cudaEvent_t) { return succeed(); }
-// The host's time between two marks: of a device that computes nothing it says nothing.
+// The host's time between two marks; for a device that computes nothing it is meaningless.
 EXPORT cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
     auto elapsed = reinterpret_cast<Event*>(end)->time - reinterpret_cast<Event*>(start)->time;
     *milliseconds = std::chrono::duration<float, std::milli>(elapsed).count();
