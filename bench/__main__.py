@@ -1,4 +1,4 @@
-"""`python -m bench [command] ...`"""
+"""Entry point of the benchmark: `python -m bench [command] ...`."""
 
 import sys
 import warnings
@@ -24,7 +24,7 @@ COMMANDS = {
     "doctor": "Say what can be measured on this machine, and how to fix the rest.",
 }
 PREDICTING = ("run", "advise", "why", "plan", "reproduce")
-"""Commands that need emulated cards in nearly every call."""
+"""Commands that use emulated cards in nearly every call."""
 
 DOOR = FrontDoor(
     program="python -m bench",
@@ -37,16 +37,19 @@ DOOR = FrontDoor(
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command; `run` where none is named."""
+    """Run a command, by default `run`, and return its exit status."""
     warnings.filterwarnings("ignore", message=".*torch.jit.script. is deprecated.*")  # fvcore's import
     return DOOR.enter(arguments)
 
 
 def start_cards(arguments: list[str]) -> None:
-    """Let the process of the emulated cards import PyTorch while this one does, where the command will need it."""
+    """Start the process of the emulated cards for a command that will need it.
+
+    It imports PyTorch while this process does the same.
+    """
     command = arguments[0] if arguments and not arguments[0].startswith("-") else DOOR.default
     if command in PREDICTING and not {"-h", "--help", "traced", "--engine=traced"} & set(arguments):
-        with suppress(CannotEmulate, InvalidInput):  # the command says so in its place
+        with suppress(CannotEmulate, InvalidInput):  # the command itself reports it
             DOOR.check_packages()
             shared_pool()
 

@@ -1,4 +1,4 @@
-"""Options of the benchmarks: `pytest bench/ --benchmark-only --model vit_b --res 512`."""
+"""Options of the speed benchmarks: `pytest bench/ --benchmark-only --model vit_b --res 512`."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Time nothing on an emulated device, where times mean nothing."""
+    """Skip benchmarks on an emulated device, where times mean nothing."""
     if is_emulated() and not config.getoption("benchmark_disable"):
         skip = pytest.mark.skip(
             reason="the GPU is emulated, its times mean nothing; --benchmark-disable runs the steps"

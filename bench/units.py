@@ -1,4 +1,4 @@
-"""Bytes inside, MiB and GiB (powers of two) at the edges."""
+"""Units of memory: bytes inside, MiB and GiB (powers of two) at the edges."""
 
 import re
 
@@ -12,14 +12,14 @@ _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 
 
 def parse_bytes(name: str, text: str) -> int:
-    """Bytes of an amount such as 48GiB.
+    """Return the bytes of an amount such as 48GiB.
 
     Args:
-        name: of the option, for the message.
+        name: name of the option, for the message.
         text: a number with MiB, GiB (powers of two), MB or GB (powers of ten).
 
     Raises:
-        InvalidInput: if it is no such amount, or not above 0.
+        InvalidInput: if it is not such an amount, or not above 0.
     """
     match = _AMOUNT.fullmatch(text.strip())
     factor = {unit.lower(): factor for unit, factor in _FACTORS.items()}.get(match[2].lower()) if match else None

@@ -1,4 +1,4 @@
-"""Tests that need more than this machine are opted in to."""
+"""Options that enable tests that need more than this machine has."""
 
 import pytest
 

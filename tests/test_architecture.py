@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports run one way, and the packages are the ones of this checkout."""
+"""The architecture: imports run one way, and the packages are those of this checkout."""
 
 import ast
 import importlib
@@ -63,6 +63,13 @@ def imported(path):
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
+def docstrings(path):
+    """Docstrings of a module, its classes and functions, and the strings under fields and constants."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
+
+
 @pytest.mark.parametrize("package", LAYERS)
 def test_imports_run_one_way_between_packages(package):
     above = set(LAYERS[LAYERS.index(package) + 1 :])
@@ -105,6 +112,13 @@ def test_no_two_classes_have_one_name():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 classes.setdefault(node.name, []).append(str(path))
     assert not {name: paths for name, paths in classes.items() if len(paths) > 1}
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_docstring_begins_with_of(package):
+    texts = [(str(path), text) for path in sources(package) for text in docstrings(path)]
+    assert texts
+    assert not [(path, text) for path, text in texts if text.lstrip().startswith("Of ")]
 
 
 def test_tests_mirror_the_folders():

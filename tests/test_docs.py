@@ -1,4 +1,4 @@
-"""Each promise of the README and of docs/: commands parse, links lead somewhere, the tree is true, examples work."""
+"""The promises of the README and of docs/: commands parse, links resolve, the file tree is true, examples work."""
 
 import ast
 import contextlib

@@ -1,4 +1,4 @@
-"""What pyproject.toml promises: every import is declared, nothing is declared for nothing, the license is there."""
+"""The promises of pyproject.toml: every import is declared, nothing is declared without use, the license exists."""
 
 import ast
 import re

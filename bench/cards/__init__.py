@@ -1,1 +1,1 @@
-"""GPUs: what CUDA reports of each, what a process holds on it before it has a tensor, and what fits."""
+"""GPUs: what CUDA reports of each, how much of it a process holds before its first tensor, and what fits."""

@@ -1,10 +1,11 @@
 """What a process holds on a GPU beyond PyTorch's segments: the CUDA context and the kernels loaded into it.
 
-`contexts.csv` has what others measured. PyTorch's out-of-memory message states what the process uses (by NVML), what
-PyTorch has allocated and what it keeps unallocated; the context is the rest, uncertain by the message's rounding.
+`contexts.csv` lists what others measured. PyTorch's out-of-memory message states what the process uses (by NVML), what
+PyTorch has allocated and what it has reserved but not allocated. The context is the rest, uncertain by the message's
+rounding.
 
-Two things decide the size: how kernels are loaded (one by one since CUDA 11.7, before that all at once) and how many
-multiprocessors (SMs) the card has, a few MiB for each.
+Two things decide its size: how kernels are loaded (one by one since CUDA 11.7, all at once before) and how many
+multiprocessors (SMs) the card has, at a few MiB each.
 """
 
 import csv
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
     from .gpus import Gpu
 
 NEWEST_CUDA = "13.0"
-"""Assumed where PyTorch is built without CUDA."""
+"""CUDA version assumed where PyTorch is built without CUDA."""
 
 LAZY_SINCE = (11, 7)
-"""CUDA version from which kernels are loaded when first used (github.com/pytorch/pytorch/issues/107667)."""
+"""First CUDA version that loads kernels when they are first used (github.com/pytorch/pytorch/issues/107667)."""
 
 _FIGURES = Path(__file__).with_name("contexts.csv")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContextSize:
-    """The range that is known, and what to reckon with inside it."""
+    """Known range of the context's size, and the size to plan with."""
 
     low_bytes: int
     typical_bytes: int
@@ -41,32 +42,33 @@ class ContextSize:
 
 @dataclass(frozen=True, kw_only=True)
 class ContextFigure:
-    """One process on one card."""
+    """Measured context of one process on one card."""
 
     card: str
-    """As CUDA names it."""
+    """Name of the card according to CUDA."""
 
     num_sms: int
     cuda: str
-    """Version that PyTorch was built with, as exactly as it is known: 12.8, 12, or "12 or 13"."""
+    """CUDA version that PyTorch was built with, as precisely as it is known: 12.8, 12, or "12 or 13"."""
 
     bytes: float
     rounding_bytes: float
-    """How far off the figure can be, its source stating a few digits."""
+    """Largest rounding error of the figure in bytes; its source states only a few digits."""
 
     source: str
 
 
 def context_of(gpu: "Gpu", cuda_version: str | None = None) -> ContextSize:
-    """Size of the CUDA context of one process.
+    """Return the size of the CUDA context of one process.
 
     Args:
         gpu: the card.
-        cuda_version: that PyTorch is built with, such as "12.8"; None for the newest.
+        cuda_version: CUDA version that PyTorch is built with, such as "12.8"; None for the newest.
 
     Returns:
-        The range of several processes on this card with this major version of CUDA; else with versions that load
-        kernels in the same way; else by the card's number of SMs, since one process is no range. The source says which.
+        The range over several processes on this card with this major version of CUDA; else with versions that load
+        kernels in the same way; else scaled by the card's number of SMs. One process alone makes no range. The source
+        says which of these it is.
     """
     cuda = cuda_version or NEWEST_CUDA
     alike = [figure for figure in context_figures() if _is_lazy(figure.cuda) == _is_lazy(cuda)]
@@ -86,7 +88,7 @@ def context_of(gpu: "Gpu", cuda_version: str | None = None) -> ContextSize:
 
 @cache
 def context_figures() -> tuple[ContextFigure, ...]:
-    """The measured figures."""
+    """Return the measured figures."""
     with _FIGURES.open(newline="", encoding="utf-8") as file:
         return tuple(map(_figure, csv.DictReader(file)))
 
@@ -104,7 +106,7 @@ def _figure(row: dict[str, str]) -> ContextFigure:
 
 
 def _amount(text: str) -> tuple[float, float]:
-    """Bytes of an amount such as 14.37 GiB, and half a unit of its last digit."""
+    """Return the bytes of an amount such as 14.37 GiB, and half a unit of its last digit."""
     number, unit = text.split()
     factor = {"MiB": MIB, "GiB": GIB}[unit]
     decimals = len(number.partition(".")[2])
@@ -112,7 +114,7 @@ def _amount(text: str) -> tuple[float, float]:
 
 
 def _range(figures: Sequence[ContextFigure], scale: Callable[[ContextFigure], float], source: str) -> ContextSize:
-    """From the least to the most; typical is the upper of the middle ones, rather too large than too small."""
+    """Return the range from smallest to largest, with the upper median as the typical size: too large is safer."""
     return ContextSize(
         low_bytes=int(min(scale(one) * (one.bytes - one.rounding_bytes) for one in figures)),
         typical_bytes=int(median_high(scale(one) * one.bytes for one in figures)),
@@ -134,5 +136,5 @@ def _majors(cuda: str) -> set[int]:
 
 
 def _is_lazy(cuda: str) -> bool:
-    """Whether kernels are loaded one by one."""
+    """Whether this CUDA version loads kernels one by one."""
     return tuple(map(int, cuda.split(" or ")[0].split("."))) >= LAZY_SINCE

@@ -1,8 +1,8 @@
 """GPUs by name: what CUDA reports of each card (`gpus.csv`), and where each figure comes from.
 
-Memory is what CUDA can have, the "total capacity" of PyTorch's out-of-memory messages: less than the card's label, and
-some tenths of a percent different from driver to driver; where several totals are known it is the newest driver's.
-Limits that all cards of a compute capability share are in one table here.
+Memory is what CUDA can use, the "total capacity" of PyTorch's out-of-memory messages. It is less than the card's label
+says, and differs by some tenths of a percent between drivers; where several totals are known, the newest driver's is
+listed. Limits that all cards of a compute capability share are in one table here.
 """
 
 import csv
@@ -24,13 +24,13 @@ _CATALOGUE = Path(__file__).with_name("gpus.csv")
 
 @dataclass(frozen=True)
 class SmLimits:
-    """What one multiprocessor (SM) can hold, and one block of threads have of it."""
+    """Limits of one multiprocessor (SM), and of one block of threads on it."""
 
     max_threads_per_sm: int
     max_blocks_per_sm: int
     shared_bytes_per_sm: int
     shared_bytes_per_block_optin: int
-    """What a kernel gets if it asks for more than `shared_bytes_per_block`."""
+    """Shared memory of a block whose kernel asks for more than `shared_bytes_per_block`."""
 
     shared_bytes_per_block: int = 48 * KIB
     registers_per_sm: int = 64 * KIB
@@ -49,25 +49,25 @@ LIMITS: dict[tuple[int, int], SmLimits] = {
     (11, 0): SmLimits(1536, 24, 228 * KIB, 227 * KIB),
     (12, 0): SmLimits(1536, 24, 100 * KIB, 99 * KIB),
 }
-"""By compute capability: CUDA C++ Programming Guide, technical specifications (7.0 in that of CUDA 12)."""
+"""Limits by compute capability: CUDA C++ Programming Guide, technical specifications (7.0: edition for CUDA 12)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU model, or the one that is present. None where a figure is not known."""
+    """A GPU model, or the GPU of this machine. A figure that is not known is None."""
 
     name: str
-    """As on the command line."""
+    """Name on the command line."""
 
     title: str
-    """As CUDA names it."""
+    """Name of the card according to CUDA."""
 
     memory_bytes: int
-    """Capacity for all processes, CUDA contexts included."""
+    """Capacity in bytes for all processes, CUDA contexts included."""
 
     compute_capability: tuple[int, int]
     num_sms: int
-    """Streaming multiprocessors; reductions spread over them."""
+    """Number of streaming multiprocessors; reductions are spread over them."""
 
     max_threads_per_sm: int
     memory_source: str
@@ -75,42 +75,42 @@ class Gpu:
     l2_bytes: int | None = None
     memory_bus_bits: int | None = None
     properties_source: str | None = None
-    """Where the SM count, the L2 cache and the memory bus come from."""
+    """Source of the SM count, the L2 cache and the memory bus."""
 
     sm_clock_mhz: int | None = None
     memory_clock_mhz: int | None = None
-    """As CUDA counts it: two transfers a cycle."""
+    """Memory clock as CUDA counts it, with two transfers per cycle."""
 
     clocks_source: str | None = None
 
     @property
     def limits(self) -> SmLimits:
-        """Of an SM; of the nearest capability below where the table lacks the card's."""
+        """The limits of an SM; the nearest lower capability's if the card's own is not in the table."""
         known = max((one for one in LIMITS if one <= self.compute_capability), default=min(LIMITS))
         return LIMITS[known]
 
     @property
     def memory_bytes_per_s(self) -> float | None:
-        """Peak bandwidth of the memory."""
+        """Peak bandwidth of the memory in bytes per second."""
         if self.memory_bus_bits is None or self.memory_clock_mhz is None:
             return None
         return self.memory_bus_bits / 8 * 2 * self.memory_clock_mhz * 1e6
 
     @property
     def context(self) -> ContextSize:
-        """CUDA context and loaded kernels of one process of the installed PyTorch."""
-        import torch  # the catalogue is read without it
+        """CUDA context and loaded kernels of one process with the installed PyTorch."""
+        import torch  # the catalogue can be read without it
 
         return context_of(self, torch.version.cuda)
 
     @property
     def context_bytes(self) -> int:
-        """What to reckon with for `context`."""
+        """Size of `context` to plan with, in bytes."""
         return self.context.typical_bytes
 
     @property
     def context_source(self) -> str:
-        """Where `context_bytes` comes from."""
+        """Source of `context_bytes`."""
         return self.context.source
 
 
@@ -133,14 +133,14 @@ def _gpu(row: dict[str, str]) -> Gpu:
 
 
 GPUS: dict[str, Gpu] = {gpu.name: gpu for gpu in _catalogue()}
-"""The catalogue, by compute capability."""
+"""The catalogue by name, in the order of compute capability."""
 
 
 def find_gpu(name: str) -> Gpu:
-    """The GPU of a name: the one present if it has that name, else the catalogue's.
+    """Return the GPU of this machine if it has the given name, else the catalogue's.
 
     Raises:
-        InvalidInput: if there is none of that name.
+        InvalidInput: if there is no GPU of that name.
     """
     present = present_gpu()
     if present is not None and present.name == name:
@@ -154,12 +154,15 @@ def find_gpu(name: str) -> Gpu:
 
 
 def default_gpu() -> Gpu:
-    """The GPU present, else the paper's."""
+    """Return this machine's GPU, or the paper's if there is none."""
     return present_gpu() or GPUS[PAPER_GPU]
 
 
 def present_gpu() -> Gpu | None:
-    """The CUDA device of this machine, by its own figures and, if the catalogue lists it, its name there; or None."""
+    """Return this machine's CUDA device, or None.
+
+    The figures are those that it reports; the name is the catalogue's if it is listed there.
+    """
     if (properties := present_properties()) is None:
         return None
     own = {
@@ -174,13 +177,13 @@ def present_gpu() -> Gpu | None:
 
 
 def card_name(title: str) -> str:
-    """The name of a card, from what CUDA calls it: the catalogue's, else one made of the title."""
+    """Return a card's name in the catalogue for CUDA's title, or a name made of the title."""
     names = {short_title(gpu.title): gpu.name for gpu in GPUS.values()}
     return names.get(short_title(title), title.lower().replace(" ", "-"))
 
 
 def short_title(title: str) -> str:
-    """A card's title without its vendor, which drivers before 465 leave out."""
+    """Return a card's title without its vendor, which drivers before 465 leave out."""
     return title.removeprefix("NVIDIA ")
 
 
@@ -189,8 +192,8 @@ def has_kernels(gpu: Gpu, architectures: Iterable[str]) -> bool:
 
     Args:
         gpu: the card.
-        architectures: those of the build, `torch.cuda.get_arch_list()`: sm_86 runs on 8.6 and later minor versions,
-            compute_90 (portable code) on 9.0 and everything later.
+        architectures: architectures of the build, see `torch.cuda.get_arch_list()`. sm_86 runs on 8.6 and later minor
+            versions, compute_90 (portable code) on 9.0 and everything later.
     """
     for architecture in architectures:
         kind, digits = architecture.rstrip("abcdefghijklmnopqrstuvwxyz").rsplit("_", 1)

@@ -1,7 +1,7 @@
-"""The CUDA device's properties, asked in a process that ends: `python -m bench.cards.probe`.
+"""Ask for the CUDA device's properties in a short-lived process: `python -m bench.cards.probe`.
 
-Asking makes a CUDA context, which takes hundreds of MiB of the device for as long as the process lives. A process that
-only plans and predicts therefore lets another ask.
+Asking creates a CUDA context, which takes hundreds of MiB of the device for as long as the process lives. A process
+that only plans and predicts therefore has another process ask.
 """
 
 import json
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, kw_only=True)
 class Properties:
-    """Of the CUDA device that PyTorch calls 0."""
+    """Properties of the CUDA device that PyTorch calls 0."""
 
     name: str
     uuid: str
@@ -30,7 +30,7 @@ class Properties:
 
 @cache
 def present_properties() -> Properties | None:
-    """Properties of this machine's CUDA device, or None; without making a context in this process.
+    """Return the properties of this machine's CUDA device, or None, without creating a context in this process.
 
     Raises:
         InvalidInput: if PyTorch sees a device that does not answer.
@@ -53,7 +53,7 @@ def present_properties() -> Properties | None:
 
 
 def ask() -> Properties:
-    """Ask CUDA, in this process."""
+    """Ask CUDA in this process."""
     import torch
 
     properties = torch.cuda.get_device_properties(0)

@@ -1,4 +1,4 @@
-"""Whether a process fits a GPU, its CUDA context being known only within a range."""
+"""Whether a process fits a GPU whose CUDA context is known only within a range."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ from .contexts import ContextSize
 from .gpus import Gpu
 
 Word = Literal["yes", "no", "maybe"]
-"""`maybe` where the size of the CUDA context decides."""
+"""A verdict in one word; `maybe` where the size of the CUDA context decides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +22,12 @@ class Verdict:
 
 
 def verdict(reserved_bytes: int, gpu: Gpu, context: ContextSize | None = None) -> Verdict:
-    """Whether a process fits, by what PyTorch reserves at its peak.
+    """Whether a process fits, given what PyTorch reserves at its peak.
 
     Args:
-        reserved_bytes: of PyTorch's segments.
+        reserved_bytes: size of PyTorch's segments.
         gpu: the card, with the memory that may be used.
-        context: of the process; that of the installed PyTorch by default.
+        context: size of the process's CUDA context; by default that of the installed PyTorch.
     """
     context = context or gpu.context
     left_bytes = gpu.memory_bytes - reserved_bytes

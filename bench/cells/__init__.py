@@ -1,1 +1,1 @@
-"""A cell, which is one training step in one setting: what is asked, how it is built, what is counted of it."""
+"""A cell, which is one training step in one setting: its configuration, how it is built, and its MACs."""

@@ -1,4 +1,4 @@
-"""PyTorch's allocator settings (docs.pytorch.org, CUDA semantics, "Optimizing memory usage"): asked for, or found."""
+"""Settings of PyTorch's allocator, asked for or found (docs.pytorch.org, CUDA semantics, "Optimizing memory usage")."""
 
 import os
 import re
@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from fptplus import InvalidInput
 
 VARIABLE = "PYTORCH_ALLOC_CONF"
-"""Read by PyTorch 2.9 and later."""
+"""Environment variable that PyTorch 2.9 and later read."""
 
 OLDER_VARIABLE = "PYTORCH_CUDA_ALLOC_CONF"
-"""Its older name, which PyTorch reads first where both are set (c10/cuda/CUDAAllocatorConfig.h)."""
+"""The variable's older name, which PyTorch reads first if both are set (c10/cuda/CUDAAllocatorConfig.h)."""
 
 _SETTING = r"\s*\w+\s*:\s*(\[[^\[\]]*\]|[^\s,:\[\]]+)\s*"
 
 
 def check(settings: str) -> None:
-    """Refuse what PyTorch could not read as `name:value,name:value`; which names there are only PyTorch knows.
+    """Refuse settings that PyTorch could not read as `name:value,name:value`; only PyTorch knows which names exist.
 
     Raises:
-        InvalidInput: if it is no such list.
+        InvalidInput: if the settings are not such a list.
     """
     if not re.fullmatch(f"{_SETTING}(,{_SETTING})*", settings):
         raise InvalidInput(
@@ -29,23 +29,26 @@ def check(settings: str) -> None:
 
 
 def in_force(asked: str | None, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The settings of a process that is started for a cell: those asked for, else the environment's; None if none."""
+    """Return the settings of a process started for a cell: those asked for, else the environment's; None if none."""
     return asked or environment.get(OLDER_VARIABLE) or environment.get(VARIABLE) or None
 
 
 def without_settings(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """An environment in which PyTorch's defaults apply."""
+    """Return an environment in which PyTorch's defaults apply."""
     return {name: value for name, value in environment.items() if name not in (VARIABLE, OLDER_VARIABLE)}
 
 
 def process_environment(asked: str | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of such a process: only one of the two variables, so that all versions of PyTorch agree."""
+    """Return the environment of such a process.
+
+    It sets only one of the two variables, so that all versions of PyTorch agree.
+    """
     settings = in_force(asked, environment)
     return without_settings(environment) | ({} if settings is None else {VARIABLE: settings})
 
 
 def remark(asked: str | None, environment: Mapping[str, str] = os.environ) -> str | None:
-    """What to warn of: settings of the environment that nobody asked for on the command line; None if there are none.
+    """Return a warning if the environment has settings that nobody asked for on the command line; else None.
 
     The sentence names the variable and the cure.
     """

@@ -1,4 +1,7 @@
-"""What memory is for: over one training step, and at the moment of its peak. Both engines say it in these words."""
+"""What memory is used for over one training step and at the moment of its peak.
+
+Both engines report it in these terms.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,34 +17,34 @@ class Allocation:
     """One block of device memory from its allocation to its release."""
 
     num_bytes: int
-    """As the allocator counts it where it is known, else as requested."""
+    """Size as the allocator counts it if that is known, else as requested."""
 
     step: int
-    """The training step it was made in, from 0; -1 for what was there before."""
+    """Training step that made it, counted from 0; -1 if it was there before."""
 
     phase: Phase | Literal["before"]
     kind: Kind | None = None
-    """What it is for; None until that can be told."""
+    """Kind of memory; None until that is known."""
 
     recomputed: bool = False
-    """Made in the backward pass by running a checkpointed forward again."""
+    """Whether the backward pass made it by running a checkpointed forward pass again."""
 
     op: str = ""
-    """The operator that made it, or the parameter's name."""
+    """Operator that made it, or the parameter's name."""
 
     module: str = ""
-    """The module in whose forward pass, or its gradient, it was made; empty elsewhere."""
+    """Module that made it in its forward pass or its gradient; empty if no module did."""
 
     is_scratch: bool = False
-    """Taken by an operator for itself, and given back before it ended."""
+    """Whether an operator took it as scratch memory and gave it back before it ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Peak:
-    """The most memory that a training step has needed, once the optimizer's state is there."""
+    """Peak memory of a training step, once the optimizer's state exists."""
 
     requested_bytes: int
-    """What the tensors themselves add up to."""
+    """Sum of the tensors' own sizes."""
 
     allocated_bytes: int
     """Blocks in use, as torch.cuda.max_memory_allocated counts them."""
@@ -62,10 +65,10 @@ class Anatomy:
     """Allocated bytes by kind after each allocation and release."""
 
     peak_index: int
-    """Where in the timeline the peak is reached."""
+    """Index in the timeline at which the peak is reached."""
 
     phases: dict[str, int]
-    """Where in the timeline each phase begins."""
+    """Index in the timeline at which each phase begins."""
 
     alive: list[Allocation]
-    """What is allocated at the peak."""
+    """Allocations in use at the peak."""

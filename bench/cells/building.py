@@ -1,4 +1,4 @@
-"""A cell's model, batch and training step, on any device: what is measured, emulated and traced is made here."""
+"""Build a cell's model, batch and training step on any device, for measurement, emulation and tracing alike."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,7 +17,9 @@ from .step_options import ordered_targets
 
 
 def build_on(device: torch.device | str, cell: CellConfig) -> tuple[FineTuning, Tensor]:
-    """The cell's model and targets on a device; inputs come from `example_inputs` under the same default device.
+    """Return the cell's model and targets on a device.
+
+    Inputs come from `example_inputs` under the same default device.
 
     Raises:
         InvalidInput: if the model is not known, the method cannot drive it at this resolution, or nothing in the model
@@ -45,7 +47,7 @@ def build_on(device: torch.device | str, cell: CellConfig) -> tuple[FineTuning, 
 
 
 def _method(cell: CellConfig) -> Method:
-    """The cell's method, with LoRA's hyperparameters where it is LoRA."""
+    """Return the cell's method, with LoRA's hyperparameters if it is LoRA."""
     method = find_method(cell.method)
     if cell.lora_rank is None:
         return method
@@ -59,13 +61,13 @@ def make_step(
     autocast: Callable[[], AbstractContextManager],
     scaler: torch.amp.GradScaler | None = None,
 ) -> TrainingStep:
-    """The cell's training step, its optimizer and the moving average included.
+    """Return the cell's training step, with its optimizer and its moving average.
 
     Args:
-        cell: of the step.
-        tuning: its model, on its device.
-        autocast: makes the context of the cell's precision.
-        scaler: of an fp16 step; None otherwise.
+        cell: the step's cell.
+        tuning: the cell's model, on its device.
+        autocast: creates the context of the cell's precision.
+        scaler: gradient scaler of an fp16 step; None otherwise.
     """
     averaged = moving_average(tuning.model) if cell.averaging == "ema" else None
     return tuning.training_step(

@@ -1,4 +1,4 @@
-"""What is benchmarked: one cell, and a selection of them (the paper's setting is Sec. IV-B1)."""
+"""What is benchmarked: one cell, or a selection of cells (the paper's setting is Sec. IV-B1)."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ PROFILES: dict[ProfileName, dict[str, str]] = {
     "paper": {"precision": "fp32", "attention": "eager", "checkpointing": "none", "optimizer": "adamw"},
     "fast": {"precision": "bf16", "attention": "sdpa", "checkpointing": "none", "optimizer": "adamw_fused"},
 }
-"""`paper` is what the paper's numbers were made with; `fast` is what one would use today."""
+"""Axes by profile: `paper` is how the paper's numbers were obtained; `fast` is what one would use today."""
 
 _CHOICES = {
     "precision": get_args(CellPrecision),
@@ -155,7 +155,7 @@ class CellConfig:
         self._settle_lora()
 
     def _check_step(self) -> None:
-        """Refuse options of the training step that cannot be."""
+        """Refuse options of the training step that are out of range or cannot be combined."""
         if self.batch_size % self.accumulation_steps:
             raise InvalidInput(
                 f"accumulation-steps must divide the batch of {self.batch_size} images, "
@@ -171,7 +171,7 @@ class CellConfig:
             )
 
     def _settle_lora(self) -> None:
-        """LoRA's own rank and targets where none are given, the targets in one order; None for every other method."""
+        """Fill in LoRA's default rank and targets and put the targets in one order; None for every other method."""
         own = {name: STEP_OPTIONS[name] for name in LORA_OPTIONS}
         asked = {name: own[name] if (value := getattr(self, name)) is None else value for name in LORA_OPTIONS}
         if not 1 <= asked["lora_rank"] <= 2**16:
@@ -186,9 +186,9 @@ class CellConfig:
 
     @property
     def cell_id(self) -> str:
-        """Name of the cell's record: a hash of its configuration.
+        """Name of the cell's record, a hash of its configuration.
 
-        What was added to the configuration later counts only where it is set, so that older records keep their names.
+        Fields added to the configuration later count only if they are set, so that older records keep their names.
         """
         named = {one.name: getattr(self, one.name) for one in fields(self)}
         counted = {k: v for k, v in named.items() if k not in _ADDED_LATER or v not in (None, _ADDED_LATER[k])}
@@ -197,7 +197,7 @@ class CellConfig:
 
 
 def no_kernel(cell: CellConfig) -> InvalidInput:
-    """What refuses a cell whose attention kernel does not run on its card, found out by its step."""
+    """Return the error for a cell whose attention kernel does not run on its card, as its step found out."""
     return InvalidInput(
         f"attention {cell.attention} has no kernel for {cell.precision} on {cell.gpu}; use sdpa or eager."
     )
@@ -205,7 +205,7 @@ def no_kernel(cell: CellConfig) -> InvalidInput:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Methods, models and resolutions that are asked about, and the GPU that memory is predicted for."""
+    """Methods, models and resolutions to ask about, and the GPU to predict memory for."""
 
     method: UseAppendAction[tuple[str, ...]] = ()
     """Fine-tuning method. Default: the paper's ten, which are full, linear, vpt, attention, adapter, bitfit, lora,
@@ -239,10 +239,10 @@ class Selection:
 
     @property
     def gpu_to_predict(self) -> Gpu:
-        """The GPU to predict for, with the memory that it may use.
+        """Return the GPU to predict for, with the memory that it may use.
 
         Raises:
-            InvalidInput: if there is no such GPU, or its memory is no amount.
+            InvalidInput: if there is no such GPU, or its memory limit is not an amount.
         """
         gpu = default_gpu() if self.gpu is None else find_gpu(self.gpu)
         smaller_bytes = self.smaller_memory_bytes
@@ -250,18 +250,18 @@ class Selection:
 
     @property
     def smaller_memory_bytes(self) -> int | None:
-        """Memory limit in bytes; None for all of the GPU's memory.
+        """Return the memory limit in bytes; None for all of the GPU's memory.
 
         Raises:
-            InvalidInput: if it is no amount.
+            InvalidInput: if the limit is not an amount.
         """
         return None if self.gpu_memory is None else parse_bytes("gpu-memory", self.gpu_memory)
 
     def _combined(self, axes: Iterable[dict], **shared) -> list[CellConfig]:
-        """Every combination, each once; models outermost, then resolutions, axes, and methods innermost.
+        """Return every combination once; models outermost, then resolutions, axes, and methods innermost.
 
         Args:
-            axes: batch size, axes and options of the step of each; a method gets none that it does not take.
+            axes: batch sizes, axes and options of the step, one set each; a method gets none that it does not take.
             shared: further fields of all cells.
 
         Raises:
@@ -331,7 +331,7 @@ class Setting(Selection):
     fc2. Default: query,value."""
 
     def cells(self) -> list[CellConfig]:
-        """A cell for each model, resolution and method.
+        """Return a cell for each model, resolution and method.
 
         Raises:
             InvalidInput: if any value is out of range.

@@ -1,4 +1,4 @@
-"""A sweep: every combination of what is asked about, where it is measured, and what is done with the records."""
+"""A sweep: every combination asked about, where it is measured, and what happens to the records."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -110,10 +110,10 @@ class SweepConfig(Selection):
     """Folder for results.csv and records/."""
 
     def check(self) -> None:
-        """Refuse numbers out of range.
+        """Refuse numbers that are out of range.
 
         Raises:
-            InvalidInput: if one is.
+            InvalidInput: if a number is.
         """
         for name in ("cpu_budget_s", "timeout_s"):
             if not (value := getattr(self, name)) > 0:
@@ -123,26 +123,26 @@ class SweepConfig(Selection):
 
     @property
     def vram_bytes(self) -> int | None:
-        """Memory of the smaller card to simulate, in bytes.
+        """Return the memory of the smaller card to simulate, in bytes.
 
         Raises:
-            InvalidInput: if it is no amount.
+            InvalidInput: if it is not an amount.
         """
         return None if self.vram is None else parse_bytes("vram", self.vram)
 
     @property
     def smaller_memory_bytes(self) -> int | None:
-        """Memory limit in bytes, asked for or simulated; None for all of the GPU's memory."""
+        """Return the memory limit in bytes, asked for or simulated; None for all of the GPU's memory."""
         return super().smaller_memory_bytes or self.vram_bytes
 
     def cells(self, device: MeasuredOn | None = None) -> list[CellConfig]:
-        """Every combination, each once; where it is measured, preloading passes follow the methods that need them.
+        """Return every combination once. If it is measured, each preloading pass follows the method that needs it.
 
         Args:
-            device: to measure on, if not this machine's.
+            device: kind of device to measure on; by default this machine's.
 
         Raises:
-            InvalidInput: if any value is out of range, or the device asked for is not there.
+            InvalidInput: if any value is out of range, or the device asked for does not exist.
         """
         self.check()
         device = device or measured_on(self.device)
@@ -163,7 +163,7 @@ class SweepConfig(Selection):
 
 
 def with_preloading(cells: list[CellConfig]) -> Iterator[CellConfig]:
-    """The cells, each followed by the pass that makes its features where it reads some."""
+    """Yield the cells, each followed by the pass that makes its features if it reads any."""
     for cell in cells:
         yield cell
         if f"{cell.method}_preloading" in PASSES:
@@ -171,16 +171,19 @@ def with_preloading(cells: list[CellConfig]) -> Iterator[CellConfig]:
 
 
 def preloading_of(cell: CellConfig) -> CellConfig:
-    """The frozen pass that makes the features of a cell's method, on as many images at a time as the cell's batch."""
+    """Return the frozen pass that makes the features of a cell's method.
+
+    It takes as many images at a time as the cell's batch has.
+    """
     plain = {"epochs": 0, "epoch_images": 0, "checkpointing": "none", "optimizer": "adamw"}
     return replace(cell, method=f"{cell.method}_preloading", **plain, **NO_STEP)
 
 
 def measured_on(device: Literal["auto", "cpu", "cuda"]) -> MeasuredOn:
-    """What `auto` means on this machine.
+    """Return the device to measure on, resolving `auto` for this machine.
 
     Raises:
-        InvalidInput: if there is no CUDA device and one is asked for.
+        InvalidInput: if a CUDA device is asked for and there is none.
     """
     has_cuda = torch.cuda.is_available()
     if device == "auto":

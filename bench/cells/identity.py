@@ -1,6 +1,6 @@
-"""What identifies a cell: every field of its configuration, and which of them belong to the machine or are sizes.
+"""What identifies a cell: every field of its configuration. Some fields belong to the machine, some are sizes.
 
-Records, sweeps, `compare`, `validate`, `campaign` and the paper's evidence tell cells apart by these names alone.
+Records, sweeps, `compare`, `validate`, `campaign` and the paper's evidence distinguish cells by these fields alone.
 """
 
 from collections.abc import Collection
@@ -12,10 +12,10 @@ from .config import CellConfig
 from .step_options import axes_in_words
 
 IDENTITY: tuple[str, ...] = tuple(field.name for field in fields(CellConfig))
-"""Names of the fields; a record has a column for each."""
+"""Names of the identifying fields; a record has a column for each."""
 
 MACHINE = ("gpu", "device")
-"""The card that memory is predicted for, and what the cell was measured on."""
+"""Fields for the card that memory is predicted for and the device that the cell was measured on."""
 
 SIZE = ("res", "batch_size")
 
@@ -24,26 +24,29 @@ _DEFAULTS = {field.name: field.default for field in fields(CellConfig)}
 
 
 def identity_of(one: object, *, without: Collection[str] = ()) -> tuple:
-    """What identifies a cell, from the cell or from its record, in the order of IDENTITY.
+    """Return what identifies a cell, from the cell or from its record, in the order of IDENTITY.
 
     Args:
-        one: the cell or record. Their `device` differs: a cell names the kind that it asks for, a record the processor
-            that it was measured on, so whoever compares one with the other leaves it out.
+        one: the cell or record. Their `device` differs: a cell names the kind of device to measure on, a record the
+            processor that it was measured on. Leave it out to compare one with the other.
         without: fields that may differ.
 
     Returns:
-        The values; 0 and None are the same, so that no epoch is no epoch in either.
+        The values. 0 becomes None, so that "no epochs" is the same in both.
     """
     return tuple(getattr(one, name) or None for name in IDENTITY if name not in without)
 
 
 def identity_in_words(one: object) -> str:
-    """A cell or record without its machine, as `lora vit_b, 512 px, batch 16, fp32, eager, none, adamw, seed 1`."""
+    """Describe a cell or record without its machine.
+
+    For example `lora vit_b, 512 px, batch 16, fp32, eager, none, adamw, seed 1`.
+    """
     return f"{one.method} {one.model}, {one.res} px, batch {one.batch_size}, {choices_in_words(one)}"
 
 
 def choices_in_words(one: object) -> str:
-    """The same without method, model and sizes: axes, and whatever else is not the default."""
+    """Return the same without method, model and sizes: the axes, and everything else that is not the default."""
     values = {name: getattr(one, name) for name in _SAID_IF_GIVEN}
     further = [f", {name} {value}" for name, value in values.items() if value and value != _DEFAULTS[name]]
     memory = f", {one.vram_bytes / GIB:.4g} GiB of memory" if one.vram_bytes else ""

@@ -1,6 +1,6 @@
-"""What a training step can do otherwise than the paper's: options that memory depends on, and how they are worded.
+"""Options of a training step that deviate from the paper's and change its memory, and how they are worded.
 
-The defaults are the paper's and the official code's step (FPT+, Sec. IV-B1).
+The defaults are the step of the paper and the official code (FPT+, Sec. IV-B1).
 """
 
 from typing import Literal
@@ -11,7 +11,7 @@ from methods import PASSES, find_method
 from methods.lora import TARGETS, LoRA
 
 CellPrecision = Literal[Precision, "bf16_weights"]
-"""Autocast with fp32 weights, or all weights and inputs in bf16 and no autocast."""
+"""Autocast with fp32 weights, or all weights and inputs in bf16 without autocast."""
 
 Clipping = Literal["norm", "none"]
 Averaging = Literal["none", "ema"]
@@ -25,38 +25,38 @@ STEP_OPTIONS: dict[str, int | float | str] = {
     "lora_rank": LoRA.rank,
     "lora_targets": ",".join(LoRA.targets),
 }
-"""By name, with its default. CellConfig says what each is."""
+"""Default of each option, by name. CellConfig describes them."""
 
 LORA_OPTIONS = ("lora_rank", "lora_targets")
 NO_STEP = STEP_OPTIONS | dict.fromkeys(LORA_OPTIONS)
-"""Of a frozen pass, which takes no training step."""
+"""Option values of a frozen pass, which takes no training step."""
 
 
 def given_options(one: object) -> dict[str, int | float | str]:
-    """The options of a cell or record that are not the default."""
+    """Return the options of a cell or record that are not the default."""
     options = {name: getattr(one, name) for name in STEP_OPTIONS}
     return {name: value for name, value in options.items() if value not in (None, STEP_OPTIONS[name])}
 
 
 def axes_in_words(one: object) -> str:
-    """The axes of a cell or record, as `fp32, eager, none, adamw, zero_grad after_forward`."""
+    """Return the axes of a cell or record, as `fp32, eager, none, adamw, zero_grad after_forward`."""
     always = (one.precision, one.attention, one.checkpointing, one.optimizer)
     return ", ".join(always) + shared_in_words(one) + lora_in_words(one)
 
 
 def shared_in_words(one: object) -> str:
-    """Options that any method may have and that are not the default, as `, clipping none`; empty if there are none."""
+    """Return the options for any method that are not the default, as `, clipping none`; empty if there are none."""
     given = given_options(one) | ({} if one.alloc_conf is None else {"alloc_conf": one.alloc_conf})
     return "".join(f", {name} {value}" for name, value in given.items() if name not in LORA_OPTIONS)
 
 
 def lora_in_words(one: object) -> str:
-    """LoRA's rank and targets where they are not the default, as `, lora_rank 8`; empty if they are."""
+    """Return LoRA's rank and targets if they are not the default, as `, lora_rank 8`; empty if they are."""
     return "".join(f", {name} {value}" for name, value in given_options(one).items() if name in LORA_OPTIONS)
 
 
 def takes_lora_options(method: str) -> bool:
-    """Whether rank and targets mean something to a method.
+    """Whether a method has a LoRA rank and LoRA targets.
 
     Raises:
         InvalidInput: if there is no such method.
@@ -65,16 +65,16 @@ def takes_lora_options(method: str) -> bool:
 
 
 def options_for(method: str, axes: dict) -> dict:
-    """Of axes asked for many methods, those that one takes: no LoRA without LoRA, no step in a frozen pass."""
+    """Return those of the given axes that a method takes: no LoRA without LoRA, no step in a frozen pass."""
     left_out = STEP_OPTIONS if method in PASSES else LORA_OPTIONS
     return axes if takes_lora_options(method) else {k: v for k, v in axes.items() if k not in left_out}
 
 
 def ordered_targets(names: str) -> tuple[str, ...]:
-    """The linear layers of a list with commas, in the order of methods.lora.TARGETS.
+    """Return the linear layers of a comma-separated list, in the order of methods.lora.TARGETS.
 
     Raises:
-        InvalidInput: if one is not known or stands twice, or the fused layer is named beside its parts.
+        InvalidInput: if one is unknown or listed twice, or the fused layer is listed alongside its parts.
     """
     asked = [name.strip() for name in names.split(",")]
     ordered = tuple(name for name in TARGETS if name in asked)

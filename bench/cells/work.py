@@ -1,4 +1,4 @@
-"""What a cell does over and over: one training step on one batch, or one frozen pass that makes features."""
+"""A cell's repeated work: one training step on one batch, or one frozen pass that makes features."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,10 +20,10 @@ from .config import CellConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A step on its device, with a batch."""
+    """A step on its device, together with a batch."""
 
     step: Callable[..., Tensor | Features]
-    """Takes inputs, targets and, if wanted, who is told of each phase."""
+    """The step; it takes inputs, targets and, if wanted, listeners that are told of each phase."""
 
     inputs: Inputs
     targets: Tensor
@@ -31,7 +31,7 @@ class Work:
     is_frozen: bool
 
     def __call__(self, *on_phase: Callable[[str], None]) -> Tensor | Features:
-        """Do it once."""
+        """Run the step once."""
         return self.step(self.inputs, self.targets, *on_phase)
 
 
@@ -39,13 +39,13 @@ _PINNED_KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.
 
 
 def pinned_attention(attention: AttentionMode) -> AbstractContextManager:
-    """The context in which fused attention is the kernel that a cell names, if it names one."""
+    """Return the context in which fused attention uses the kernel that a cell names, if it names one."""
     kernel = _PINNED_KERNELS.get(attention)
     return nullcontext() if kernel is None else sdpa_kernel(kernel)
 
 
 class FrozenPass:
-    """A forward pass without gradients, called like a TrainingStep."""
+    """The frozen forward pass without gradients, called like a TrainingStep."""
 
     def __init__(self, model: nn.Module, autocast: Callable[[], AbstractContextManager]) -> None:
         self.model, self.autocast = model, autocast
@@ -53,16 +53,17 @@ class FrozenPass:
     def __call__(
         self, inputs: Inputs, targets: Tensor, on_phase: Callable[[str], None] = lambda phase: None
     ) -> Features:
-        """The features of a batch; targets are not looked at."""
+        """Return the features of a batch; targets are ignored."""
         on_phase("forward")
         with torch.no_grad(), self.autocast():
             return self.model(*inputs)
 
 
 def work_on_device(cell: CellConfig) -> Work:
-    """The cell's step on its device, with its batch.
+    """Return the cell's step on its device, with its batch.
 
-    Built on the CPU and moved, so that nothing but the model and the batch has ever been allocated on the device.
+    It is built on the CPU and then moved, so that nothing but the model and the batch has ever been allocated on the
+    device.
     """
     torch.manual_seed(cell.seed)
     tuning, targets = build_on("cpu", cell)
@@ -72,11 +73,11 @@ def work_on_device(cell: CellConfig) -> Work:
 
 
 def work_without_values(cell: CellConfig, tuning: FineTuning) -> Work:
-    """The same allocations in the same order, of a model built on meta tensors: no number is drawn, none is moved.
+    """Return work that allocates the same blocks in the same order, without drawing or moving any values.
 
     Args:
-        cell: with a device.
-        tuning: of the cell, on the meta device; its model is moved, if it has not been.
+        cell: a cell with a device.
+        tuning: the cell's model on the meta device; it is moved to the cell's device if it has not been.
     """
     is_built = not next(tuning.model.parameters()).is_meta
     model = tuning.model if is_built else tuning.model.to_empty(device=cell.device)
@@ -87,7 +88,7 @@ def work_without_values(cell: CellConfig, tuning: FineTuning) -> Work:
 
 
 def make_work(cell: CellConfig, tuning: FineTuning, model: nn.Module, inputs: Inputs, targets: Tensor) -> Work:
-    """The step of a model that is on its device, with its batch there."""
+    """Return the step of a model on its device, with its batch there."""
     mixed = partial(autocast, cell.precision, cell.device)
     if tuning.is_frozen:
         step = FrozenPass(model, mixed)

@@ -1,1 +1,1 @@
-"""The commands of `python -m bench`, one a file: its options, its work, its table."""
+"""The commands of `python -m bench`, one per file: its options, its work, its table."""

@@ -27,7 +27,7 @@ class AdviseConfig(FormatOption, Setting):
 
 
 def main(config: AdviseConfig) -> int:
-    """Verdicts for a GPU, from predictions alone."""
+    """Print verdicts for a GPU, from predictions alone."""
     cells, gpu = checked_cells(config), config.gpu_to_predict
     say_engine(config.engine)
     with printing(config.format) as printer:
@@ -43,7 +43,7 @@ def main(config: AdviseConfig) -> int:
 
 
 def _advice(cells: list[CellConfig], engine: Engine) -> list[Advice]:
-    """Advice for each method, with progress on the error stream."""
+    """Return advice for each method, showing progress on standard error."""
     advice = []
     with progress_bar(len(cells)) as progress:
         for cell, one in zip(cells, advise_all(cells, patch_size_of(cells[0].model), engine), strict=True):
@@ -54,7 +54,7 @@ def _advice(cells: list[CellConfig], engine: Engine) -> list[Advice]:
 
 
 def _preloading(cells: list[CellConfig], engine: Engine) -> dict[str, Prediction]:
-    """Predictions of preloading one image at a time, by the method that reads the features."""
+    """Predict preloading one image at a time, by the method that reads the features."""
     preloaded = [cell for cell in cells if f"{cell.method}_preloading" in PASSES]
     passes = [replace(preloading_of(cell), batch_size=1) for cell in preloaded]
     found = {}
@@ -66,7 +66,7 @@ def _preloading(cells: list[CellConfig], engine: Engine) -> dict[str, Prediction
 
 
 def _row(cell: CellConfig, gpu: Gpu, advice: Advice, preloading: Prediction | None) -> dict[str, Value]:
-    """One method's advice with all that was asked."""
+    """Return one method's advice together with everything that was asked."""
     asked = {name: getattr(cell, name) for name in IDENTITY}
     return asked | {
         "gpu": gpu.name,

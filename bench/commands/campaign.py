@@ -31,7 +31,7 @@ SIZES = (("vit_b", 512), *(("vit_l", res) for res in (128, 256, 384, 512, 640)))
 BUDGET = Budget(cuda_s=2.0, idle_s=1.0, loader_s=1.5, timeout_s=240.0)
 
 _WRITING_S = 10.0
-"""Kept for the table at the end."""
+"""Time reserved for the table at the end, in seconds."""
 
 _PAPER = Path(__file__).parents[1] / "paper"
 RATIOS = {
@@ -41,11 +41,11 @@ RATIOS = {
     "energy": "energy_j_per_img",
     "gross_energy": "gross_energy_j_per_img",
 }
-"""What is set in relation to full fine-tuning, and its column."""
+"""Columns shown relative to full fine-tuning, by the name of the ratio."""
 
 
 def campaign_cells(gpu: str) -> list[CellConfig]:
-    """Every cell of the campaign; the paper's setting first, full fine-tuning first in each."""
+    """Return every cell of the campaign: the paper's setting first, full fine-tuning first in each setting."""
     cells = [
         CellConfig(method=method, model=model, res=res, device="cuda", gpu=gpu, **axes)
         for axes, (model, res), method in product(PROFILES.values(), SIZES, METHODS)
@@ -54,19 +54,19 @@ def campaign_cells(gpu: str) -> list[CellConfig]:
 
 
 def unsettled(cells: list[CellConfig], store: ResultsStore) -> list[CellConfig]:
-    """Those that no device has answered yet."""
+    """Return the cells that no device has answered yet."""
     return [cell for cell in cells if not is_settled(store.find(cell.cell_id), Redo())]
 
 
 def run_campaign(
     cells: list[CellConfig], store: ResultsStore, progress: Progress, eta: Eta, end_by: float
 ) -> list[Record]:
-    """Measure cells until shortly before a moment of time.monotonic(); a cell that would go over it is left for later.
+    """Measure cells until shortly before a moment of time.monotonic(); leave cells that would exceed it for later.
 
-    Cells are predicted on all processors, as many at a time as can be measured in what is left of the call.
+    Cells are predicted on all processors, as many at a time as can be measured in the rest of the call.
 
     Returns:
-        Records of all cells that have run, in this call or before.
+        The records of all cells that have run, in this call or an earlier one.
     """
     end_by -= _WRITING_S
     left = unsettled(cells, store)
@@ -82,12 +82,12 @@ def run_campaign(
 
 
 def ratios(records: list[Record]) -> pd.DataFrame:
-    """Each measured cell in relation to full fine-tuning in the same setting, beside the paper's ratio.
+    """Relate each measured cell to full fine-tuning in the same setting, next to the paper's ratio.
 
     Returns:
-        Columns profile, model, res, method, status, for each of RATIOS name_ratio, and paper_memory_ratio,
-        paper_throughput_ratio, paper_gross_energy_ratio. Empty where either side was not measured or not printed; the
-        paper's energy is average power over throughput, idle power included.
+        Columns profile, model, res, method, status, name_ratio for each of RATIOS, and paper_memory_ratio,
+        paper_throughput_ratio, paper_gross_energy_ratio. A ratio is empty if either side was not measured or not
+        printed. The paper's energy is average power over throughput, idle power included.
     """
     paper = _paper_ratios()
     rows = []
@@ -104,7 +104,7 @@ def ratios(records: list[Record]) -> pd.DataFrame:
 
 
 def _setting(record: Record) -> tuple:
-    """What a method and full fine-tuning have in common: all but the method and the options of LoRA."""
+    """Return what a method and full fine-tuning have in common: all but the method and the options of LoRA."""
     return identity_of(record, without=("method", *LORA_OPTIONS))
 
 
@@ -120,7 +120,7 @@ def _ratio(record: Record, reference: Record | None, column: str) -> float | Non
 
 
 def _paper_ratios() -> dict[tuple[str, int, str], dict[str, float]]:
-    """What the paper prints, as ratios to full fine-tuning, by model, resolution and method."""
+    """Return the printed numbers as ratios to full fine-tuning, by model, resolution and method."""
     found: dict[tuple[str, int, str], dict[str, float]] = {}
     memory_b = pd.read_csv(_PAPER / "table1.csv").query("weights == 'supervised'").set_index("method").mem_mb
     for method, size in memory_b.items():
@@ -141,7 +141,7 @@ def _paper_ratios() -> dict[tuple[str, int, str], dict[str, float]]:
 
 
 def print_ratios(ratios: pd.DataFrame, printer: Printer) -> None:
-    """Measured ratios to full fine-tuning next to the paper's, a table for each profile, model and resolution."""
+    """Print measured ratios to full fine-tuning next to the paper's, one table per profile, model and resolution."""
     groups = ratios.groupby(["profile", "model", "res"], sort=False)
     printer.show(data_rows(ratios), *(_ratios_view(*setting, rows) for setting, rows in groups))
 
@@ -181,7 +181,7 @@ class CampaignConfig(FormatOption):
 
 
 def main(config: CampaignConfig) -> int:
-    """Measure, and set the ratios beside the paper's. Returns 1 if a cell failed."""
+    """Measure, and put the ratios next to the paper's. Return 1 if a cell failed."""
     began = time.monotonic()
     if not config.limit_s > 0:
         raise InvalidInput(f"limit-s must be above 0 seconds, got {config.limit_s:g}.")

@@ -1,4 +1,4 @@
-"""`python -m bench compare A B`: what has changed from one results folder to another."""
+"""`python -m bench compare A B`: what changed from one results folder to another."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from fptplus import InvalidInput
 
 @dataclass(frozen=True)
 class Quantity:
-    """A column that is compared."""
+    """A column to compare."""
 
     name: str
     title: str
@@ -37,7 +37,7 @@ QUANTITIES = (
 )
 
 MADE_WITH = {"torch_version": "PyTorch", "cuda_version": "CUDA", "driver_version": "driver"}
-"""Columns that do not identify a cell and may explain a difference."""
+"""Columns that do not identify a cell but may explain a difference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,28 +49,28 @@ class Delta:
     before: float
     after: float
     spread_pct: float | None
-    """Half the distance of the first to the last decile of step times, in percent of their median, of the noisier
-    folder; None for quantities without one."""
+    """Half the distance from the first to the last decile of step times, in percent of their median, for the noisier
+    folder; None for quantities without a spread."""
 
     is_within_spread: bool
-    """Whether the deciles of both folders overlap."""
+    """Whether the deciles of the two folders overlap."""
 
     @property
     def delta_pct(self) -> float | None:
-        """Signed, in percent of the first folder's; None where that is 0."""
+        """Signed change in percent of the first folder's value; None if that is 0."""
         return None if self.before == 0 else 100 * (self.after / self.before - 1)
 
     def is_change(self, threshold_pct: float) -> bool:
-        """Whether it is more than the threshold and more than the spread."""
+        """Whether the change exceeds both the threshold and the spread."""
         return self.delta_pct is not None and abs(self.delta_pct) > threshold_pct and not self.is_within_spread
 
     def is_worse(self, threshold_pct: float) -> bool:
-        """Whether it is a change for the worse."""
+        """Whether the quantity became worse."""
         return self.is_change(threshold_pct) and (self.delta_pct < 0) == self.quantity.more_is_better
 
 
 def read_records(folder: str) -> list[Record]:
-    """The records of a results folder.
+    """Return the records of a results folder.
 
     Raises:
         InvalidInput: if there are none.
@@ -83,7 +83,7 @@ def read_records(folder: str) -> list[Record]:
 
 
 def deltas(pair: Pair) -> Iterator[Delta]:
-    """All quantities that both records of a pair have."""
+    """Yield a delta for each quantity that both records of a pair have."""
     for quantity in QUANTITIES:
         before, after = (getattr(record, quantity.name) for record in (pair.before, pair.after))
         if None not in (before, after):
@@ -99,7 +99,7 @@ def deltas(pair: Pair) -> Iterator[Delta]:
 
 
 def _spread(pair: Pair) -> tuple[float, bool]:
-    """Spread of the noisier side in percent, and whether the deciles overlap."""
+    """Return the spread of the noisier side in percent, and whether the deciles overlap."""
     old, new = pair.before, pair.after
     widths = [50 * (r.step_time_p90_s - r.step_time_p10_s) / r.step_time_s for r in (old, new)]
     overlap = old.step_time_p10_s <= new.step_time_p90_s and new.step_time_p10_s <= old.step_time_p90_s
@@ -107,12 +107,12 @@ def _spread(pair: Pair) -> tuple[float, bool]:
 
 
 def print_comparison(deltas: list[Delta], threshold_pct: float, printer: Printer) -> None:
-    """One table for each model, resolution and choice of axes; a row for each quantity of each cell, changes marked.
+    """Print a table for each model, resolution and choice of axes: a row per quantity of each cell, changes marked.
 
     Args:
-        deltas: of both folders.
-        threshold_pct: above which a delta is a change.
-        printer: of the tables.
+        deltas: differences between the two folders.
+        threshold_pct: largest delta that is not yet a change.
+        printer: prints the tables.
     """
     groups: dict[str, list[Delta]] = {}
     for delta in deltas:
@@ -122,7 +122,9 @@ def print_comparison(deltas: list[Delta], threshold_pct: float, printer: Printer
 
 
 def _setting(delta: Delta) -> str:
-    """What the rows of one table share, so that no two look alike: all that identifies a cell but its method."""
+    """Return what the rows of one table share, so that no two tables look alike: everything that identifies a cell
+    except its method.
+    """
     record = delta.pair.after
     machine = delta.pair.both("gpu" if delta.quantity.name.startswith("predicted") else "device")
     choices = choices_in_words(record)
@@ -152,7 +154,7 @@ def _amount(delta: Delta, amount: float) -> str:
 
 
 def _row(delta: Delta, threshold_pct: float) -> dict[str, Value]:
-    """The cell, the quantity by the name of its column, and what has become of it."""
+    """Return the cell, the column name of the quantity, and how it changed."""
     return {name: getattr(delta.pair.after, name) for name in IDENTITY} | {
         "before_device": delta.pair.before.device,
         "before_gpu": delta.pair.before.gpu,
@@ -197,11 +199,11 @@ class CompareConfig(FormatOption):
 
 
 def remarks(found: PairedRecords, names: tuple[str, str]) -> Iterator[str]:
-    """What the table does not say: changed outcomes, changed software, pairs without a number, records without a pair.
+    """Yield what the table omits: changed outcomes, changed software, pairs without a number, records without a pair.
 
     Args:
-        found: the records.
-        names: of the folders.
+        found: the paired records.
+        names: names of the two folders.
     """
     for pair in found.pairs:
         cell = identity_in_words(pair.after)
@@ -225,7 +227,7 @@ def _machine_in_words(record: Record) -> str:
 
 
 def main(config: CompareConfig) -> int:
-    """The table of deltas. Returns 1 if something became worse, or no longer runs."""
+    """Print the table of deltas. Return 1 if something became worse or no longer runs."""
     if not config.threshold_pct >= 0:
         raise InvalidInput(f"threshold-pct must be at least 0, got {config.threshold_pct:g}.")
     names = config.before, config.after

@@ -1,4 +1,4 @@
-"""`python -m bench doctor`: what can be measured here and what not, with the cure."""
+"""`python -m bench doctor`: what can be measured here, what cannot, and how to fix that."""
 
 import importlib.util
 import os
@@ -30,19 +30,19 @@ Verdict = Literal["yes", "limited", "no"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was examined."""
 
     what: str
     verdict: Verdict
     detail: str
-    """What was found; where the verdict is not yes, also the cure."""
+    """What was found, and also the cure unless the verdict is yes."""
 
 
 def examine(out: str) -> Iterator[Finding]:
-    """Look at everything that a measurement needs.
+    """Examine everything that a measurement needs.
 
     Args:
-        out: the results folder, for its free space.
+        out: results folder whose free space is checked.
     """
     yield Finding("prediction", "yes", f"Python {platform.python_version()}, PyTorch {torch.__version__}")
     yield from _emulated_device()
@@ -74,7 +74,7 @@ def examine(out: str) -> Iterator[Finding]:
 
 
 def _emulated_device() -> Iterator[Finding]:
-    """Whether PyTorch runs on cards that are not there, and on which of the catalogue's."""
+    """Report whether PyTorch runs on emulated cards, and on which of the catalogue's."""
     what = "memory by PyTorch itself, on emulated cards"
     try:
         device_libraries()
@@ -83,7 +83,7 @@ def _emulated_device() -> Iterator[Finding]:
         yield Finding(what, "no", str(error))
         return
     yield Finding(what, "yes", f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}, compiled by {compiler}")
-    architectures = torch.cuda.get_arch_list()  # of some versions empty where there is no GPU
+    architectures = torch.cuda.get_arch_list()  # empty in some versions if there is no GPU
     without = [gpu.name for gpu in GPUS.values() if not has_kernels(gpu, architectures)]
     if architectures and without:
         detail = f"none for {', '.join(without)}: this PyTorch runs on no such card, an older one does"
@@ -91,7 +91,7 @@ def _emulated_device() -> Iterator[Finding]:
 
 
 def _nvml(device: NvmlDevice) -> Iterator[Finding]:
-    """What NVML answers of the device."""
+    """Report what NVML says of the device."""
     facts = ", ".join(f"{name} {value}" for name, value in nvml_facts(device).items() if value is not None)
     yield Finding("NVML", "yes", f"{device.uuid}: {facts}")
     processes = device.process_bytes
@@ -151,7 +151,7 @@ def _submitit() -> Finding:
 
 
 def _dicom() -> Finding:
-    """Which encodings of DICOM images are decoded here."""
+    """Report which encodings of DICOM images can be decoded here."""
     found = decodable_encodings()
     decoded, missing = ([name for name, here in found.items() if here is wanted] for wanted in (True, False))
     if missing:
@@ -185,7 +185,7 @@ class DoctorConfig(FormatOption):
 
 
 def main(config: DoctorConfig) -> int:
-    """The table of findings."""
+    """Print the table of findings."""
     findings = list(examine(config.out))
     view = TableView(
         columns=(

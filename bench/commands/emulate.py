@@ -1,4 +1,4 @@
-"""`python -m bench emulate --gpu rtx4090 -- python train.py`: whether anybody's training script fits a card."""
+"""`python -m bench emulate --gpu rtx4090 -- python train.py`: whether a training script fits a card."""
 
 import json
 import sys
@@ -53,10 +53,10 @@ class EmulateConfig:
     """The script's command; everything after -- is taken as it is."""
 
     def check(self) -> None:
-        """Refuse what cannot be run.
+        """Refuse options that cannot be used.
 
         Raises:
-            InvalidInput: naming the option, the rule and the value.
+            InvalidInput: if an option is; the message names the option, the rule and the value.
         """
         if not self.command:
             raise InvalidInput(
@@ -70,7 +70,7 @@ class EmulateConfig:
             check_name(self.find_batch_size)
 
     def cards(self) -> list[Gpu]:
-        """The cards to run on, with as much memory as may be used."""
+        """Return the cards to run on, with as much memory as may be used."""
         found = [GPUS.get(name) or find_gpu(name) for name in dict.fromkeys(self.gpu or (PAPER_GPU,))]
         if self.gpu_memory is None:
             return found
@@ -78,7 +78,7 @@ class EmulateConfig:
 
     @property
     def options(self) -> ScriptOptions:
-        """How each run is made."""
+        """Return the options of each run."""
         return ScriptOptions(
             num_gpus=self.gpus,
             record_steps=self.record_steps,
@@ -88,7 +88,7 @@ class EmulateConfig:
 
 
 def main(config: EmulateConfig) -> int:
-    """Run the script on each card; the last exit status of those that is not 0."""
+    """Run the script on each card. Return the last non-zero exit status, or 0."""
     config.check()
     cards = config.cards()
     out = writable_folder(config.out) / f"{datetime.now():%Y-%m-%d_%H.%M.%S}"
@@ -111,7 +111,7 @@ def _run(config: EmulateConfig, card: Gpu, folder: Path) -> ScriptRun:
 
 
 def _largest_batch(config: EmulateConfig, card: Gpu, folder: Path) -> ScriptRun:
-    """The run with the largest batch that fits, or with a batch of 1 where none does."""
+    """Return the run with the largest batch that fits, or with a batch of 1 if none does."""
     options = replace(config.options, stop_after_steps=config.stop_after_steps or 2)
     runs: dict[int, ScriptRun] = {}
 
@@ -134,7 +134,7 @@ def _largest_batch(config: EmulateConfig, card: Gpu, folder: Path) -> ScriptRun:
 
 
 def write_run(run: ScriptRun, folder: Path) -> None:
-    """Write report.json, and the timeline of the largest process as a picture and a page."""
+    """Write report.json and the timeline of the largest process, as a picture and as a page."""
     verdict = run.verdict
     told = {
         "command": run.command,
@@ -155,7 +155,7 @@ def write_run(run: ScriptRun, folder: Path) -> None:
     }
     (folder / "report.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     if run.largest is not None and run.largest.timeline:
-        from bench.scripts.script_timeline import write_timeline  # matplotlib takes a second, which no script waits for
+        from bench.scripts.script_timeline import write_timeline  # matplotlib takes a second to import
 
         write_timeline(run, folder)
 
@@ -170,5 +170,5 @@ def _comparison(runs: list[ScriptRun]) -> str:
 
 
 def say(text: str) -> None:
-    """A line on the error stream: the output is the script's."""
+    """Print a line on standard error; standard output belongs to the script."""
     print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`python -m bench plan`: what a sweep would do, and how long it would take; nothing is run or written."""
+"""`python -m bench plan`: what a sweep would do and how long it would take. Nothing is run or written."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -22,14 +22,14 @@ from .progress import duration_in_words, say_engine, tracking
 
 
 def print_plan(plan: Plan, printer: Printer, gpu: Gpu) -> None:
-    """A row for each cell: what is predicted, whether it will run and for how long."""
+    """Print a row for each cell: what is predicted, whether it will run and for how long."""
     rows = [_row(planned, plan, gpu) for planned in plan.cells]
     groups = groupby(plan.cells, key=lambda planned: setting_of(planned.cell))
     printer.show(rows, *(_plan_view(setting, list(group), plan, gpu) for setting, group in groups))
 
 
 def _plan_view(setting: str, cells: list[PlannedCell], plan: Plan, gpu: Gpu) -> TableView:
-    """The cells of one setting."""
+    """Return the table of the cells of one setting."""
     return TableView(
         title=f"{setting}; memory predicted on {gpu.name} with {gpu.memory_bytes / GIB:.4g} GiB",
         columns=(
@@ -56,7 +56,7 @@ def _note(planned: PlannedCell) -> str:
 
 
 def _row(planned: PlannedCell, plan: Plan, gpu: Gpu) -> dict[str, Value]:
-    """A cell's configuration and all that is planned of it."""
+    """Return a cell's configuration and everything that is planned for it."""
     found = planned.prediction
     return asdict(planned.cell) | {
         "cell_id": planned.cell.cell_id,
@@ -71,12 +71,12 @@ def _row(planned: PlannedCell, plan: Plan, gpu: Gpu) -> dict[str, Value]:
 
 
 def plan_summary(plan: Plan, gpu: Gpu, duration: str) -> str:
-    """The plan in one line.
+    """Return the plan in one line.
 
     Args:
-        plan: of the sweep.
-        gpu: that must suffice.
-        duration: the time it should take, in words.
+        plan: the sweep's plan.
+        gpu: the card that the cells must fit.
+        duration: the expected time, in words.
     """
     counts = Counter(planned.is_settled for planned in plan.cells)
     too_large = [planned.cell for planned in plan.cells if _word(planned, gpu) == "no"]
@@ -88,7 +88,7 @@ def plan_summary(plan: Plan, gpu: Gpu, duration: str) -> str:
 
 
 def _word(planned: PlannedCell, gpu: Gpu) -> Word | None:
-    """Whether a cell should fit; None where that is not known."""
+    """Whether a cell should fit; None if that is not known."""
     if planned.prediction is None:
         return None
     return fits_on(gpu, planned.cell, planned.fits, planned.prediction.peak.reserved_bytes)
@@ -103,7 +103,7 @@ class PlanConfig(FormatOption, SweepConfig):
 
 
 def main(config: PlanConfig) -> int:
-    """The table of a plan, and its sum."""
+    """Print the table of a plan, and its summary."""
     cells = checked_cells(config, device=None if config.device == "auto" else config.device)
     store = ResultsStore(config.out) if (Path(config.out) / "records").is_dir() else None
     redo = Redo(what=config.redo, before=datetime.now(UTC))
@@ -117,5 +117,5 @@ def main(config: PlanConfig) -> int:
 
 
 def budget_of(config: SweepConfig) -> Budget:
-    """The time that each cell may take."""
+    """Return the time that each cell may take."""
     return Budget(cpu_s=config.cpu_budget_s, timeout_s=config.timeout_s)

@@ -1,4 +1,4 @@
-"""A bar on the error stream while cells run: which one, what it does, how many are done, how long it will take."""
+"""A progress bar on standard error while cells run: which cell, what it does, how many are done, the time left."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +17,11 @@ from bench.sweep.sweep import Progress
 
 @contextmanager
 def progress_bar(num_cells: int, left: Callable[[], str] = lambda: "") -> Iterator[Progress]:
-    """A bar while cells run.
+    """Show a progress bar while cells run.
 
     Args:
-        num_cells: in all.
-        left: says how long the rest will take.
+        num_cells: number of cells in all.
+        left: returns how long the rest will take, in words.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     columns += (TextColumn("{task.fields[left]}"),)
@@ -44,11 +44,11 @@ def progress_bar(num_cells: int, left: Callable[[], str] = lambda: "") -> Iterat
 
 @contextmanager
 def sweep_progress(cells: list[CellConfig], eta: Eta) -> Iterator[Progress]:
-    """The same with the time left, which is guessed anew after each cell.
+    """Show the same bar with the time left, which is estimated anew after each cell.
 
     Args:
-        cells: that will be run.
-        eta: of their times.
+        cells: the cells to run.
+        eta: estimates their times.
     """
     open_cells = {cell.cell_id: cell for cell in cells}
     with progress_bar(
@@ -65,22 +65,22 @@ def sweep_progress(cells: list[CellConfig], eta: Eta) -> Iterator[Progress]:
 
 @contextmanager
 def tracking(what: str) -> Iterator[Callable[[Iterable, int], Iterable]]:
-    """A bar for whatever is iterated over inside, on the error stream."""
+    """Show a progress bar on standard error for whatever is iterated over inside."""
     console = Console(stderr=True)
     shown = {"console": console, "transient": True, "disable": not console.is_terminal}
     yield lambda items, count: track(items, what, count, **shown)
 
 
 def say_engine(engine: Engine) -> None:
-    """Let the user know where memory is not emulated, and why.
+    """Tell the user if memory is not emulated, and why.
 
     Raises:
-        CannotEmulate: if the emulated device is asked for and does not run here.
+        CannotEmulate: if the emulated device is asked for but does not run here.
     """
     if (reason := why_traced(engine)) is not None:
         print(f"note: {reason}", file=sys.stderr)
 
 
 def duration_in_words(seconds: float) -> str:
-    """A duration as 0:01:30."""
+    """Return a duration as 0:01:30."""
     return str(timedelta(seconds=round(seconds)))

@@ -1,4 +1,4 @@
-"""`python -m bench published`: memory that others measured, against the same scripts on emulated cards."""
+"""`python -m bench published`: memory that others measured, compared with the same scripts on emulated cards."""
 
 from dataclasses import dataclass
 from itertools import groupby
@@ -29,8 +29,8 @@ class PublishedConfig(FormatOption):
 
 
 def main(config: PublishedConfig) -> int:
-    """The table of all rows, and what it comes to."""
-    from bench.published.rerun import emulate  # it imports torchvision and transformers: no other command waits
+    """Print the table of all rows and its summary."""
+    from bench.published.rerun import emulate  # it imports torchvision and transformers, unlike other commands
 
     folder, rows = writable_folder(config.out), read_measurements()
     emulated = emulate(rows)
@@ -45,7 +45,7 @@ def main(config: PublishedConfig) -> int:
 
 
 def _view(source: str, comparisons: list[HeldMeasurement]) -> TableView:
-    """The rows of one source."""
+    """Return the table of the rows of one source."""
     return TableView(
         title=source,
         columns=(
@@ -62,7 +62,7 @@ def _view(source: str, comparisons: list[HeldMeasurement]) -> TableView:
 
 
 def _error(one: HeldMeasurement) -> str:
-    """In percent; of a bound, what the emulated card did."""
+    """Return the error in percent; for a bound, what the emulated card did."""
     if one.measurement.is_bound:
         return one.verdict
     return "" if one.error_pct is None else f"{one.error_pct:+.2f}"

@@ -31,19 +31,19 @@ from fptplus.whole_file import whole_file
 from .progress import say_engine
 
 Track = Callable[[Iterable, str, int], Iterable]
-"""Shows progress over an iterable: (iterable, what, how many)."""
+"""Shows progress over an iterable: (iterable, description, number of items)."""
 
 
 def predict_missing(results: Path, again: bool, track: Track) -> int:
-    """Predict the paper's cells, the preloading passes and the grid, where `results/paper` does not hold them.
+    """Predict the paper's cells, the preloading passes and the grid if `results/paper` does not hold them.
 
     Args:
         results: the results folder.
-        again: predict also what is there.
-        track: of progress.
+        again: whether to predict even what is there.
+        track: shows progress.
 
     Returns:
-        How many of them were predicted.
+        The number of predictions made.
     """
     folder = results / PAPER_FOLDER
     store = ResultsStore(folder)
@@ -65,7 +65,7 @@ def _is_answered(record: Record | None) -> bool:
 
 
 def _predict_into(path: Path, again: bool, cells: list[CellConfig], kind: "_Kind", track: Track) -> int:
-    """Fill one CSV file of predictions, if it is not there."""
+    """Write one CSV file of predictions if it is missing. Return the number of predictions made."""
     if path.exists() and not again:
         return 0
     predict, write = kind
@@ -80,10 +80,10 @@ def _write_families(path: Path, families: list[list[GridRow]]) -> None:
 
 
 def _grid_families(families: list[CellConfig]) -> Iterator[list[GridRow]]:
-    """The grid's rows by family.
+    """Yield the grid's rows, family by family.
 
     Raises:
-        CannotEmulate: where the emulated device does not run; the grid that is committed stays.
+        CannotEmulate: if the emulated device does not run here; the committed grid then stays.
     """
     why_traced("emulated")
     for rows in on_emulated_cards(grid_rows, families):
@@ -98,9 +98,9 @@ _grid: _Kind = (_grid_families, _write_families)
 
 
 def write_everything(results: Path) -> None:
-    """Tables, figures, findings and paper check into `results/paper`, and `results/report.html`; from records alone.
+    """Write tables, figures, findings and paper check to `results/paper`, and `results/report.html`, from records only.
 
-    All of it is made in a folder beside and moved when it is whole.
+    Everything is written to a neighbouring folder first and moved when it is complete.
     """
     folder, evidence = results / PAPER_FOLDER, Evidence(results)
     passes, grid = read_preloading(folder / "preloading.csv"), list(read_grid(folder / "grid.csv"))
@@ -120,9 +120,9 @@ def write_everything(results: Path) -> None:
 
 
 def trained_figures(results: Path) -> list[tuple[Path, str, str]]:
-    """Pictures that training has left: Figures 6 and 9, which show what a trained model attends to."""
+    """Return pictures left by training: Figures 6 and 9, which show what a trained model attends to."""
     found = sorted(path for path in (results / "training").glob("fig*") if path.suffix in (".svg", ".png"))
-    pictures = {path.stem: path for path in found}  # of one name, the SVG
+    pictures = {path.stem: path for path in found}  # the SVG, if there are several of one name
     note = "From a model trained by us; results/README.md says on what."
     return [(path, stem.replace("_", " "), note) for stem, path in pictures.items()]
 
@@ -139,7 +139,7 @@ class ReproduceConfig:
 
 
 def main(config: ReproduceConfig) -> int:
-    """Tables, figures, findings, report."""
+    """Write the tables, figures, findings and report."""
     results = Path(config.results)
     progress = Console(stderr=True)
     shown = {"console": progress, "transient": True, "disable": not progress.is_terminal}

@@ -1,4 +1,4 @@
-"""`python -m bench run`: predict, and measure where there is a GPU."""
+"""`python -m bench run`: predict, and measure if there is a GPU."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,10 +38,10 @@ class RunConfig(FormatOption, SweepConfig):
     """Time limit of each process or Slurm job, in minutes."""
 
     def check(self) -> None:
-        """Refuse numbers out of range.
+        """Refuse numbers that are out of range.
 
         Raises:
-            InvalidInput: if one is.
+            InvalidInput: if a number is.
         """
         super().check()
         for name in ("jobs", "job_minutes"):
@@ -50,7 +50,7 @@ class RunConfig(FormatOption, SweepConfig):
 
 
 def main(config: RunConfig) -> int:
-    """Predict, and measure where there is a GPU. Returns 1 if a cell failed."""
+    """Predict, and measure if there is a GPU. Return 1 if a cell failed."""
     elsewhere = config.executor != "none" and config.device != "auto"
     cells = checked_cells(config, **({"device": config.device} if elsewhere else {}))
     say_engine(config.engine)
@@ -70,7 +70,7 @@ def main(config: RunConfig) -> int:
 
 
 def _run(config: RunConfig, plan: Plan, store: ResultsStore, rules: Rules, budget: Budget) -> list[Record]:
-    """Run the cells of a plan, here or by an executor."""
+    """Run the cells of a plan, in this process or by an executor."""
     cells = [planned.cell for planned in plan.cells]
     with sweep_progress(cells, plan.eta) as progress:
         if config.executor == "none":

@@ -1,4 +1,4 @@
-"""`python -m bench validate`: memory as measured, as emulated and as traced."""
+"""`python -m bench validate`: measured, emulated and traced memory compared."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +27,7 @@ from methods import METHODS
 from .progress import progress_bar, tracking
 
 COUNTERS = {"allocated": "peak_allocated_bytes", "reserved": "peak_reserved_bytes", "process": "process_bytes"}
-"""Columns of both halves of a record, after `measured_` and `predicted_`."""
+"""Column names without `measured_` or `predicted_`; a record has both."""
 
 ENGINES = ("emulated", "traced")
 
@@ -42,7 +42,10 @@ _PROFILES = (
 
 
 def validation_cells(gpu: str) -> list[CellConfig]:
-    """All methods, two models, several resolutions, batch sizes, precisions and attention modes; the paper's first."""
+    """Return cells for all methods, two models, and several resolutions, batch sizes, precisions and attention modes.
+
+    The paper's come first.
+    """
     return [
         CellConfig(method=method, model=model, res=res, batch_size=batch_size, device="cuda", gpu=gpu, **axes)
         for axes in _PROFILES
@@ -52,16 +55,16 @@ def validation_cells(gpu: str) -> list[CellConfig]:
 
 
 def measure_cells(cells: list[CellConfig], store: ResultsStore, progress: Progress, limit_s: float) -> list[Record]:
-    """Run cells until the time is up; those that have run before are taken as they are, so a further call goes on.
+    """Run cells until the time is up. Cells that have run before are not run again, so a further call resumes.
 
     Args:
-        cells: to measure, each predicted for the card that it runs on.
+        cells: cells to measure, each predicted for the card that it runs on.
         store: where records are kept.
-        progress: told of each cell.
-        limit_s: no further cell begins after so many seconds.
+        progress: is told of each cell.
+        limit_s: time in seconds after which no further cell begins.
 
     Returns:
-        Records of those that have run.
+        The records of the cells that have run.
     """
     budget = Budget(cuda_s=1.0, power_window_s=0.0, loader_s=0.0)
 
@@ -73,12 +76,12 @@ def measure_cells(cells: list[CellConfig], store: ResultsStore, progress: Progre
 
 
 def trace_cells(cells: list[CellConfig], folder: Path, track: Track = lambda items, count: items) -> dict[str, Record]:
-    """The traced prediction of each cell, by the cell's id; made where the folder does not hold it.
+    """Return the traced prediction of each cell, by the cell's id; trace the cells that the folder lacks.
 
     Args:
-        cells: to trace, on all processors.
-        folder: for the records.
-        track: shows progress over an iterable of so many items.
+        cells: cells to trace, on all processors.
+        folder: folder for the records.
+        track: shows progress over an iterable with the given number of items.
     """
     store = ResultsStore(folder)
     asked = {cell.cell_id: replace(cell, device="nothing") for cell in cells}
@@ -92,15 +95,15 @@ def trace_cells(cells: list[CellConfig], folder: Path, track: Track = lambda ite
 
 
 def errors(records: list[Record], traced: Mapping[str, Record]) -> pd.DataFrame:
-    """A row for each cell and counter that was measured, with what each engine says of it.
+    """Return a row for each cell and counter that was measured, with what each engine predicts.
 
     Args:
-        records: with measurement and prediction.
-        traced: the prediction of the meta trace, by cell_id.
+        records: records with measurement and prediction.
+        traced: predictions of the meta trace, by cell_id.
 
     Returns:
-        Columns IDENTITY, counter, measured_bytes, and for each of ENGINES name_bytes and name_error_pct (to measured,
-        signed); empty where an engine did not predict it.
+        Columns IDENTITY, counter, measured_bytes, and for each of ENGINES name_bytes and name_error_pct (relative to
+        measured, signed); empty if an engine did not predict it.
     """
     rows = []
     for record, (counter, column) in product(records, COUNTERS.items()):
@@ -118,7 +121,7 @@ def errors(records: list[Record], traced: Mapping[str, Record]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class ErrorSummary:
-    """How far one engine is off in one counter, without sign."""
+    """Unsigned errors of one engine in one counter."""
 
     counter: str
     engine: str
@@ -129,7 +132,7 @@ class ErrorSummary:
 
 
 def summarize(table: pd.DataFrame) -> list[ErrorSummary]:
-    """Median and worst error of each counter and engine."""
+    """Return the median and worst error of each counter and engine."""
     summaries = []
     for counter, engine in product(COUNTERS, ENGINES):
         column = f"{engine}_error_pct"
@@ -143,7 +146,7 @@ def summarize(table: pd.DataFrame) -> list[ErrorSummary]:
 
 
 def write_validation(records: list[Record], traced: Mapping[str, Record], folder: Path) -> pd.DataFrame:
-    """Write validation.csv, and the scatter plot where there is anything to plot; the table as of errors()."""
+    """Write validation.csv, and the scatter plot if there is anything to plot. Return the table of errors()."""
     table = errors(records, traced)
     table.to_csv(folder / "validation.csv", index=False)
     if len(table):
@@ -152,10 +155,10 @@ def write_validation(records: list[Record], traced: Mapping[str, Record], folder
 
 
 def validation_views(errors: pd.DataFrame) -> Iterator[TableView]:
-    """A table for each setting: each counter of each cell as measured, and how far both engines are from it.
+    """Yield a table for each setting: each counter of each cell as measured, and how far both engines are from it.
 
     Args:
-        errors: as bench.commands.validate.errors gives them.
+        errors: the table that errors() returns.
     """
     for _, cells in errors.groupby([name for name in IDENTITY if name != "method"], sort=False, dropna=False):
         shown = cells.iloc[0]
@@ -172,7 +175,10 @@ def validation_views(errors: pd.DataFrame) -> Iterator[TableView]:
 
 
 def _counter_columns(counter: str) -> Iterator[Column]:
-    """A measured size, and the errors of the engines; empty where NVML or an engine said nothing."""
+    """Yield the columns of a counter: its measured size, and the errors of the engines.
+
+    They are empty if NVML or an engine gives no number.
+    """
 
     def shown(name: str, form: str, unit: float) -> Callable[[pd.DataFrame], str]:
         def show(rows: pd.DataFrame) -> str:
@@ -188,7 +194,7 @@ def _counter_columns(counter: str) -> Iterator[Column]:
 
 
 def errors_view(summaries: list[ErrorSummary], num_measured: int, num_cells: int) -> TableView:
-    """How far each engine is from the measurements."""
+    """Return the table of how far each engine is from the measurements."""
     return TableView(
         title=f"Predicted against measured: {num_measured} of {num_cells} cells measured",
         columns=(
@@ -218,7 +224,7 @@ class ValidateConfig(FormatOption):
 
 
 def main(config: ValidateConfig) -> int:
-    """Predictions against measurements."""
+    """Measure, and compare predictions with the measurements."""
     if (gpu := present_gpu()) is None:
         raise InvalidInput("validate must run on a machine with a CUDA device, found none; use a GPU machine.")
     folder = Path(config.out or f"results/{gpu.name}")

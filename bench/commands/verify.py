@@ -1,4 +1,4 @@
-"""`python -m bench verify`: each number that the paper prints against ours."""
+"""`python -m bench verify`: each number that the paper prints, compared with ours."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class VerifyConfig(FormatOption):
 
 
 def main(config: VerifyConfig) -> int:
-    """Each printed cell: ours, differences, the ratio to full fine-tuning in both, verdict and reason."""
+    """Print each cell of the paper with ours, the differences, both ratios to full fine-tuning, verdict and reason."""
     comparisons = check(Evidence(config.results))
     with printing(config.format) as printer:
         print_check(comparisons, printer)

@@ -31,7 +31,7 @@ class WhyConfig(FormatOption, Setting):
 
 
 def main(config: WhyConfig) -> int:
-    """Timelines, a breakdown and the largest tensors."""
+    """Draw timelines and a breakdown, and print the largest tensors."""
     cells = checked_cells(config)
     say_engine(config.engine)
     folder = writable_folder(config.out)
@@ -43,7 +43,7 @@ def main(config: WhyConfig) -> int:
 
 
 def _explain(cells: list[CellConfig], config: WhyConfig, folder: Path, printer: Printer) -> None:
-    """Figures and tables of one model at one resolution."""
+    """Write the figures and print the tables of one model at one resolution."""
     first, peaks = cells[0], {}
     name, setting = f"{first.model}_{first.res}", f"{first.model}, {first.res} px, batch {first.batch_size}"
     setting += f", {first.precision}, {first.attention} attention{shared_in_words(first)}"
@@ -62,7 +62,7 @@ def _explain(cells: list[CellConfig], config: WhyConfig, folder: Path, printer: 
 
 
 def _row(cell: CellConfig, found: PeakPart | Contribution) -> dict[str, Value]:
-    """A part of a method's peak, or what a rule adds to it."""
+    """Return a part of a method's peak, or what a rule adds to it, as a row."""
     asked = {name: getattr(cell, name) for name in IDENTITY}
     nothing = dict.fromkeys(("part", "where", "kind", "count", "allocated_bytes", "rule", "reserved_bytes"))
     return asked | nothing | asdict(found)

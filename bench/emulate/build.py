@@ -1,10 +1,10 @@
-"""Compile the emulated device for an installed PyTorch, against the headers that its CUDA wheels bring along.
+"""Compile the emulated device for an installed PyTorch, against the headers in its CUDA wheels.
 
     libemulated.so       preloaded: the CUDA runtime, cuBLAS, cuDNN, and an answer to whatever else PyTorch imports
     libcuda.so.1         the driver
     libnvidia-ml.so.1    NVML
 
-A generated answer fails, and says its name on the error stream: nothing passes for done that is not.
+A generated answer fails and prints its name on standard error, so that nothing seems done that is not.
 """
 
 import importlib.util
@@ -24,46 +24,46 @@ from fptplus.build_cache import BuildFailed, built, find_compiler, run_tool
 HERE = Path(__file__).parent
 DEVICE = HERE / "device"
 APART = {"libcuda.so.1": "driver.cpp", "libnvidia-ml.so.1": "nvml.cpp"}
-"""Libraries that are found by their names, and their sources; all other sources make the one that is preloaded."""
+"""Libraries that are found by their names, with their sources; all other sources make the preloaded library."""
 
 PRELOADED = "libemulated.so"
 
 FLAGS = ("-O1", "-std=c++17", "-fPIC", "-w")
 TORCH_LIBRARIES = ("libtorch_cuda.so", "libtorch_cuda_linalg.so", "libc10_cuda.so", "libtorch_python.so")
 ANSWERED = ("cublas", "cudnn", "cusparse", "cusolver", "cufft", "curand", "nccl", "cupti", "cuFile", "cuda", "__cuda")
-"""Beginnings of the names that get an answer; nvrtc compiles on any machine and stays itself."""
+"""Prefixes of the libraries that get an answer; nvrtc compiles on any machine and is left as it is."""
 
 
 class CannotEmulate(InvalidInput):
-    """The emulated device does not run here; the message says why, and what would cure it."""
+    """The emulated device does not run here; the message says why and how to fix it."""
 
 
 @dataclass(frozen=True)
 class TorchInstall:
-    """An installed PyTorch."""
+    """An installation of PyTorch."""
 
     folder: Path
-    """`torch`, in whatever environment's site-packages."""
+    """The folder `torch` in the site-packages of any environment."""
 
     version: str
     cuda: str
 
     @property
     def include_folders(self) -> list[Path]:
-        """Headers of its CUDA wheels."""
+        """Return the folders with the headers of its CUDA wheels."""
         return sorted(self.folder.parent.glob("nvidia/*/include"))
 
     @property
     def runtime_libraries(self) -> list[Path]:
-        """The CUDA runtime of its wheels, whose whole interface gets an answer."""
+        """Return the CUDA runtime of its wheels, whose whole interface gets an answer."""
         return sorted(self.folder.parent.glob("nvidia/*/lib/libcudart.so.*"))
 
 
 def find_torch(folder: Path | None = None) -> TorchInstall:
-    """The PyTorch of a folder, or of this Python, without importing it.
+    """Return the PyTorch of a folder, or of this Python, without importing it.
 
     Raises:
-        CannotEmulate: if it is not a Linux build for CUDA.
+        CannotEmulate: if it is not a Linux build with CUDA.
     """
     if folder is None:
         folder = Path(importlib.util.find_spec("torch").origin).parent
@@ -81,7 +81,7 @@ def find_torch(folder: Path | None = None) -> TorchInstall:
 
 
 def device_libraries(torch_folder: Path | None = None) -> Path:
-    """Folder of the compiled device for a PyTorch; compiles in a few seconds where that was not done before.
+    """Return the folder of the compiled device for a PyTorch; compile it in a few seconds if that was not done yet.
 
     Args:
         torch_folder: `torch` in the site-packages of any environment; this Python's by default.
@@ -107,7 +107,7 @@ def _device_libraries(torch: TorchInstall) -> Path:
 
 
 def why_not() -> str | None:
-    """Why the emulated device does not run here, in one sentence; None if it does."""
+    """Return why the emulated device does not run here, in one sentence; None if it does."""
     try:
         device_libraries()
     except CannotEmulate as error:
@@ -138,12 +138,12 @@ def _compile(compiler: str, torch: TorchInstall, folder: Path) -> None:
 
 
 def _unanswered(torch: TorchInstall, library: str) -> set[str]:
-    """Every name that a library could be asked for."""
+    """Return every name that a library could be asked for and that has no answer yet."""
     if library == PRELOADED:
         imported = set(_names([torch.folder / "lib" / name for name in TORCH_LIBRARIES], "--undefined-only", "-D"))
         imported |= set(_names(torch.runtime_libraries, "--defined-only", "-D"))
         return {name for name in imported if name.startswith(ANSWERED)}
-    looked_up = (torch.folder / "lib" / "libc10_cuda.so").read_bytes()  # by dlsym, so the names are texts in it
+    looked_up = (torch.folder / "lib" / "libc10_cuda.so").read_bytes()  # dlsym needs names, so they are strings in it
     if library == "libnvidia-ml.so.1":
         return {name.decode() for name in re.findall(rb"\0(nvml[A-Z]\w+)\0", looked_up)}
     found = {name.decode() for name in re.findall(rb"\0(cu[A-Z]\w+)\0", looked_up)}
@@ -152,7 +152,7 @@ def _unanswered(torch: TorchInstall, library: str) -> set[str]:
 
 
 def _names(files: Iterable[Path], *options: str) -> Iterator[str]:
-    """Symbols of object files and libraries, without their versions."""
+    """Yield the symbols of object files and libraries, without their versions."""
     for path in files:
         if path.exists():
             for line in run_tool("nm", *options, path).splitlines():
@@ -161,7 +161,7 @@ def _names(files: Iterable[Path], *options: str) -> Iterator[str]:
 
 
 def _answers(names: list[str]) -> str:
-    """Functions that fail by their names; those that give a text give one."""
+    """Return the source of functions that fail under the given names; those that return a text return one."""
     lines = ['extern "C" void emulated_no_answer(const char*);', 'extern "C" {']
     for name in names:
         if re.search(r"Get(Error|Status|LastError)\w*(String|Name)|ErrorString|ErrorName|GetLastError", name):

@@ -1,4 +1,4 @@
-"""A call in a forked process, on a card of its own. The process that forks must not have started CUDA."""
+"""Call a function in a forked process on a card of its own. The process that forks must not have started CUDA."""
 
 import os
 import pickle
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
     from bench.cards.gpus import Gpu
 
 JOB_LIMIT_S = 600
-"""A call that takes longer waits for a value that no kernel will ever write."""
+"""Time limit of a call in seconds; a call that takes longer waits for a value that no kernel will ever write."""
 
 Answer = TypeVar("Answer")
 
 
 class JobFailed(RuntimeError):
-    """A process on an emulated card has died; the message says what is known."""
+    """A process on an emulated card died; the message says what is known."""
 
 
 def on_card(
     gpu: "Gpu", function: Callable[..., Answer], *arguments: object, context_bytes: int | None = None
 ) -> Answer:
-    """What a function gives in a process whose CUDA device is an emulated card.
+    """Return what a function returns in a process whose CUDA device is an emulated card.
 
     Args:
         gpu: the card.
-        function, arguments: what is called there.
-        context_bytes: of the process; what is typical of the card by default.
+        function, arguments: the function to call there, and its arguments.
+        context_bytes: size of the process's CUDA context; by default the card's typical size.
 
     Raises:
         JobFailed: if the process dies.
-        Exception: what the function raises.
+        Exception: whatever the function raises.
     """
     receiving, sending = os.pipe()
     pid = os.fork()
@@ -60,7 +60,7 @@ def on_card(
 
 
 def pickled_answer(function: Callable, arguments: tuple) -> bytes:
-    """What a function gives or raises, pickled; within the limit of time."""
+    """Return what a function returns or raises, pickled, within the time limit."""
     signal.alarm(JOB_LIMIT_S)
     try:
         answer = function(*arguments)
@@ -70,14 +70,14 @@ def pickled_answer(function: Callable, arguments: tuple) -> bytes:
     signal.alarm(0)
     try:
         data = pickle.dumps(answer)
-        pickle.loads(data)  # an exception may be pickled and yet not be read again
+        pickle.loads(data)  # an exception may pickle and yet fail to unpickle
     except Exception:
         data = pickle.dumps(RuntimeError(f"{type(answer).__name__}: {answer}"))
     return data
 
 
 def how_it_ended(status: int) -> str:
-    """An exit status in words."""
+    """Return an exit status in words."""
     if status == -signal.SIGALRM:
         return f"took longer than {JOB_LIMIT_S} s; it may be waiting for a value that no kernel writes"
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

@@ -22,14 +22,14 @@ def environment(
     torch_folder: Path | None = None,
     base: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
-    """Variables for a process whose CUDA devices are emulated cards.
+    """Return the variables for a process whose CUDA devices are emulated cards.
 
     Args:
-        gpu: the card, with the memory that processes may use; none where a process is given one before it starts CUDA.
-        count: how many of them the machine has.
-        state: file in which the machine's processes find each other; without one each has the cards to itself.
+        gpu: the card, with the memory that processes may use; None if a process is given one before it starts CUDA.
+        count: number of such cards in the machine.
+        state: file through which the machine's processes find each other; without one each has the cards to itself.
         torch_folder: `torch` in the site-packages of the process's Python; this one's by default.
-        base: variables to add to; those that choose among this machine's devices, or emulate it, are left out.
+        base: variables to add to; those that choose among this machine's devices or emulate devices are left out.
 
     Raises:
         CannotEmulate: if the device cannot be compiled here.
@@ -49,7 +49,7 @@ def environment(
 
 
 def _outside(base: Mapping[str, str]) -> dict[str, str]:
-    """Variables without what they say of devices: a process on one emulated machine may start another on its own."""
+    """Return variables without those about devices: a process on one emulated machine may start another."""
     preloaded = base.get("LD_PRELOAD", "").replace(" ", ":").split(":")
     folders = {str(Path(library).parent) for library in preloaded if Path(library).name == PRELOADED}
     lists = {
@@ -61,11 +61,11 @@ def _outside(base: Mapping[str, str]) -> dict[str, str]:
 
 
 def describe(gpu: "Gpu", context_bytes: int | None = None) -> str:
-    """A card as the device reads it (device/card.cpp).
+    """Describe a card in the form that the device reads (device/card.cpp).
 
     Args:
         gpu: the card.
-        context_bytes: of each process; what is typical of the card by default.
+        context_bytes: size of each process's CUDA context; by default the card's typical size.
     """
     (major, minor), limits = gpu.compute_capability, gpu.limits
     facts = {

@@ -1,8 +1,8 @@
-"""Work on emulated cards: one process that has imported everything forks a fresh one for each job.
+"""Jobs on emulated cards: a process that has imported everything forks a fresh process for each job.
 
     this process ── jobs ──> zygote (PyTorch imported, no CUDA started) ── fork ──> a job: its card, its CUDA, its end
 
-A fork takes hundredths of a second where a start takes seconds, and no job finds anything that another has left.
+A fork takes hundredths of a second, a start takes seconds. No job finds anything left behind by another.
 """
 
 import os
@@ -32,20 +32,20 @@ _LENGTH_BYTES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A call on a card."""
+    """A function call on a card."""
 
     gpu: "Gpu"
     arguments: tuple
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Further variables of its process."""
+    """Further environment variables of its process."""
 
 
 class EmulatedPool:
-    """Runs jobs on emulated cards; a context manager.
+    """A context manager that runs jobs on emulated cards.
 
     Args:
-        parallel: jobs at a time; one for each processor by default.
-        prepare: `module:function`, called once before jobs are forked, so that none has to import what it imports.
+        parallel: number of jobs at a time; by default one for each processor.
+        prepare: `module:function`, called once before jobs are forked, so that no job has to import what it imports.
 
     Raises:
         CannotEmulate: if the device cannot be compiled here.
@@ -62,16 +62,16 @@ class EmulatedPool:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env={
-                **environment(base=without_settings()),  # each job has a card and settings of its own
+                **environment(base=without_settings()),  # each job has its own card and settings
                 "PYTHONPATH": path,
                 "OMP_NUM_THREADS": "1",
             },
-            start_new_session=True,  # Ctrl-C is for this process, which ends the others
+            start_new_session=True,  # Ctrl-C reaches only this process, which ends the others
         )
         self._num_sent = 0
         self._listened_for: set[int] = set()
         self._answers: dict[int, Any] = {}
-        """By number of the job, until they are given."""
+        """Answers by job number, until they are returned."""
 
     def __enter__(self) -> "EmulatedPool":
         return self
@@ -81,20 +81,20 @@ class EmulatedPool:
 
     def close(self) -> None:
         """End all processes."""
-        os.killpg(self._zygote.pid, signal.SIGKILL)  # its input may be open in a process forked from here
+        os.killpg(self._zygote.pid, signal.SIGKILL)  # its input may still be open in a process forked from here
         self._zygote.wait()
-        with suppress(BrokenPipeError):  # what it did not read
+        with suppress(BrokenPipeError):  # unread requests
             self._zygote.stdin.close()
         self._zygote.stdout.close()
         self._errors.close()
         self._scratch.cleanup()
 
     def map(self, function: Callable, jobs: Iterable[Job]) -> Iterator[Any]:
-        """What a function of a module gives for each job, in their order; an exception is given, not raised.
+        """Yield what a function of a module returns for each job, in their order; an exception is yielded, not raised.
 
         Args:
             function: found by its name in the job's process.
-            jobs: each with the function's arguments.
+            jobs: jobs with the function's arguments.
         """
         waiting, sent = iter(jobs), deque()
         try:
@@ -128,7 +128,7 @@ class EmulatedPool:
         return self._num_sent
 
     def _receive(self) -> None:
-        """Wait for the next job that ends; it may be that of another call of map()."""
+        """Wait for the next job to end; it may belong to another call of map()."""
         number, status = self._next_answer()
         result = self._result(number, status)
         if number in self._listened_for:
@@ -136,7 +136,7 @@ class EmulatedPool:
             self._answers[number] = result
 
     def _next_answer(self) -> tuple[int, int]:
-        """Number and exit status of the next job that ends."""
+        """Return the number and exit status of the next job that ends."""
         line = self._zygote.stdout.readline()
         if not line:
             raise JobFailed(self._why_zygote_died())

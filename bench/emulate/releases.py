@@ -1,6 +1,6 @@
-"""Another release of PyTorch on the emulated device: `python -m bench.emulate.releases PYTHON ...`.
+"""Check another release of PyTorch on the emulated device: `python -m bench.emulate.releases PYTHON ...`.
 
-A small training (smoke.py) is run by each Python on several cards, and held to arithmetic.
+Each Python runs a small training (smoke.py) on several cards; the results are compared with arithmetic.
 """
 
 import json
@@ -14,16 +14,16 @@ from bench.units import GIB, MIB
 from .launch import environment
 
 CARDS = ("t4", "a6000", "h100", "rtx5090")
-"""One of each generation that picks other kernels."""
+"""One card of each generation that selects different kernels."""
 
 SCRIPT = Path(__file__).with_name("smoke.py")
 
 
 def check_release(python: Path, card: str) -> dict[str, str | int | float]:
-    """What the small training has found with the PyTorch of a Python on a card.
+    """Return the results of the small training with a Python's PyTorch on a card.
 
     Raises:
-        RuntimeError: if it fails, or is not what arithmetic says.
+        RuntimeError: if it fails or disagrees with arithmetic.
     """
     torch_folder = next(python.parents[1].glob("lib/python3*/site-packages/torch"))
     result = subprocess.run(
@@ -43,7 +43,7 @@ def check_release(python: Path, card: str) -> dict[str, str | int | float]:
 
 
 def main(pythons: list[str]) -> None:
-    """A line for each Python and card."""
+    """Print a line for each Python and card."""
     for python in pythons:
         for card in CARDS:
             found = check_release(Path(python), card)

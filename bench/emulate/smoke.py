@@ -1,8 +1,10 @@
-"""A small training on the emulated device with any PyTorch: `python smoke.py` where that runs; PyTorch is all it needs.
+"""A small training on the emulated device with any PyTorch: `python smoke.py`, in an environment for that device.
+
+It needs nothing but PyTorch.
 
     images ─ patch embedding ─ 2 × (LayerNorm, attention, MLP) ─ head ─ loss ─ backward, clip, AdamW
 
-It prints what it has found as JSON: versions, counters, and the bytes of weights and optimizer by arithmetic.
+It prints its results as JSON: versions, counters, and the bytes of weights and optimizer by arithmetic.
 """
 
 import json
@@ -13,7 +15,7 @@ from torch import nn
 
 DIM, HEADS, RES, PATCH, BATCH = 192, 3, 128, 16, 4
 BLOCK_BYTES = 512
-"""The allocator's granularity."""
+"""Granularity of the allocator in bytes."""
 
 
 class TransformerBlock(nn.Module):
@@ -45,7 +47,7 @@ class SmallViT(nn.Module):
 
 
 def main() -> None:
-    """Three steps in fp32, three in half precision, and an allocation that is too large."""
+    """Take three steps in fp32 and three in half precision, and make an allocation that is too large."""
     model = SmallViT().cuda()
     weights_bytes = torch.cuda.memory_allocated()
     optimizer = torch.optim.AdamW(model.parameters(), foreach=True)
@@ -61,7 +63,7 @@ def main() -> None:
     try:
         torch.empty(2**45, dtype=torch.uint8, device="cuda")
         out_of_memory = ""
-    except RuntimeError as error:  # OutOfMemoryError is one
+    except RuntimeError as error:  # OutOfMemoryError is a RuntimeError
         out_of_memory = str(error)
     blocks = sum(-(-p.numel() * p.element_size() // BLOCK_BYTES) * BLOCK_BYTES for p in model.parameters())
     found = {

@@ -1,4 +1,4 @@
-"""What each block of memory was for, from a step's profile and from what the step held when a phase began."""
+"""What each block of memory was used for, from a step's profile and from what the step held when each phase began."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ class _Held:
 
 
 class StepWatch:
-    """Notes what memory is for while a step runs, without touching it: a context manager around one step.
+    """A context manager around one step that notes what memory is used for, without touching it.
 
     Args:
-        work: whose step it is, with the optimizer's state there.
+        work: the step, with the optimizer's state already created.
     """
 
     def __init__(self, work: Work) -> None:
         self._work = work
         self._gradients: list[set[int]] = []
-        """Addresses of the gradients when the n-th phase began."""
+        """Addresses of the gradients at the beginning of the n-th phase."""
 
     def __enter__(self) -> "StepWatch":
         torch.cuda.reset_peak_memory_stats()
@@ -47,12 +47,12 @@ class StepWatch:
         self._state = {address for address, (kind, _) in _known_addresses(self._work) if kind == "optimizer"}
 
     def enter(self, phase: str) -> None:
-        """A phase of the step begins."""
+        """Note that a phase of the step begins."""
         self._gradients.append({_address(p.grad) for p in self._work.step.model.parameters() if p.grad is not None})
         mark_phase(phase)
 
     def anatomy(self, profile: Profile) -> Anatomy:
-        """The step, allocation by allocation.
+        """Return the step, allocation by allocation.
 
         Raises:
             RuntimeError: if profile and counters disagree on the peak.
@@ -85,7 +85,7 @@ class StepWatch:
         return Allocation(num_bytes=held.num_bytes, step=-1, phase="before", kind=kind, op=name)
 
     def _told(self, profile: Profile, live: dict[int, Allocation]) -> list[tuple[int, Allocation, str]]:
-        """Each change with its allocation, whose kind is known once all have been given."""
+        """Return each change with its allocation, whose kind is known once all have been read."""
         told, phase, number = [], "before", 0
         operator_ends_ns: dict[Allocation, int] = {}
         for change in profile.changes:
@@ -109,7 +109,7 @@ class StepWatch:
         return told
 
     def _begin(self, phase: str, live: dict[int, Allocation], number: int) -> None:
-        """What is alive when a phase begins: gradients, and what the backward pass is going to need."""
+        """Note what is alive when a phase begins: gradients, and what the backward pass will need."""
         for address in self._gradients[number]:
             if (allocation := live.get(address)) is not None and allocation.kind is None:
                 allocation.kind = "gradients"
@@ -138,7 +138,7 @@ def _blocks_in_use() -> Iterator[_Held]:
 
 
 def _known_addresses(work: Work) -> Iterator[tuple[int, tuple[Kind, str]]]:
-    """Addresses of what a step holds between two calls, with kind and name."""
+    """Yield the addresses of what a step holds between two calls, with kind and name."""
     for index, tensor in enumerate([*tensors_of(work.inputs), work.targets]):
         yield _address(tensor), ("inputs", f"input {index}")
     for name, tensor in _named_tensors(work.step.model):

@@ -1,5 +1,7 @@
-"""One training step as PyTorch's own allocator and profiler saw it: each block that was given and taken back, and the
-operator that asked for it. Nothing stands between the step and the device, so its memory is that of a step unwatched.
+"""One training step as PyTorch's own allocator and profiler see it.
+
+The profile has each block that was allocated and freed, and the operator that asked for it. Nothing stands between the
+step and the device, so the step takes the same memory as without a profile.
 
     allocator's history ─ (address, given | taken back), all of them, in order ─┐
     profiler ─ tree: phases, modules, autograd nodes, operators, blocks given ──┴─ the n-th block given, with its place
@@ -20,15 +22,15 @@ from bench.cells.macs import convolution_backward_macs, convolution_macs, macs_o
 _PHASE, _MODULE = "phase: ", "module: "
 _NODE = "autograd::engine::evaluate_function: "
 _MOST_ENTRIES = 10_000_000
-"""Of the allocator's history; a step has some thousand."""
+"""Largest number of entries in the allocator's history; a step has some thousand."""
 
 _MAKES_MEMORY = ("empty", "resize", "new_empty")
-"""Operators that only ask for memory, on behalf of the one that calls them."""
+"""Operators that only ask for memory, on behalf of the operator that calls them."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A phase begins."""
+    """The beginning of a phase."""
 
     time_ns: int
     phase: str
@@ -36,38 +38,38 @@ class Mark:
 
 @dataclass(frozen=True)
 class Change:
-    """A block was given by the allocator, or taken back."""
+    """A block that the allocator gave or took back."""
 
     time_ns: int
     address: int
     num_bytes: int
-    """Of the block; 0 where it is taken back."""
+    """Size of the block; 0 if it is taken back."""
 
     op: str = ""
-    """The operator that asked: its name, and in brackets that of the one inside it."""
+    """Name of the operator that asked, with the operator inside it in brackets."""
 
     op_ends_ns: int = 0
     module: str = ""
     is_recomputed: bool = False
-    """In a module's forward pass that the backward pass runs again."""
+    """Whether it is in a module's forward pass that the backward pass runs again."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What a step did, in the order of time."""
+    """What a step did, in order of time."""
 
     changes: list[Change]
     marks: list[Mark]
     macs: int
-    """Multiply-accumulates of matrix products, convolutions and attention."""
+    """Multiply-accumulates (MACs) of matrix products, convolutions and attention."""
 
 
 @contextmanager
 def profiled(model: nn.Module) -> Iterator[Callable[[], Profile]]:
-    """Profile what is done inside; afterwards the function that was yielded gives the profile.
+    """Profile what happens inside; afterwards, the function yielded returns the profile.
 
     Args:
-        model: whose modules are named.
+        model: the model whose modules are named.
     """
     torch.cuda.memory._record_memory_history("all", context=None, max_entries=_MOST_ENTRIES)
     try:
@@ -79,7 +81,7 @@ def profiled(model: nn.Module) -> Iterator[Callable[[], Profile]]:
 
 
 def mark_phase(phase: str) -> None:
-    """Let the profile know that a phase begins."""
+    """Tell the profile that a phase begins."""
     with record_function(_PHASE + phase):
         pass
 
@@ -109,18 +111,18 @@ def _modules_marked(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where in the tree an event is."""
+    """Place of an event in the tree."""
 
     module: str = ""
     in_node: bool = False
     outer: str = ""
-    """The operator that no other calls."""
+    """Name of the operator that no other operator calls."""
 
     inner: str = ""
-    """The innermost operator that does more than ask for memory."""
+    """Name of the innermost operator that does more than ask for memory."""
 
     ends_ns: int = 0
-    """When the outer operator ends."""
+    """Time at which the outer operator ends, in nanoseconds."""
 
     is_counted: bool = False
     """Whether the MACs of an operator around it have been counted."""
@@ -132,7 +134,7 @@ class _Place:
 
 
 class _Reader:
-    """Walks through the tree of events."""
+    """Reads the tree of events."""
 
     def __init__(self) -> None:
         self.given: list[Change] = []
@@ -141,7 +143,7 @@ class _Reader:
         self._modules_by_sequence: dict[int, str] = {}
 
     def walk(self, events: list, place: _Place) -> None:
-        """Read events and all below them."""
+        """Read events and everything below them."""
         stack = [(event, place) for event in reversed(events)]
         while stack:
             event, place = stack.pop()
@@ -171,7 +173,7 @@ class _Reader:
         )
 
     def _operator(self, event, place: _Place) -> _Place:
-        """The place below an operator or a mark."""
+        """Return the place below an operator or a mark."""
         name, sequence = event.name, event.extra_fields.sequence_number
         if name.startswith(_PHASE):
             self.marks.append(Mark(event.start_time_ns, name.removeprefix(_PHASE)))
@@ -187,7 +189,7 @@ class _Reader:
         return self._below(event, name.removeprefix("aten::"), place)
 
     def _below(self, event, name: str, place: _Place) -> _Place:
-        """The place below an operator of aten."""
+        """Return the place below an aten operator."""
         is_counted = place.is_counted
         if not is_counted and (macs := macs_of(name, [getattr(i, "sizes", i) for i in event.extra_fields.inputs])):
             is_left_out = place.is_recomputed and not _takes_memory(event)
@@ -199,7 +201,7 @@ class _Reader:
 
 
 def _takes_memory(event) -> bool:
-    """Whether an operator has run: recomputing ends inside the call of the one whose result nobody needs."""
+    """Whether an operator has run; recomputation ends inside the call of the one whose result nobody needs."""
     return any(child.tag == _EventType.Allocation or _takes_memory(child) for child in event.children)
 
 
@@ -214,10 +216,10 @@ def _read(results, history: list[dict]) -> Profile:
 
 
 def _changes(history: list[dict], given: list[Change]) -> Iterator[Change]:
-    """What the allocator did, in its order; of what it gave, the profiler knows the place.
+    """Yield what the allocator did, in its order; the profiler knows the place of each block given.
 
     Raises:
-        RuntimeError: if the two do not tell of the same blocks.
+        RuntimeError: if the two do not report the same blocks.
     """
     places = iter(given)
     for entry in history:
@@ -231,7 +233,7 @@ def _changes(history: list[dict], given: list[Change]) -> Iterator[Change]:
 
 
 def _convolution_macs(event) -> int:
-    """Of an event that is a convolution; the tree of events lacks its strides."""
+    """Return the MACs of a convolution event; the tree of events lacks its strides."""
     match event.name():
         case "aten::convolution":
             return convolution_macs(event.shapes(), event.concrete_inputs())

@@ -1,7 +1,7 @@
-"""The process that jobs on emulated cards are forked from: `python -m bench.emulate.zygote FOLDER [MODULE:FUNCTION]`.
+"""Process from which jobs on emulated cards are forked: `python -m bench.emulate.zygote FOLDER [MODULE:FUNCTION]`.
 
-Requests come on its input, pickled and with their length before them; when a job ends, its number and exit status go to
-the output. It never starts CUDA itself, so each job starts it with a card of its own.
+Requests arrive on its input, pickled and preceded by their length. When a job ends, its number and exit status go to
+the output. It never starts CUDA itself, so each job starts CUDA with a card of its own.
 """
 
 import gc
@@ -21,11 +21,11 @@ _LENGTH_BYTES = 8
 
 
 def main(folder: Path, function: str = "") -> None:
-    """Serve until the input closes."""
+    """Serve requests until the input closes."""
     _prepare(function)
     requests, answers = os.dup(sys.stdin.fileno()), os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a job prints is no answer
-    running: dict[int, tuple[int, int]] = {}  # by process file descriptor: process, job
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that nothing a job prints is taken for an answer
+    running: dict[int, tuple[int, int]] = {}  # process and job, by process file descriptor
     poll = select.poll()
     poll.register(requests, select.POLLIN | select.POLLHUP)
     while True:
@@ -42,15 +42,15 @@ def main(folder: Path, function: str = "") -> None:
                 running[handle] = pid, number
                 poll.register(handle, select.POLLIN)
             else:
-                os.killpg(os.getpgrp(), signal.SIGKILL)  # all that have been forked, and this one
+                os.killpg(os.getpgrp(), signal.SIGKILL)  # all forked processes, and this one
 
 
 def _prepare(function: str) -> None:
-    """Import PyTorch and call a function, so that what it imports no job has to."""
+    """Import PyTorch and call a function, so that no job has to import what it imports."""
     import torch
 
     load_planner()
-    torch.set_num_threads(1)  # there is a job for each processor
+    torch.set_num_threads(1)  # each processor has its own job
     if function:
         module, _, name = function.partition(":")
         getattr(import_module(module), name)()
@@ -59,7 +59,7 @@ def _prepare(function: str) -> None:
 
 
 def _read(requests: int) -> bytes | None:
-    """The next request; None where there will be none."""
+    """Return the next request; None if there will be no more."""
     length = _read_exactly(requests, _LENGTH_BYTES)
     return None if length is None else _read_exactly(requests, int.from_bytes(length, "little"))
 
@@ -75,7 +75,7 @@ def _read_exactly(file: int, count: int) -> bytes | None:
 
 
 def _fork(request: bytes, folder: Path, files: list[int]) -> tuple[int, int]:
-    """Number and process of a request."""
+    """Fork the process of a request; return the job's number and the process."""
     number, function, arguments, variables = pickle.loads(request)
     pid = os.fork()
     if pid == 0:

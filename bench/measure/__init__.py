@@ -1,1 +1,1 @@
-"""A cell on a device that is there: a process of its own, its memory, time and power."""
+"""Measure a cell on a real device: in a process of its own, its memory, time and power."""

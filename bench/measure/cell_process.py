@@ -1,6 +1,6 @@
-"""The process of one cell: `python -m bench.measure.cell_process`, the job on its input, the journal on its output.
+"""The process of one cell: `python -m bench.measure.cell_process`, job on its input, journal on its output.
 
-CUDA is initialised here and nowhere else. The process ends when its input closes, so that none outlives its parent.
+CUDA is initialised here and nowhere else. The process ends when its input closes, so it never outlives its parent.
 """
 
 import json
@@ -13,14 +13,14 @@ import traceback
 from .journal import Journal
 
 _INPUT = 0
-"""File descriptor of the standard input."""
+"""File descriptor of standard input."""
 
 
 def main() -> None:
-    """Measure the cell of the job that the first line of the input states."""
+    """Measure the cell of the job given in the first line of the input."""
     job = json.loads(sys.stdin.readline())
     journal = Journal(os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no line of the journal
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing a library prints may be taken for a line of the journal
     threading.Thread(target=_end_with_parent, args=(job["scratch"],), daemon=True).start()
     journal.begin("importing")
     try:
@@ -45,10 +45,10 @@ def _measure(job: dict, journal: Journal) -> None:
 
 
 def _end_with_parent(scratch: str) -> None:
-    """Wait until the parent has closed its end, which it does by dying as well.
+    """Wait until the parent closes its end of the input, as it also does by dying, then end this process.
 
-    Past sys.stdin, whose lock a thread that reads from it would hold: processes that are forked meanwhile, to load
-    data, close it first and would wait for that lock for ever.
+    It bypasses sys.stdin, whose lock a reading thread would hold: processes forked meanwhile to load data close
+    sys.stdin first, and would wait for that lock for ever.
     """
     while os.read(_INPUT, 1):
         pass

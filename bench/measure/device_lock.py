@@ -1,4 +1,4 @@
-"""One cell at a time on a device, whoever runs it: sweeps side by side must not measure each other."""
+"""One cell at a time on a device, whoever runs it: concurrent sweeps must not measure each other."""
 
 import getpass
 import hashlib
@@ -12,9 +12,9 @@ from bench.cells.config import MeasuredOn
 
 
 def device_lock(device: MeasuredOn) -> FileLock:
-    """The lock of this machine's CPU or CUDA device, among the processes of this user.
+    """Return the lock of this machine's CPU or CUDA device, shared by the processes of this user.
 
-    Other users' processes cannot be waited for; on a GPU they are found as foreign, and the cell fails.
+    It cannot wait for other users' processes. If one of them computes on the GPU, the cell fails.
     """
     properties = present_properties() if device == "cuda" else None
     name = f"{getpass.getuser()} {properties.uuid if properties else device}"

@@ -1,4 +1,4 @@
-"""Where a record was made: versions, commit, processor."""
+"""Where a record was made: versions, commit and processor."""
 
 import platform
 import subprocess
@@ -16,7 +16,10 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def provenance() -> dict[str, str | bool | None]:
-    """torch_version, git_commit and git_dirty of this checkout; None outside a git checkout."""
+    """Return torch_version, git_commit and git_dirty of this checkout.
+
+    The latter two are None outside a git checkout.
+    """
     commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     return {
         "torch_version": torch.__version__,
@@ -26,7 +29,10 @@ def provenance() -> dict[str, str | bool | None]:
 
 
 def device_facts(device: str) -> dict[str, str | int | None]:
-    """Name and memory of the processor that `cuda` or `cpu` stands for; of a GPU also its UUID and PyTorch's CUDA."""
+    """Return name and memory of the processor that `cuda` or `cpu` stands for.
+
+    For a GPU, also return its UUID and PyTorch's CUDA version.
+    """
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         return {
@@ -39,7 +45,7 @@ def device_facts(device: str) -> dict[str, str | int | None]:
 
 
 def nvml_facts(device: NvmlDevice) -> dict[str, str | int | float | bool | None]:
-    """What else makes two measurements on one kind of GPU differ; None where NVML does not say."""
+    """Return whatever else makes two measurements on one kind of GPU differ; a value is None if NVML does not say."""
     ecc = device.ask(pynvml.nvmlDeviceGetEccMode, board=True)
     sm, memory = pynvml.NVML_CLOCK_SM, pynvml.NVML_CLOCK_MEM
     try:

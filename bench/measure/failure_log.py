@@ -1,25 +1,25 @@
-"""What a failed cell wrote on its error stream, kept where the record's `status_detail` says."""
+"""What a failed cell wrote to standard error, kept where the record's `status_detail` says."""
 
 from collections.abc import Callable
 
 from bench.records.measured_columns import Reading
 
 KeepLog = Callable[[str], str]
-"""Keeps a text and says where, as `ResultsStore.keep_log` does for a cell; an OSError where it cannot."""
+"""Keeps a text and returns its place, as `ResultsStore.keep_log` does for a cell; raises OSError if it cannot."""
 
 
 def forget(text: str) -> str:
-    """Keep nothing."""
+    """Keep nothing, and return no place."""
     return ""
 
 
 def with_log(reading: Reading, text: str, keep_log: KeepLog) -> Reading:
-    """Columns of a failed cell, `status_detail` with the file that has its traceback.
+    """Return the columns of a failed cell; `status_detail` names the file with its traceback.
 
     Args:
-        reading: with a `status_detail`.
-        text: of the error stream; nothing is kept of an empty one.
-        keep_log: where it goes. A full disk costs the log and not the record.
+        reading: columns with a `status_detail`.
+        text: what was written to standard error; if it is empty, nothing is kept.
+        keep_log: keeps the text. A full disk costs the log but not the record.
     """
     if not text.strip():
         return reading

@@ -1,4 +1,4 @@
-"""Run one cell in a fresh process; what the process dies of becomes the status of the record."""
+"""Run one cell in a fresh process; the cause of its death becomes the status of the record."""
 
 import json
 import os
@@ -34,14 +34,14 @@ def run_isolated(
     """Measure a cell in a process of its own.
 
     Args:
-        cell: with a device.
-        budget: of time; its timeout ends the process.
-        on_phase: told the name of each phase as it begins, from another thread.
+        cell: a cell with a device.
+        budget: time limits; its timeout ends the process.
+        on_phase: is told the name of each phase as it begins, from another thread.
         cut_s: seconds after which the process is ended as if the cell had not begun; None for never.
-        keep_log: given the error stream of a cell that failed.
+        keep_log: is given the standard error of a cell that failed.
 
     Returns:
-        Columns of the record, with all that was found before a death; None if the cell was cut.
+        The columns of the record, with everything found before a death; None if the cell was cut off.
     """
     with tempfile.TemporaryDirectory(prefix="fptplus-bench-", ignore_cleanup_errors=True) as scratch:
         errors_path = Path(scratch) / "stderr.txt"
@@ -67,7 +67,7 @@ def run_isolated(
 
 
 def _start(cell: CellConfig, budget: Budget, scratch: str, error_stream: TextIO) -> subprocess.Popen:
-    """The process, with its job on its input, which stays open for as long as this process lives."""
+    """Start the process with its job on its input, which stays open for as long as this process lives."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(
         COMMAND,
@@ -76,14 +76,14 @@ def _start(cell: CellConfig, budget: Budget, scratch: str, error_stream: TextIO)
         stderr=error_stream,
         text=True,
         env={**alloc_conf.process_environment(cell.alloc_conf), "PYTHONPATH": path},
-        start_new_session=True,  # Ctrl-C is for the sweep, which ends its cell itself
+        start_new_session=True,  # Ctrl-C reaches only the sweep, which ends its cell itself
     )
     job = {"cell": asdict(cell), "budget": asdict(budget), "scratch": scratch}
     try:
         process.stdin.write(json.dumps(job) + "\n")
         process.stdin.flush()
     except BrokenPipeError:
-        pass  # it has died already, of what its status says
+        pass  # it has died already; its status says why
     return process
 
 
@@ -104,7 +104,7 @@ def _ends_within(process: subprocess.Popen, limit_s: float) -> bool:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End the process with all that it has started."""
+    """End the process with everything that it has started."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -123,7 +123,7 @@ def _outcome(story: Story, returncode: int, errors: str) -> Reading:
 
 
 def _ended(story: Story, reason: str) -> Reading:
-    """What was found until the end, and the end."""
+    """Return what was found before the end, with the reason for the end."""
     return story.columns | {
         "status": "failed",
         "status_detail": "; ".join([f"{reason}, {story.where}", *story.notes]),

@@ -1,9 +1,9 @@
-"""What a cell's process tells its parent: one JSON object a line, so that a death loses only what came after.
+"""What a cell's process tells its parent: one JSON object per line, so that a death loses only what came after.
 
 {"phase": "warm-up, backward", "peak_allocated_bytes": 123}     a phase begins
 {"found": {"step_time_s": 0.1}}                                 columns of the record
 {"note": "…"}                                                   what was left unmeasured, and why
-{"end": true}                                                   all was said
+{"end": true}                                                   the journal is complete
 """
 
 import json
@@ -15,33 +15,33 @@ from bench.records.measured_columns import Reading
 
 
 class Journal:
-    """The writing end.
+    """The writing end of a journal.
 
     Args:
-        file: where lines go; None keeps nothing.
+        file: file to write lines to; None keeps nothing.
     """
 
     def __init__(self, file: TextIO | None = None) -> None:
         self._file = file
         self.phase = "importing"
         self.left_out: frozenset[str] = frozenset()
-        """Columns that are not written, whatever is found."""
+        """Columns that are not written even if they are found."""
 
         self.known: frozenset[str] | None = None
-        """Columns of a record; None while they are not imported yet, which may be what fails."""
+        """Names of a record's columns; None until they are imported, since even that import may fail."""
 
     def begin(self, phase: str, peak_allocated_bytes: int | None = None) -> None:
-        """A phase begins.
+        """Write that a phase begins.
 
         Args:
             phase: its name.
-            peak_allocated_bytes: of CUDA memory until now; None where there is none.
+            peak_allocated_bytes: peak of CUDA memory so far; None without CUDA.
         """
         self.phase = phase
         self._write({"phase": phase, "peak_allocated_bytes": peak_allocated_bytes})
 
     def found(self, columns: Reading) -> None:
-        """Columns of the record are known.
+        """Write columns of the record.
 
         Raises:
             TypeError: if the record has no such column.
@@ -51,11 +51,11 @@ class Journal:
         self._write({"found": {name: value for name, value in columns.items() if name not in self.left_out}})
 
     def note(self, text: str) -> None:
-        """Something was left unmeasured."""
+        """Write that something was left unmeasured, and why."""
         self._write({"note": text})
 
     def end(self) -> None:
-        """All was said."""
+        """Write that the journal is complete."""
         self._write({"end": True})
 
     def _write(self, line: dict) -> None:
@@ -66,13 +66,13 @@ class Journal:
 
 @dataclass
 class Story:
-    """A journal as read, whole or cut off."""
+    """A journal as read, complete or cut off."""
 
     phase: str = "starting"
-    """The last one that began."""
+    """The last phase that began."""
 
     peak_allocated_bytes: int | None = None
-    """When it began."""
+    """Peak of CUDA memory when the last phase began; None without CUDA."""
 
     columns: Reading = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -80,13 +80,13 @@ class Story:
 
     @property
     def where(self) -> str:
-        """The last phase and peak, in words."""
+        """Return the last phase and its peak, in words."""
         peak = self.peak_allocated_bytes
         return f"during {self.phase}" + (f", last peak {peak / 2**20:,.0f} MiB allocated" if peak else "")
 
 
 def read_journal(lines: Iterable[str]) -> Iterator[Story]:
-    """The story so far after each line; a line that is not whole is the last, and is left out."""
+    """Yield the story so far after each line. An incomplete line is the last one, and is ignored."""
     story = Story()
     for line in lines:
         try:

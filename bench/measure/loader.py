@@ -1,8 +1,8 @@
-"""Batches from disk, for the second throughput figure: what a step takes when its data has to come from somewhere.
+"""Batches from disk, for the second throughput figure: the time of a step whose data has to be loaded.
 
-Anything that yields such batches can be timed; here it is memory-mapped files of a cell's example inputs, so that no
-data set is needed. The files are as large as one batch and stay in the page cache: reading, collating and copying to
-the device are measured, decoding and a cold disk are not.
+Anything that yields such batches can be timed. Here the source is memory-mapped files of a cell's example inputs, so
+no data set is needed. The files are as large as one batch and stay in the page cache: reading, collating and copying
+to the device are measured, decoding and a cold disk are not.
 """
 
 from collections.abc import Iterator
@@ -23,20 +23,20 @@ Batch = tuple[Inputs, Tensor]
 
 
 class Batches(Protocol):
-    """One epoch of batches, as often as it is asked for."""
+    """One epoch of batches, which can be iterated over repeatedly."""
 
     def __iter__(self) -> Iterator[Batch]: ...
 
 
 class MappedExamples(Dataset):
-    """Example inputs of a cell, one file a tensor and image; image i is read again at i + number stored.
+    """Example inputs of a cell, one file per tensor and image; image i is read again at i + number stored.
 
     Args:
-        folder: for the files.
+        folder: folder for the files.
         example_inputs: makes a batch.
-        num_stored: images on disk.
-        num_images: that an epoch has.
-        num_classes: of the targets.
+        num_stored: number of images on disk.
+        num_images: number of images in an epoch.
+        num_classes: number of classes of the targets.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class MappedExamples(Dataset):
         return [file and file.image(index) for file in self._files], index % self._num_classes
 
     def collate(self, samples: list[tuple[list[Tensor | None], int]]) -> Batch:
-        """Images into a batch, each tensor along the axis where its model wants it."""
+        """Collate images into a batch, each tensor along the axis that its model expects."""
         columns = zip(*(tensors for tensors, _ in samples), strict=True)
         stacked = [
             None if axis is None else torch.stack(column, axis)
@@ -68,7 +68,7 @@ class MappedExamples(Dataset):
 
 @dataclass(frozen=True)
 class _StoredTensor:
-    """A tensor (images, ...) in a file."""
+    """A tensor of shape (images, ...) in a file."""
 
     path: Path
     shape: torch.Size
@@ -81,13 +81,13 @@ class _StoredTensor:
         return cls(path, images.shape, images.dtype)
 
     def image(self, index: int) -> Tensor:
-        """One image's part, mapped into memory."""
+        """Return one image's part, mapped into memory."""
         stored = torch.from_file(str(self.path), size=self.shape.numel(), dtype=self.dtype).view(self.shape)
         return stored[index % len(stored)]
 
 
 def mapped_batches(examples: MappedExamples, batch_size: int, device: str, num_workers: int) -> Batches:
-    """The examples in batches, incomplete ones dropped, read by worker processes and pinned for a CUDA device."""
+    """Return the examples in batches, dropping incomplete ones; workers read them, and pin them for a CUDA device."""
     return DataLoader(
         examples,
         batch_size,
@@ -100,7 +100,7 @@ def mapped_batches(examples: MappedExamples, batch_size: int, device: str, num_w
 
 
 def on_device(batches: Batches, device: str) -> Iterator[Batch]:
-    """Batches on a device without end, epoch after epoch; copies from pinned memory do not wait."""
+    """Yield batches on a device endlessly, epoch after epoch; copies from pinned memory do not wait."""
     while True:
         for inputs, targets in batches:
             moved = map_tensors(lambda tensor: tensor.to(device, non_blocking=True), inputs)

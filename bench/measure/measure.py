@@ -1,7 +1,7 @@
 """Measure one cell in this process: memory, time and power on a CUDA device, time on a CPU.
 
-On an emulated device it goes the same way and finds memory; of time and power it finds nothing. It is called in a
-process that was started for the cell (bench/measure/cell_process.py), and says what it finds as it goes.
+On an emulated device it takes the same course and finds memory, but neither time nor power. It is called in a process
+that was started for the cell (bench/measure/cell_process.py), and reports its findings at once.
 """
 
 import os
@@ -35,43 +35,43 @@ from .outcome import outcome_of
 
 _WARMUP_STEPS = 3
 CPU_STEPS_WANTED = 4
-"""One to warm up and three to time; a budget that does not hold them measures nothing."""
+"""Steps on a CPU: one to warm up and three to time. If the budget does not allow them, nothing is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Seconds that the parts of measuring one cell may take."""
+    """Time limits in seconds for the parts of measuring one cell."""
 
     cpu_s: float = 30.0
-    """Timing steps on a CPU; a cell that would take longer is not timed."""
+    """Time for steps on a CPU; a cell that would take longer is not timed."""
 
     cuda_s: float = 5.0
-    """Timing steps on a CUDA device; at least three are timed whatever they take."""
+    """Time for steps on a CUDA device; at least three are timed, however long they take."""
 
     idle_s: float = 2.0
-    """Power of the idle GPU."""
+    """Time for metering the power of the idle GPU."""
 
     power_window_s: float = 5.5
-    """Power of the working GPU; 0 leaves power and idle out."""
+    """Time for metering the power of the working GPU; 0 omits power, idle power included."""
 
     loader_s: float = 3.0
-    """Steps with batches from disk; 0 leaves them out."""
+    """Time for steps with batches from disk; 0 omits them."""
 
     timeout_s: float = 900.0
-    """The whole cell, after which its process is ended."""
+    """Time for the whole cell, after which its process is ended."""
 
 
 def measure(cell: CellConfig, budget: Budget, scratch: Path, journal: Journal) -> None:
-    """Run the cell's step and read the meters; what is found goes to the journal at once.
+    """Run the cell's step and read the meters; findings are written to the journal at once.
 
-    Out of memory, a kernel the device does not have and another process on the GPU are outcomes, found as a status.
-    Times of an emulated device mean nothing and are never found.
+    Three failures are outcomes with a status of their own: memory runs out, the device lacks a kernel, and another
+    process uses the GPU. Times on an emulated device mean nothing and are never reported.
 
     Args:
-        cell: with `device` cuda or cpu.
-        budget: of time.
-        scratch: folder for files that the caller removes.
-        journal: told of each phase and finding.
+        cell: a cell whose `device` is cuda or cpu.
+        budget: time limits.
+        scratch: folder for temporary files; the caller removes it.
+        journal: is told of each phase and finding.
     """
     journal.known = frozenset(COLUMNS)
     run = _measure_on_cuda if cell.device == "cuda" else _measure_on_cpu
@@ -87,7 +87,7 @@ def measure(cell: CellConfig, budget: Budget, scratch: Path, journal: Journal) -
 
 
 def _measure_on_cuda(cell: CellConfig, budget: Budget, scratch: Path, journal: Journal) -> None:
-    """Memory and time over the same steps, after a warm-up that brings in the optimizer's state; then the rest."""
+    """Measure memory and time over the same steps, after a warm-up that creates optimizer state; then the rest."""
     with ExitStack() as stack:
         stack.enter_context(pinned_attention(cell.attention))
         journal.begin("starting the device")
@@ -116,7 +116,7 @@ def _measure_on_cuda(cell: CellConfig, budget: Budget, scratch: Path, journal: J
 
 
 def _measure_on_cpu(cell: CellConfig, budget: Budget, scratch: Path, journal: Journal) -> None:
-    """Time alone; memory of a CPU process is no counter of CUDA's, so its columns stay empty."""
+    """Measure time only; memory of a CPU process is not one of CUDA's counters, so those columns stay empty."""
     journal.found(device_facts("cpu"))
     work = _build(cell, journal)
     began = time.perf_counter()
@@ -136,14 +136,14 @@ def _measure_on_cpu(cell: CellConfig, budget: Budget, scratch: Path, journal: Jo
 
 
 def _start_device(stack: ExitStack, journal: Journal) -> tuple[NvmlDevice | None, Usage | None]:
-    """Start CUDA, with NVML looking on where there is one; what it said of the device before."""
+    """Start CUDA, observed by NVML if there is one. Return the device in NVML and its usage before."""
     try:
         stack.enter_context(nvml_session())
         before = usage_of_all()
     except NvmlSilent as silent:
         journal.note(f"NVML counters not measured: {silent}")
         before = None
-    torch.cuda.synchronize()  # makes the context
+    torch.cuda.synchronize()  # creates the context
     journal.found(device_facts("cuda"))
     if before is None:
         return None, None
@@ -156,7 +156,7 @@ def _start_device(stack: ExitStack, journal: Journal) -> tuple[NvmlDevice | None
 
 
 def _is_shared(device: NvmlDevice, before: Usage, journal: Journal) -> bool:
-    """Whether another process computes on the device, in which case no figure can be trusted; found as the status."""
+    """Whether another process computes on the device; it is reported as the status, since no figure can be trusted."""
     if not (others := foreign_processes(device, before)):
         return False
     names = ", ".join(f"{pid} ({name})" for pid, name in others.items())
@@ -166,7 +166,7 @@ def _is_shared(device: NvmlDevice, before: Usage, journal: Journal) -> bool:
 
 
 def _emulate_memory(cell: CellConfig, device: NvmlDevice | None, before: Usage | None) -> None:
-    """Leave PyTorch as much as it would have on a smaller card: that card's memory less the CUDA context."""
+    """Limit PyTorch to the memory it would have on a smaller card: that card's memory less the CUDA context."""
     measured = process_memory(device, before)[0] if device is not None else None
     context_bytes = find_gpu(cell.gpu).context_bytes if measured is None else measured
     if (left_bytes := cell.vram_bytes - context_bytes) <= 0:
@@ -203,7 +203,7 @@ def _measure_beyond(
     journal: Journal,
     power: PowerMeter | None,
 ) -> None:
-    """Power, disk, batches from disk, whole epochs: a failure of one of them leaves the others and says so."""
+    """Measure power, disk, batches from disk and whole epochs; a failure of one is noted and leaves the others."""
     parts = {
         "metering power": partial(_measure_power, power, budget.power_window_s) if power is not None else None,
         "writing features": partial(_measure_disk, scratch) if work.is_frozen else None,
@@ -221,7 +221,7 @@ def _measure_beyond(
 
 
 def _measure_power(meter: PowerMeter, window_s: float, cell: CellConfig, work: Work) -> Reading:
-    """Power over a window of steps, without waiting between them for longer than it takes to not run ahead."""
+    """Measure power over a window of steps, waiting between them only enough not to run ahead of the device."""
     num_steps, began = 0, time.perf_counter()
     meter.start()
     while time.perf_counter() - began < window_s:
@@ -234,7 +234,7 @@ def _measure_power(meter: PowerMeter, window_s: float, cell: CellConfig, work: W
 
 
 def _measure_disk(scratch: Path, cell: CellConfig, work: Work) -> Reading:
-    """Size of the features of a batch in a file, as fp32 like the official code's."""
+    """Measure the size of a batch's features in a file, in fp32 like those of the official code."""
     path = scratch / "features.bin"
     with path.open("wb") as file:
         for tensor in tensors_of(work()):
@@ -243,7 +243,7 @@ def _measure_disk(scratch: Path, cell: CellConfig, work: Work) -> Reading:
 
 
 def _measure_loader(timing: ThroughputReading, budget: Budget, scratch: Path, cell: CellConfig, work: Work) -> Reading:
-    """Steps whose batches come from disk, after two that fill the queue."""
+    """Time steps whose batches come from disk, after two that fill the queue."""
     limit_s = budget.loader_s if cell.device == "cuda" else min(budget.loader_s, budget.cpu_s / 4)
     num_steps = min(100, int(limit_s / timing.step_time_s) - 2)
     if num_steps < 3:
@@ -263,7 +263,7 @@ def _measure_loader(timing: ThroughputReading, budget: Budget, scratch: Path, ce
 
 
 def _measure_epochs(scratch: Path, cell: CellConfig, work: Work) -> Reading:
-    """All steps of the epochs asked for, batches from disk, by the wall."""
+    """Time all steps of the epochs asked for by the wall clock, with batches from disk."""
     batches = _batches(cell, work, scratch, num_images=cell.epoch_images)
     num_steps = cell.epochs * (cell.epoch_images // cell.batch_size)
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Errors of a device that are outcomes of a cell: out of memory, a kernel that is not there."""
+"""Device errors that are outcomes of a cell: memory runs out, or a kernel is missing."""
 
 import re
 
@@ -13,12 +13,12 @@ _FACTORS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def outcome_of(error: RuntimeError, cell: CellConfig, phase: str) -> Reading | None:
-    """Columns of the record of a cell that ended in an error; None where the error is a fault.
+    """Return the columns of the record of a cell that ended in an error; None if the error is a fault.
 
     Args:
-        error: of the step; torch.OutOfMemoryError is a RuntimeError.
-        cell: that was measured.
-        phase: in which it was raised.
+        error: the step's error; torch.OutOfMemoryError is a RuntimeError.
+        cell: the cell that was measured.
+        phase: phase in which the error was raised.
     """
     message = str(error)
     if any(sign in message for sign in _OOM_SIGNS):
@@ -32,7 +32,7 @@ def outcome_of(error: RuntimeError, cell: CellConfig, phase: str) -> Reading | N
 
 
 def _out_of_memory(message: str, phase: str, device: str) -> Reading:
-    """What is known of an allocation that failed."""
+    """Return what is known of an allocation that failed."""
     asked = re.search(r"allocate (([\d.]+) (KiB|MiB|GiB|bytes))", message)
     asked_bytes = None if asked is None else round(float(asked[2]) * _FACTORS[asked[3]])
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else None

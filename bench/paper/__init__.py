@@ -1,1 +1,1 @@
-"""The paper's printed tables, and what our records say of each of their cells."""
+"""The paper's printed tables, and what our records say about each of their cells."""

@@ -1,4 +1,4 @@
-"""How far each kind of number may be from the print, and the deviations that are known, with their reasons."""
+"""How far each kind of number may deviate from print, and the known deviations with their reasons."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Verdict = Literal["pass", "warn", "differs", "no record"]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Relative deviations up to which a number passes, and up to which it is only warned of."""
+    """Relative deviations up to which a number passes, and up to which it only causes a warning."""
 
     passes: float
     warns: float
@@ -30,25 +30,26 @@ TOLERANCES: dict[Quantity, Tolerance] = {
     "ppe": Tolerance(0.0, 0.0),
     "pme": Tolerance(0.0, 0.0),
 }
-"""A number that rounds to the printed digits passes whatever the tolerance. Recomputed numbers have none."""
+"""Tolerances by quantity. A number that rounds to the printed digits passes in any case. Recomputed numbers have
+none."""
 
 
 PAPER_SOFTWARE = Tolerance(0.01, 0.01)
-"""Of a process emulated on the paper's own software."""
+"""Tolerance for a process emulated on the paper's own software."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """A deviation that is understood, or at least seen: where, how large, and why."""
+    """A deviation that is understood, or at least observed: where, how large, and why."""
 
     table: str
     row: str
-    """Regular expression."""
+    """Regular expression for the cell's row."""
 
     column: str
     low: float
     high: float
-    """The band of ours over printed that it stays in."""
+    """Band of our number divided by the printed one, from `low` to `high`."""
 
     reason: str
 
@@ -127,15 +128,15 @@ KNOWN: tuple[Known, ...] = (
     Known(table="Fig. 7", row="LPM by MLP", column="Mem.", low=0.70, high=0.90, reason=_COMPONENT),
     Known(table="Fig. 7", row="fusion modules", column="Mem.", low=0.65, high=0.85, reason=_COMPONENT),
 )
-"""The first that matches a cell counts."""
+"""Known deviations; the first that matches a cell counts."""
 
 FITS_AFTER_ALL = "attention kernel: printed as out of memory on 48 GB, predicted to need 41 to 45 GiB"
 FITS_AFTER_ALL_CELLS = re.compile(r"(Prompt|Attention|Adapter|BitFit|LoRA|AdaLoRA).*, 512 px")
-"""Cells of Table III printed as `/` which ours fit; a cell that stops doing so has left its band as well."""
+"""Cells of Table III printed as `/` that fit by our numbers; one that no longer does has left its band as well."""
 
 
 def known_deviation(cell: PrintedCell) -> Known | None:
-    """What is known of a cell's deviation."""
+    """Return what is known of a cell's deviation, or None."""
     for known in KNOWN:
         table_matches = re.fullmatch(known.table, cell.table)
         if table_matches and known.column == cell.column and re.search(known.row, cell.row):

@@ -1,4 +1,4 @@
-"""Each printed cell against ours: differences, the ratio to full fine-tuning in both, a verdict, and its reason."""
+"""Compare each printed cell with ours: differences, both ratios to full fine-tuning, a verdict, and its reason."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,47 +18,47 @@ from .settings import paper_cell
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One printed cell beside ours."""
+    """One printed cell next to ours."""
 
     printed_cell: PrintedCell
     ours: Number | None
-    """None without a record; a value of None is out of memory."""
+    """Our number; None without a record. A value of None means out of memory."""
 
     verdict: Verdict
     ratio_printed: float | None
-    """The printed number over that of full fine-tuning."""
+    """The printed number divided by that of full fine-tuning."""
 
     ratio_ours: float | None
     left_band: bool = False
-    """Whether the check fails for it."""
+    """Whether the cell makes the check fail."""
 
     reason: str = ""
     true_value: float | None = None
-    """For FLOPs: with every product counted."""
+    """For FLOPs, our number with every product counted."""
 
     @property
     def difference(self) -> float | None:
-        """Ours less printed."""
+        """Return ours less printed."""
         printed = self.printed_cell.printed
         return None if self.ours is None or None in (self.ours.value, printed) else self.ours.value - printed
 
     @property
     def relative(self) -> float | None:
-        """The difference over the printed number."""
+        """Return the difference divided by the printed number."""
         return None if self.difference is None else self.difference / self.printed_cell.printed
 
 
 def check(evidence: Evidence) -> list[Comparison]:
-    """Every printed cell, in the paper's order.
+    """Compare every printed cell, in the paper's order.
 
     Raises:
-        InvalidInput: if the records of the paper's cells are not there.
+        InvalidInput: if the records of the paper's cells are missing.
     """
     return [_compare(cell, evidence) for cell in printed_cells()]
 
 
 def check_table(comparisons: list[Comparison]) -> pd.DataFrame:
-    """The comparisons as a table, one row a printed cell; empty where a number is not there, never 0."""
+    """Return the comparisons as a table, one row per printed cell; a missing number is empty, never 0."""
     return pd.DataFrame(
         [
             {
@@ -111,7 +111,7 @@ def _compare(cell: PrintedCell, evidence: Evidence) -> Comparison:
 
 
 def _compare_capacity(cell: PrintedCell, ours: Number, compared: Callable[..., Comparison]) -> Comparison:
-    """One of the two is out of memory."""
+    """Compare a cell of which one of the two numbers is out of memory."""
     is_known = FITS_AFTER_ALL_CELLS.search(cell.row) is not None and cell.quantity == "memory_mib"
     if ours.value is None and cell.printed is None:
         return compared(verdict="pass", left_band=is_known)
@@ -143,7 +143,7 @@ def _ratio(value: float | None, full: float | None) -> float | None:
 
 
 def _ours_of_full(cell: PrintedCell, evidence: Evidence) -> Number | None:
-    """Our number of full fine-tuning for the same column, model and resolution."""
+    """Return our number of full fine-tuning for the same column, model and resolution."""
     if cell.quantity in ("ppe", "pme", "auc", "avg_auc"):
         return Number(value=cell.full_printed, source="printed")
     model, res = (cell.cell.model, cell.cell.res) if cell.cell else ("vit_b", 512)
@@ -151,7 +151,7 @@ def _ours_of_full(cell: PrintedCell, evidence: Evidence) -> Number | None:
 
 
 def _ours(cell: PrintedCell, evidence: Evidence) -> Number | None:
-    """Our number for a printed one, or None where no record has it."""
+    """Return our number for a printed one, or None if no record has it."""
     row = cell.of_row
     match cell.quantity:
         case "auc":

@@ -1,6 +1,6 @@
-"""What the records say: measured on the card that is asked about, else predicted for it, and always which of the two.
+"""What the records say: measured on the card in question, else predicted for it, always with its source.
 
-Records of other cards, seeds, classes or whatever else identifies a cell never answer for it.
+A record never answers for a cell that differs in card, seed, classes or any other identifying field.
 """
 
 from collections import defaultdict
@@ -23,38 +23,40 @@ from fptplus import InvalidInput
 from .settings import paper_cell
 
 Source = Literal["predicted", "emulated", "measured", "counted", "printed", "trained", "computed"]
-"""Predicted, emulated, measured or counted by us; printed in the paper; trained by us; computed from the columns beside
-it."""
+"""Source of a number: predicted, emulated, measured or counted by us; printed in the paper; trained by us; computed
+from the columns next to it."""
 
 PAPER_FOLDER = "paper"
-"""Predictions of the paper's cells, under the results folder; every other folder of records there is a machine's."""
+"""Folder for predictions of the paper's cells, under the results folder; every other folder of records there belongs to
+a machine."""
 
 TRAINING_GLOB = "*/training/*.csv"
-"""Training records under the results folder: columns method, dataset, auc (percent); optionally weights, model, res."""
+"""Pattern of training records under the results folder: columns method, dataset, auc (percent); optionally weights,
+model, res."""
 
 PAPER_CARD = short_title(GPUS[PAPER_GPU].title)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """A value with where it comes from."""
+    """A value with its source."""
 
     value: float | None
-    """None: out of memory."""
+    """The value; None means out of memory."""
 
     source: Source
     record: str = ""
-    """The cell_id of its record, or the file it stands in."""
+    """The cell_id of its record, or the file that holds it."""
 
     card: str | None = None
-    """The card that it holds for; None where it holds for any, as a count does."""
+    """Card that it holds for; None if it holds for any, as a count does."""
 
 
 class Evidence:
-    """All records, by what they are of.
+    """All records, by the cell that they answer for.
 
     Args:
-        results: folder with `paper/` and one folder a machine.
+        results: folder with `paper/` and one folder per machine.
 
     Raises:
         InvalidInput: if a record or a training table is damaged.
@@ -63,7 +65,7 @@ class Evidence:
     def __init__(self, results: str | Path) -> None:
         self.results = Path(results)
         self._records: dict[tuple, list[Record]] = defaultdict(list)
-        """By what identifies a cell and its card, the best first."""
+        """Records by what identifies a cell and its card, the best first."""
         folders = sorted(folder.parent for folder in self.results.glob("*/records"))
         for folder in sorted(folders, key=lambda folder: folder.name != PAPER_FOLDER):
             for record in ResultsStore(folder).records():
@@ -75,15 +77,15 @@ class Evidence:
         self._stack = read_stack(self.results / PAPER_FOLDER / PAPER_STACK)
 
     def records(self) -> list[Record]:
-        """One for each cell and card, the best that there is."""
+        """Return one record for each cell and card, the best there is."""
         found = [record for records in self._records.values() for record in _one_a_card(records)]
         return sorted(found, key=lambda record: (*map(str, _question(record)), record.device or ""))
 
     def record(self, cell: CellConfig) -> Record:
-        """The record of a cell on its card, the best that there is.
+        """Return the best record of a cell on its card.
 
         Raises:
-            InvalidInput: if there is none.
+            InvalidInput: if there is no record.
         """
         if not (found := self._records.get(_question(cell))):
             raise InvalidInput(
@@ -93,12 +95,12 @@ class Evidence:
         return found[0]
 
     def params_pct(self, cell: CellConfig) -> Number:
-        """Learnable parameters in percent of all."""
+        """Return the learnable parameters in percent of all parameters."""
         record = self.record(cell)
         return Number(value=record.params_pct, source="counted", record=record.cell_id)
 
     def memory_mib(self, cell: CellConfig) -> Number:
-        """Memory of the process in MiB; None where the cell's card, which the catalogue has, cannot hold it."""
+        """Return the memory of the process in MiB; None if the cell's card, from the catalogue, cannot hold it."""
         record, needed = self.record(cell), self.needed_mib(cell)
         if record.status == "oom":
             return replace(needed, value=None, source="measured", card=measured_card(record))
@@ -107,10 +109,10 @@ class Evidence:
         return replace(needed, value=None)
 
     def paper_memory_mib(self, cell: CellConfig) -> Number:
-        """Memory of the process in MiB as the paper could read it: FPT and FPT+ on the paper's PyTorch 2.0.0.
+        """Return the memory of the process in MiB as the paper's authors could read it: FPT and FPT+ on PyTorch 2.0.0.
 
-        Emulated; the CUDA context is the one constant that the print has besides (bench/paper/stack/). Measured on the
-        paper's card where it was; as `memory_mib` for other cells.
+        It is emulated; the CUDA context is the one constant that the print contains in addition (bench/paper/stack/). A
+        measurement on the paper's card takes precedence. For other cells it is `memory_mib`.
         """
         ordinary = self.memory_mib(cell)
         found = [
@@ -121,7 +123,7 @@ class Evidence:
         return Number(value=self._stack.process_mib(found[0]), source="emulated", record=PAPER_STACK, card=PAPER_CARD)
 
     def needed_mib(self, cell: CellConfig) -> Number:
-        """Memory of the process in MiB, more than the cell's card has included."""
+        """Return the memory of the process in MiB, even if it exceeds the cell's card."""
         record = self.record(cell)
         if (measured_bytes := record.measured_process_bytes) is not None:
             source, card = "measured", measured_card(record)
@@ -131,7 +133,7 @@ class Evidence:
         return Number(value=size and size / MIB, source=source, record=record.cell_id, card=card)
 
     def measured(self, cell: CellConfig, field: str) -> Number | None:
-        """A measured column of a cell that ran on a GPU, or None."""
+        """Return a measured column of a cell that ran on a GPU, or None."""
         record = self.record(cell)
         value = getattr(record, field)
         if value is None or not _is_measured_on_gpu(record):
@@ -141,7 +143,7 @@ class Evidence:
     def auc(
         self, method: str, dataset: str, weights: str = "supervised", model: str = "vit_b", res: int = 512
     ) -> Number | None:
-        """Mean AUC in percent over the training records of a method on a dataset, or None."""
+        """Return the mean AUC in percent over the training records of a method on a dataset, or None."""
         rows = self.training.query(
             "method == @method and dataset == @dataset and weights == @weights and model == @model and res == @res"
         )
@@ -151,34 +153,34 @@ class Evidence:
 
 
 def predicted_source(predicted_by: str | None) -> Source:
-    """What memory is called that an engine has predicted: a trace is a prediction, an emulation more than that."""
+    """Return the source of memory that an engine predicted: a trace is a prediction, an emulation more than that."""
     return "emulated" if predicted_by == "emulated" else "predicted"
 
 
 def predicted_card(gpu: str) -> str:
-    """Title of a card by its name."""
+    """Return the title of a card by its name."""
     return short_title(GPUS[gpu].title) if gpu in GPUS else gpu
 
 
 def measured_card(record: Record) -> str:
-    """Title of the card that a record was measured on."""
+    """Return the title of the card that a record was measured on."""
     return short_title(record.device)
 
 
 def _question(one: CellConfig | Record) -> tuple:
-    """What a cell asks and a record answers: all that identifies them but whether it is measured."""
+    """Return what a cell asks and a record answers: all identifying fields except whether it is measured."""
     return identity_of(one, without=("device",))
 
 
 def _rank(record: Record) -> int:
-    """Which of several records answers for a cell: the first of the least."""
+    """Rank records that could answer for a cell; the first with the lowest rank does."""
     if not _is_measured_on_gpu(record):
         return 1
     return 0 if card_name(record.device) == record.gpu else 2  # measured elsewhere than it was predicted for
 
 
 def _one_a_card(records: list[Record]) -> list[Record]:
-    """The best record, and one for each further card that the cell was measured on."""
+    """Return the best record, and one for each further card that the cell was measured on."""
     best = records[0]
     elsewhere = {record.device: record for record in records if _rank(record) == 2 and record.device != best.device}
     return [best, *elsewhere.values()]

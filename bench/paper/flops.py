@@ -1,8 +1,8 @@
-"""The paper's FLOPs column: multiply-accumulates of one 512-px image forward, by a counter blind to fused attention.
+"""The paper's FLOPs column: multiply-accumulates (MACs) of a forward pass of one 512-px image, fused attention omitted.
 
-The printed 87.84 G of full fine-tuning lacks the two attention products (19.4 G), which is what fvcore gives where
-attention is one fused kernel; LoRA's and AdaLoRA's printed figures contain them, so these two models ran explicit
-attention. Their "overhead" of 20 G is that difference and no cost of LoRA.
+The printed 87.84 G of full fine-tuning lacks the two attention products (19.4 G). This is what fvcore reports if
+attention is one fused kernel. LoRA's and AdaLoRA's printed figures contain them, so these two models ran explicit
+attention. Their "overhead" of 20 G is that difference and not a cost of LoRA.
 """
 
 from bench.cells.config import CellConfig
@@ -14,12 +14,12 @@ COUNTED_WITH_ATTENTION = ("lora", "adalora")
 
 
 def convention_cell(method: str) -> CellConfig:
-    """The cell whose fvcore figure follows the paper's convention for a method."""
+    """Return the cell whose fvcore figure follows the paper's convention for a method."""
     return paper_cell(method, attention="eager" if method in COUNTED_WITH_ATTENTION else "sdpa")
 
 
 def by_convention_gmacs(evidence: Evidence, method: str) -> Number | None:
-    """GMACs of one image as the paper counts them; None where fvcore was not there to count."""
+    """Return the GMACs of one image as the paper counts them; None if fvcore was not installed."""
     record = evidence.record(convention_cell(method))
     if record.fvcore_forward_macs is None:
         return None
@@ -27,17 +27,17 @@ def by_convention_gmacs(evidence: Evidence, method: str) -> Number | None:
 
 
 def true_gmacs(evidence: Evidence, method: str) -> Number:
-    """GMACs of one image with every matrix product counted, attention included."""
+    """Return the GMACs of one image with every matrix product counted, attention included."""
     record = evidence.record(paper_cell(method))
     return Number(value=record.forward_macs / 1e9, source="counted", record=record.cell_id)
 
 
 def preloading_by_convention_gmacs(evidence: Evidence) -> Number | None:
-    """GMACs of one image through the whole LPM, as the paper counts its preloading row."""
+    """Return the GMACs of one image through the whole large pre-trained model (LPM), as the paper counts preloading."""
     return by_convention_gmacs(evidence, "full")
 
 
 def preloading_gmacs(evidence: Evidence) -> Number:
-    """GMACs of one image through the frozen LPM, as FPT+ taps it: up to the last tapped block's projection."""
+    """Return one image's GMACs through the frozen LPM as FPT+ taps it, up to the last tapped block's projection."""
     record = evidence.record(paper_cell("fptplus"))
     return Number(value=record.backbone_forward_macs / 1e9, source="counted", record=record.cell_id)

@@ -1,4 +1,4 @@
-"""Where the paper disagrees with itself: computed from its printed tables, or quoted beside what it contradicts."""
+"""Where the paper disagrees with itself: computed from its printed tables, or quoted next to what it contradicts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Inconsistency:
 
 
 def inconsistencies() -> list[Inconsistency]:
-    """All that were found, those in the numbers first."""
+    """Return all contradictions found, those in the numbers first."""
     return [*_averages(), *_efficiencies(), *_power(), *_images_seen(), *_flops(), *_quoted()]
 
 
@@ -35,7 +35,10 @@ def _averages() -> Iterator[Inconsistency]:
 
 
 def _efficiencies() -> Iterator[Inconsistency]:
-    """Rows whose PPE or PME does not follow from their own columns; there is none."""
+    """Yield rows whose efficiency does not follow from their own columns; there are none.
+
+    The efficiencies are performance-to-parameter (PPE) and performance-to-memory (PME).
+    """
     for number in (1, 4, 5, 6):
         for row in paper_table(number).to_dict("records"):
             for name, field, scale in (("ppe", "params_pct", 100), ("pme", "mem_mb", FULL_MEM_MB)):
@@ -66,7 +69,7 @@ def _power() -> Iterator[Inconsistency]:
 
 
 def _images_seen() -> Iterator[Inconsistency]:
-    """Total time times throughput is the number of images trained on."""
+    """Yield contradictions in total time times throughput, the number of images trained on."""
     table = paper_table(2).set_index("method")
     full = table.loc["full"]
     per_epoch = full.train_time_s * full.throughput_img_s / EPOCHS

@@ -1,4 +1,4 @@
-"""What FPT's and FPT+'s preloading pass costs: memory of the pass, MACs, and disk for the features."""
+"""What the preloading pass of FPT and FPT+ costs: memory, multiply-accumulates (MACs), and disk for the features."""
 
 import csv
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from fptplus import InvalidInput
 from .settings import SETTINGS, paper_cell
 
 FEATURE_BYTES = 4
-"""Keys and values are stored in fp32 (official code)."""
+"""Size of a number in a feature file: keys and values are stored in fp32 (official code)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,10 @@ class PreloadingCost:
     precision: str
     attention: str
     process_bytes: int
-    """Predicted, for `gpu`."""
+    """Memory of the process in bytes, predicted for `gpu`."""
 
     disk_bytes_per_image: int
-    """Keys and values of the important tokens of the tapped layers, from their shapes."""
+    """Size of the keys and values of the important tokens of the tapped layers, from their shapes."""
 
     gpu: str
     """Name of the card."""
@@ -42,7 +42,7 @@ class PreloadingCost:
 
 
 def preloading_cells() -> list[CellConfig]:
-    """The passes that the findings speak of; checkpointing and the optimizer do not matter to them."""
+    """Return the passes that the findings cover; checkpointing and the optimizer do not affect them."""
     settings = ("the paper's setting", "fused attention", "bf16", "fused attention, bf16")
     sizes = (("vit_b", 512), ("vit_b", 2048), ("vit_l", 512), ("vit_l", 640))
     return [
@@ -54,7 +54,7 @@ def preloading_cells() -> list[CellConfig]:
 
 
 def predict_preloading(cells: list[CellConfig]) -> Iterator[PreloadingCost]:
-    """Predict the passes of some cells."""
+    """Predict the passes of the given cells."""
     for cell, prediction in zip(
         cells, predict_all(replace(preloading_of(cell), batch_size=1) for cell in cells), strict=True
     ):
@@ -81,7 +81,7 @@ def _preloading(cell: CellConfig, prediction: Prediction) -> PreloadingCost:
 
 
 def write_preloading(path: Path, passes: list[PreloadingCost]) -> None:
-    """Keep predictions as a CSV file."""
+    """Write predictions to a CSV file."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(PreloadingCost)], lineterminator="\n")
         writer.writeheader()
@@ -89,10 +89,10 @@ def write_preloading(path: Path, passes: list[PreloadingCost]) -> None:
 
 
 def read_preloading(path: Path) -> list[PreloadingCost]:
-    """The predictions kept in a CSV file.
+    """Return the predictions in a CSV file.
 
     Raises:
-        InvalidInput: if it lacks a column, as those of earlier versions do.
+        InvalidInput: if it lacks a column, as files of earlier versions do.
     """
     with path.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""Every number the paper prints in a table, and the memory that its Figure 7 states, with what it claims to be."""
+"""Every number that the paper prints in a table, and the memory that its Figure 7 states, each with its meaning."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,18 +28,18 @@ DATASETS = {
     "covid": "COVID",
     "chncxr": "CHNCXR",
 }
-"""Columns of Table I: short name, printed name."""
+"""Datasets of Table I: short name and printed name."""
 
 FULL_MEM_MB = 23128
 """Memory of full fine-tuning in Table I, the denominator of every m in the paper."""
 
 FIGURE7_MB = {"side_only": 8214, "side_mlp": 35682, "side_fusion": 13328, "fptplus": 736}
-"""Sec. IV-G1; the values of the two configurations between are only drawn."""
+"""Memory stated in Sec. IV-G1; the values of the two configurations in between are only drawn."""
 
 FIGURE7_AUC = {"side_only": 74.74, "fptplus": 87.12}
 FIGURE5_AUC = {6: 87.12, 9: 87.32}
 FIGURE8_AUC = {0.2: 87.12}
-"""The average AUCs that the text states; the others are only drawn."""
+"""Average AUCs that the text states; the others are only drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,40 +47,41 @@ class PrintedCell:
     """One number of the paper."""
 
     table: str
-    """I to VI, or Fig. 7."""
+    """Table of the number: I to VI, or Fig. 7."""
 
     row: str
-    """As a reader finds it."""
+    """Row as a reader finds it."""
 
     column: str
     quantity: Quantity
     printed: float | None
-    """None for `/`, out of memory."""
+    """The printed number; None for `/`, out of memory."""
 
     decimals: int
-    """Digits printed after the point."""
+    """Number of digits printed after the decimal point."""
 
     cell: CellConfig | None
-    """The configuration whose record answers; None for Table II's preloading pass."""
+    """Configuration whose record answers; None for Table II's preloading pass."""
 
     dataset: str = ""
     weights: str = "supervised"
 
     of_row: dict[str, float] | None = None
-    """The printed numbers of the same row, which PPE, PME and the average are computed from."""
+    """Printed numbers of the same row, from which PPE, PME (performance-to-parameter and performance-to-memory
+    efficiency) and the average are computed."""
 
     full_printed: float | None = None
-    """The same number of full fine-tuning."""
+    """The same number for full fine-tuning."""
 
 
 @cache
 def paper_table(number: int) -> pd.DataFrame:
-    """A printed table; columns as in its CSV file."""
+    """Return a printed table; its columns are those of its CSV file."""
     return pd.read_csv(Path(__file__).parent / f"table{number}.csv")
 
 
 def printed_cells() -> list[PrintedCell]:
-    """All of them, in the paper's order."""
+    """Return all printed cells, in the paper's order."""
     return [*_table1(), *_table2(), *_table3(), *_ablations(), *_figure7()]
 
 
@@ -203,7 +204,7 @@ def _none(value: float) -> float | None:
 
 
 def _decimals(field: str, value: float) -> int:
-    """Digits after the point as printed: memory has none, 33.8 and 100 have fewer than the others."""
+    """Return the number of decimals as printed: memory has none, 33.8 and 100 have fewer than the others."""
     if field == "mem_mb" or value == 100:
         return 0
     return 1 if field == "params_pct" and value == 33.8 else 2

@@ -1,4 +1,4 @@
-"""The cells that the paper's tables and figures, and the fair comparison, are made of."""
+"""The cells behind the paper's tables and figures, and behind the fair comparison."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,16 +11,18 @@ TABLE3_RES = (128, 256, 384, 512, 640)
 FIGURE2_RES = (128, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 
 COMPONENTS = ("side_only", "side_mlp", "side_fusion", "side_fusion_asymmetric", "fptplus_live", "fptplus")
-"""Figure 7, left to right: each adds one component to the one before."""
+"""Methods of Figure 7, left to right: each adds one component to the one before."""
 
 ABLATED = ("side", "prompts", "k", "layers", "ratio")
-"""Tables IV, V and VI, Figures 5 and 8."""
+"""Hyperparameters of Tables IV, V and VI and of Figures 5 and 8."""
 
 SIX_SIDE_LAYERS = "fptplus_layers3"
-"""FPT+ on ViT-L with as many side layers as on ViT-B: a quarter of the LPM's 24, as three of ViT-B's 12.
+"""FPT+ on ViT-L with as many side layers as on ViT-B: a quarter of the number of blocks.
 
-Table III's FPT+: with it PyTorch 2.0.0 reserves the printed memory less one constant, with half of the LPM's blocks it
-does not (results/paper/paper_stack.csv). `fptplus` itself has 12 on ViT-L.
+That is six for the 24 blocks of this large pre-trained model (LPM), as three for ViT-B's 12.
+
+This is Table III's FPT+: with it, PyTorch 2.0.0 reserves the printed memory less one constant; with half of the LPM's
+blocks it does not (results/paper/paper_stack.csv). `fptplus` itself has 12 on ViT-L.
 """
 
 SETTINGS: dict[str, dict[str, str]] = {
@@ -33,36 +35,36 @@ SETTINGS: dict[str, dict[str, str]] = {
     "fused attention, bf16, checkpointing": {"attention": "sdpa", "precision": "bf16", "checkpointing": "block"},
     "all four": {"attention": "sdpa", "precision": "bf16", "checkpointing": "block", "optimizer": "adamw_fused"},
 }
-"""What changes neither method nor result: alone, then one after another."""
+"""Settings that change neither method nor result: one at a time, then combined step by step."""
 
 LARGE_SETTINGS = ("the paper's setting", "fused attention", "all four")
 LARGE_RES = (512, 640)
-"""Where ViT-L ran out of memory in the paper's Table III."""
+"""Resolutions at which ViT-L ran out of memory in the paper's Table III."""
 
 
 def paper_cell(method: str, model: str = "vit_b", res: int = 512, **axes: str) -> CellConfig:
-    """A cell of the paper: batch 16, predicted for its RTX A6000, in its setting unless axes are given."""
+    """Return a cell of the paper: batch 16, predicted for its RTX A6000, in its setting unless axes are given."""
     return CellConfig(method=method, model=model, res=res, **(PROFILES["paper"] | axes))
 
 
 def on_vit_l(method: str) -> str:
-    """Name of a method as the paper ran it on ViT-L."""
+    """Return the name of a method as the paper ran it on ViT-L."""
     return SIX_SIDE_LAYERS if method == "fptplus" else method
 
 
 def table3_cell(method: str, res: int, **axes: str) -> CellConfig:
-    """A cell of Table III."""
+    """Return a cell of Table III."""
     return paper_cell(on_vit_l(method), "vit_l", res, **axes)
 
 
 def ablated(short: str) -> Iterator[tuple[float, CellConfig]]:
-    """FPT+ with each value of one hyperparameter, as (value, cell)."""
+    """Yield FPT+ with each value of one hyperparameter, as (value, cell)."""
     for value in VALUES[short][1]:
         yield value, paper_cell(ablation_name(METHODS["fptplus"], short, value))
 
 
 def all_cells() -> list[CellConfig]:
-    """Every cell once."""
+    """Return every cell once."""
     cells = [
         *(paper_cell(method, res=res) for res in FIGURE2_RES for method in METHODS),
         *(paper_cell(method, "vit_l", res) for res in TABLE3_RES for method in METHODS),

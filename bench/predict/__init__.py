@@ -1,1 +1,1 @@
-"""What a cell takes, on a machine without its GPU: emulated where that runs, else traced."""
+"""What a cell needs, predicted without its GPU: emulated if possible, else traced."""

@@ -1,4 +1,4 @@
-"""Which method fits a GPU, how large a batch and a resolution it could have, and what would make it fit."""
+"""Which methods fit a GPU, the largest batch and resolution of each, and what would make the others fit."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,19 +24,19 @@ from .traced import fits_within_contexts, trace_cell
 
 LARGEST_BATCH = 4096
 LARGEST_RES = 4096
-"""Where the search ends; a larger answer is reported as this or more."""
+"""Limit of the search; a larger answer is reported as this or more."""
 
 REMEDIES: dict[str, tuple[str, str]] = {
     "attention": ("eager", "sdpa"),
     "precision": ("fp32", "bf16"),
     "checkpointing": ("none", "block"),
 }
-"""What can be changed without changing the method, from and to; tried one, then two, then all at a time."""
+"""Changes that leave the method as it is, from and to; tried one at a time, then two, then all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """What one method can do on a GPU. Sizes are None where not even the smallest fits."""
+    """What one method can do on a GPU. Sizes are None if not even the smallest fits."""
 
     method: str
     fits: Word
@@ -45,30 +45,30 @@ class Advice:
     """Memory left on the GPU; negative if it does not fit."""
 
     largest_batch: int | None
-    """At the asked resolution."""
+    """Largest batch size at the resolution asked about."""
 
     largest_res: int | None
-    """At the asked batch size."""
+    """Largest resolution at the batch size asked about."""
 
     remedies: tuple[dict[str, str], ...]
-    """The smallest sets of changes that make it fit; empty if it fits, or if nothing helps."""
+    """Smallest sets of changes that make it fit; empty if it fits, or if nothing helps."""
 
 
 class Prober(Protocol):
-    """Answers for any cell."""
+    """Answers questions about any cell."""
 
     def reserved_bytes(self, cell: CellConfig) -> int:
-        """With as much memory as it takes."""
+        """Return what PyTorch reserves if it has as much memory as it takes."""
 
     def runs(self, cell: CellConfig) -> bool:
-        """On its card, with the CUDA context that is typical of it."""
+        """Whether the cell runs on its card, with the typical CUDA context of that card."""
 
     def fits(self, cell: CellConfig) -> Word:
-        """On its card, with the range of CUDA contexts."""
+        """Whether the cell fits its card, given the range of CUDA contexts."""
 
 
 class EmulatedProber:
-    """By PyTorch on the emulated card, each answer from a fresh process; models are built once."""
+    """Answers by PyTorch on the emulated card, each from a fresh process; models are built once."""
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
@@ -77,7 +77,7 @@ class EmulatedProber:
     def _tuning(self, cell: CellConfig) -> FineTuning:
         key = replace(cell, batch_size=1, accumulation_steps=1, optimizer="adamw")
         if key not in self._built:
-            self._built = {key: build_on("meta", key)[0]}  # one at a time: the search stays at one for a while
+            self._built = {key: build_on("meta", key)[0]}  # only one is kept: the search stays with it for a while
         return self._built[key]
 
     def reserved_bytes(self, cell: CellConfig) -> int:
@@ -94,7 +94,7 @@ class EmulatedProber:
 
 
 class TracedProber:
-    """By the model of PyTorch on meta tensors."""
+    """Answers by the model of PyTorch on meta tensors."""
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
@@ -115,8 +115,8 @@ def advise(cell: CellConfig, gpu: Gpu, patch_size: int, prober: Prober) -> Advic
     Args:
         cell: the method, model, resolution, batch size and axes asked about.
         gpu: the card, with the memory that may be used.
-        patch_size: of the model, in pixels.
-        prober: answers for cells.
+        patch_size: patch size of the model in pixels.
+        prober: answers questions about cells.
 
     Raises:
         InvalidInput: if the CUDA context alone fills the memory.
@@ -141,10 +141,10 @@ def advise(cell: CellConfig, gpu: Gpu, patch_size: int, prober: Prober) -> Advic
 
 
 def advise_all(cells: list[CellConfig], patch_size: int, engine: Engine) -> Iterator[Advice]:
-    """Advice on each cell in turn, worked out on all processors.
+    """Yield advice on each cell in turn, worked out on all processors.
 
     Raises:
-        InvalidInput: as advise(), or if the engine does not run here.
+        InvalidInput: as in advise(), or if the engine does not run here.
     """
     if why_traced(engine) is None:
         answers = on_emulated_cards(advise_emulated, cells, patch_size)
@@ -160,18 +160,18 @@ def advise_all(cells: list[CellConfig], patch_size: int, engine: Engine) -> Iter
 
 
 def advise_emulated(cell: CellConfig, gpu: Gpu, patch_size: int) -> Advice:
-    """advise() in a process that can fork others onto cards."""
+    """Run advise() in a process that can fork others onto cards."""
     return advise(cell, gpu, patch_size, EmulatedProber(gpu))
 
 
 def advise_traced(cell: CellConfig, patch_size: int) -> Advice:
-    """advise() where nothing can be emulated."""
+    """Run advise() without an emulated device."""
     gpu = card_of(cell)
     return advise(cell, gpu, patch_size, TracedProber(gpu))
 
 
 def _remedies(cell: CellConfig, prober: Prober) -> Iterator[dict[str, str]]:
-    """The smallest sets of changes that make a cell fit."""
+    """Yield the smallest sets of changes that make a cell fit."""
     changes = {axis: after for axis, (before, after) in REMEDIES.items() if getattr(cell, axis) == before}
     for count in range(1, len(changes) + 1):
         found = False
@@ -185,21 +185,21 @@ def _remedies(cell: CellConfig, prober: Prober) -> Iterator[dict[str, str]]:
 
 
 class _Search:
-    """Finds the largest batch and resolution: guesses along a polynomial, decides by asking."""
+    """Finds the largest batch and resolution: it guesses along a polynomial and decides by asking."""
 
     def __init__(self, cell: CellConfig, capacity_bytes: int, prober: Prober) -> None:
         self._cell, self._capacity_bytes, self._prober = cell, capacity_bytes, prober
         self._reserved: dict[CellConfig, int] = {}
 
     def reserved_bytes(self, **changes) -> int:
-        """Of the cell with some fields changed."""
+        """Return what PyTorch reserves for the cell with some fields changed."""
         changed = replace(self._cell, **changes)
         if changed not in self._reserved:
             self._reserved[changed] = self._prober.reserved_bytes(changed)
         return self._reserved[changed]
 
     def largest_batch(self, asked_runs: bool) -> int | None:
-        """The largest batch size that runs at the cell's resolution, a multiple of the accumulation steps."""
+        """Return the largest batch size that runs at the cell's resolution, a multiple of the accumulation steps."""
         unit = self._cell.accumulation_steps
         asked = self._cell.batch_size // unit
         points = sorted({max(1, asked // 4), asked, asked + max(2, asked // 4)})[-2:]
@@ -209,9 +209,9 @@ class _Search:
         return self._decide(guess, lowest, limit, unit, "batch_size")
 
     def largest_res(self, asked_runs: bool, patch_size: int) -> int | None:
-        """The largest resolution, a multiple of the patch size, that runs at the cell's batch size.
+        """Return the largest resolution, a multiple of the patch size, that runs at the cell's batch size.
 
-        Memory is a polynomial of the second degree in the number of patches: the score matrices.
+        Memory is a polynomial of second degree in the number of patches, due to the score matrices.
         """
         grid = self._cell.res // patch_size
         grids = sorted({max(2, grid // 2), grid, grid + 4}) if grid > 4 else [grid, grid + 4, grid + 8]
@@ -242,7 +242,7 @@ class _Search:
 
 
 def _along(points: Sequence[int], values: Sequence[int], at: int) -> float:
-    """The polynomial through some points (Lagrange), at another."""
+    """Evaluate the polynomial through some points (Lagrange) at another point."""
     total = Fraction(0)
     for point, value in zip(points, values, strict=True):
         weight = Fraction(value)
@@ -254,7 +254,10 @@ def _along(points: Sequence[int], values: Sequence[int], at: int) -> float:
 
 
 def _last(holds: Callable[[int], bool], lowest: int, limit: int) -> int:
-    """The largest number up to a limit for which a falling condition holds; it holds at the lowest."""
+    """Return the largest number up to a limit for which a condition holds.
+
+    The condition holds at the lowest number, and fails for all numbers above one for which it fails.
+    """
     low, high = lowest, limit + 1
     while high - low > 1:
         middle = (low + high) // 2

@@ -1,6 +1,4 @@
-"""Why a method needs its memory: the largest tensors at the peak, what operators take for themselves, and what each
-rule of a traced prediction adds.
-"""
+"""Why a method needs its memory: the largest tensors at the peak, operators' own memory, each traced rule's part."""
 
 import re
 from collections import Counter
@@ -25,15 +23,15 @@ OPERATORS = {
     "_foreach_sqrt": "AdamW, denominators",
     "_foreach_div": "AdamW, denominators",
 }
-"""Operators of aten in words, where their names say little."""
+"""Names of aten operators in words, where the operators' own names say little."""
 
 
 @dataclass(frozen=True)
 class TensorGroup:
-    """Blocks in use at the peak that the same place in every transformer block has made."""
+    """Blocks in use at the peak that were made at the same place in every transformer block."""
 
     where: str
-    """Module, with * for the number of the block, and the operator."""
+    """Module, with * for the number of the transformer block, and the operator."""
 
     kind: str
     count: int
@@ -41,17 +39,17 @@ class TensorGroup:
 
 
 def largest_tensors(anatomy: Anatomy, count: int = 5) -> list[Allocation]:
-    """The largest blocks in use at the allocated peak, largest first."""
+    """Return the largest blocks in use at the allocated peak, largest first."""
     return sorted(anatomy.alive, key=lambda allocation: -allocation.num_bytes)[:count]
 
 
 def largest_groups(anatomy: Anatomy, count: int = 5) -> list[TensorGroup]:
-    """What is in use at the peak, that of all transformer blocks taken together, largest first."""
+    """Return groups of blocks in use at the peak, all transformer blocks taken together, largest first."""
     return _grouped(anatomy.alive, count)
 
 
 def taken_by_operators(anatomy: Anatomy, count: int = 5) -> list[TensorGroup]:
-    """What operators hold for themselves at the peak, largest first: until they end, or for good."""
+    """Return what operators hold for themselves at the peak, until they end or for good, largest first."""
     return _grouped((a for a in anatomy.alive if a.is_scratch or (a.step < 0 and a.kind == "temporary")), count)
 
 
@@ -65,23 +63,24 @@ def _grouped(allocations: Iterable[Allocation], count: int) -> list[TensorGroup]
 
 
 def place(allocation: Allocation) -> str:
-    """Where a tensor was made, as `blocks.3.attn: _softmax`; a parameter's or input's own name otherwise."""
+    """Return where a tensor was made, as `blocks.3.attn: _softmax`; a parameter's or input's own name otherwise."""
     op = OPERATORS.get(allocation.op, allocation.op)
     return f"{allocation.module}: {op}" if allocation.module else op
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one rule adds to a prediction: with all rules, less with that one switched off."""
+    """What one rule adds to a prediction: the prediction with all rules, less the one without that rule."""
 
     rule: str
     allocated_bytes: int
     reserved_bytes: int
-    """Can be 0 for a rule that adds to allocated memory: what it needs may fit into blocks that are cached anyway."""
+    """Added reserved memory. It can be 0 for a rule that adds to allocated memory, since cached blocks may have
+    room."""
 
 
 def contributions(cell: CellConfig) -> list[Contribution]:
-    """What each rule adds to the peaks of a cell."""
+    """Return what each rule adds to the peaks of a cell."""
     whole, added = replay(trace_cell(cell)), []
     for name in RULES:
         without = replay(trace_cell(cell, rules=[rule for other, rule in RULES.items() if other != name]))

@@ -1,4 +1,4 @@
-"""What is counted of a cell: parameters and MACs of one image.
+"""What is counted for a cell: parameters, and multiply-accumulates (MACs) of one image.
 
 They depend on the architecture alone, so each is counted once and kept in the user's cache folder.
 """
@@ -26,29 +26,29 @@ from fptplus.network import selection
 from fptplus.whole_file import whole_file
 
 COUNTED_BY = ("torch", "timm", "peft", "fvcore")
-"""Packages whose versions a count may depend on."""
+"""Packages whose versions may affect a count."""
 
 _ENDLESS_BYTES = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Of one image."""
+    """Parameters, and MACs of one image."""
 
     learnable_params: int
     total_params: int
     forward_macs: int
-    """Through what a training step computes."""
+    """MACs of a forward pass through what a training step computes."""
 
     backbone_forward_macs: int | None
-    """Through the frozen LPM, where features are preloaded; None otherwise."""
+    """MACs through the frozen large pre-trained model (LPM) if features are preloaded; None otherwise."""
 
     fvcore_forward_macs: int | None
-    """As forward_macs, by fvcore's convention, which does not see fused attention; None without fvcore."""
+    """forward_macs by fvcore's convention, which does not see fused attention; None without fvcore."""
 
 
 def count(cell: CellConfig) -> Counts:
-    """Parameters and MACs of a cell, from the cache where its architecture was counted before.
+    """Return the parameters and MACs of a cell, from the cache if its architecture was counted before.
 
     Raises:
         InvalidInput: if the method cannot drive the model at this resolution.
@@ -56,14 +56,14 @@ def count(cell: CellConfig) -> Counts:
     path = _cached(cell)
     try:
         return Counts(**json.loads(path.read_text()))
-    except (AttributeError, OSError, ValueError, TypeError):  # no cache, not in it, or damaged
+    except (AttributeError, OSError, ValueError, TypeError):  # no cache, no entry, or a damaged one
         counts = _count(cell)
     if path is not None:
         try:
             with whole_file(path) as beside:
                 beside.write_text(json.dumps(asdict(counts)))
         except OSError:
-            pass  # a full disk: it is counted again next time
+            pass  # a full disk: count again next time
     return counts
 
 
@@ -95,23 +95,23 @@ def _scores_at_once() -> Iterator[None]:
 
 
 def _cached(cell: CellConfig) -> Path | None:
-    """Where the counts of a cell's architecture are kept; None where nothing can be."""
+    """Return where the counts of a cell's architecture are kept; None if nothing can be kept."""
     if type(methods.find_method(cell.method)).__module__.partition(".")[0] != methods.__name__:
-        return None  # a method from elsewhere: its source is not among those that the name depends on
+        return None  # an external method: the name does not depend on its source
     facts = (cell.method, cell.model, cell.res, cell.num_classes, cell.attention == "eager")
     options = (cell.drop_path, cell.lora_rank, cell.lora_targets)
     digest = hashlib.sha256(repr((facts, options, _made_with())).encode()).hexdigest()[:32]
     try:
         folder = cache_folder() / "counts"
         folder.mkdir(exist_ok=True)
-    except (BuildFailed, OSError, RuntimeError):  # the last: there is no home folder
+    except (BuildFailed, OSError, RuntimeError):  # RuntimeError: there is no home folder
         return None
     return folder / f"{digest}.json"
 
 
 @cache
 def _made_with() -> str:
-    """Versions of packages and a hash of the sources that a count depends on."""
+    """Return the versions of packages and a hash of the sources that a count depends on."""
     digest = hashlib.sha256()
     for package in (fptplus, methods):
         for path in sorted(Path(package.__file__).parent.rglob("*.py")):

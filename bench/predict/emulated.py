@@ -1,7 +1,7 @@
 """One cell on an emulated card: its real training step, by PyTorch's allocator and operators.
 
-predict_cell() and what else forks runs in the processes of an EmulatedPool (emulate/pool.py), which have not started
-CUDA; the other functions in those that it forks, each on a card.
+predict_cell() and everything else that forks runs in the processes of an EmulatedPool (emulate/pool.py), which have not
+started CUDA. The other functions run in the processes forked there, each on a card.
 """
 
 import gc
@@ -31,49 +31,50 @@ from .prediction import Prediction
 
 
 class StepFails(RuntimeError):
-    """PyTorch's own operators refuse the step, as they would on the card itself; the message is theirs."""
+    """PyTorch's own operators refuse the step, as they would on the real card; the message is theirs."""
 
 
 WARMUP_STEPS = 2
-"""The optimizer's state appears in the first step, and blocks find their places in the second."""
+"""Steps before memory is read: optimizer state appears in the first step, and blocks find their places in the
+second."""
 
 _ENDLESS_BYTES = 2**42
 _SMALL_MODEL, _SMALL_RES = "vit_s", 64
 
 
 def prepare() -> None:
-    """Import what libraries load at first use, so that no process that is forked from this one has to."""
+    """Import what libraries load at first use, so that no process forked from this one has to."""
     for method in ("adalora", "fptplus"):
         _count(CellConfig(method=method, model=_SMALL_MODEL, res=_SMALL_RES))
 
 
 def predict_cell(cell: CellConfig, gpu: Gpu) -> tuple[Prediction, Anatomy]:
-    """A cell with as much memory as it takes, and on its card.
+    """Predict a cell, with as much memory as it takes and on its card.
 
     Args:
-        cell: to predict.
-        gpu: its card; looked up by the caller, since asking this machine for a card would start CUDA.
+        cell: the cell to predict.
+        gpu: its card, looked up by the caller, since asking this machine for a card would start CUDA.
 
     Raises:
         InvalidInput: if the method cannot drive the model at this resolution.
-        CannotEmulate: if the step calls what the device has no answer to.
+        CannotEmulate: if the step calls something that the device has no answer to.
     """
     prediction, anatomy = on_card(endless(gpu), emulate_cell, cell, gpu.context_bytes)
     return replace(prediction, **how_it_fits(cell, gpu, prediction.peak)), anatomy
 
 
 def endless(gpu: Gpu) -> Gpu:
-    """A card that holds whatever a step takes."""
+    """Return a card that holds whatever a step takes."""
     return replace(gpu, memory_bytes=_ENDLESS_BYTES)
 
 
 def how_it_fits(cell: CellConfig, gpu: Gpu, peak: Peak) -> dict[str, str | None]:
-    """`fits` and `out_of_memory` of a Prediction: by a run on the card where its memory is not clearly enough.
+    """Return `fits` and `out_of_memory` of a Prediction, by a run on the card unless its memory is clearly enough.
 
     Args:
-        cell: whose step it is.
+        cell: the step's cell.
         gpu: its card.
-        peak: with as much memory as it takes.
+        peak: peak with as much memory as the step takes.
     """
     if verdict(peak.reserved_bytes, gpu).word == "yes":
         return {"fits": "yes", "out_of_memory": None}
@@ -86,7 +87,7 @@ def how_it_fits(cell: CellConfig, gpu: Gpu, peak: Peak) -> dict[str, str | None]
 
 
 def emulate_cell(cell: CellConfig, context_bytes: int) -> tuple[Prediction, Anatomy]:
-    """Parameters, MACs, peaks and launches of a cell on the card of this process, and what its memory is for."""
+    """Return parameters, multiply-accumulates, peaks and launches of a cell on this process's card, and its anatomy."""
     counts, (tuning, _) = count(cell), build_on("meta", cell)
     with _prepared(cell):
         work = _work(cell, tuning)
@@ -111,14 +112,14 @@ def emulate_cell(cell: CellConfig, context_bytes: int) -> tuple[Prediction, Anat
 
 
 def peaks_of(cell: CellConfig, batch_sizes: list[int], tuning: FineTuning | None = None) -> list[Peak]:
-    """The counters of a cell at several batch sizes on the card of this process; its model is built once.
+    """Return the counters of a cell at several batch sizes on this process's card; its model is built once.
 
     Each batch begins with an empty cache and without the optimizer's state.
 
     Args:
-        cell: of any batch size.
-        batch_sizes: to run.
-        tuning: of the cell, on the meta device, where it has been built.
+        cell: a cell of any batch size.
+        batch_sizes: batch sizes to run.
+        tuning: the cell's model on the meta device, if it has been built.
     """
     tuning = tuning or build_on("meta", cell)[0]
     peaks = []
@@ -134,11 +135,11 @@ def peaks_of(cell: CellConfig, batch_sizes: list[int], tuning: FineTuning | None
 
 
 def run_out(cell: CellConfig, tuning: FineTuning | None = None) -> str | None:
-    """PyTorch's message where the cell's step does not fit the card of this process, with its place; None if it fits.
+    """Return PyTorch's message if the cell's step does not fit this process's card, with its place; None if it fits.
 
     Args:
-        cell: whose step is run.
-        tuning: of the cell, on the meta device, where it has been built.
+        cell: the cell whose step is run.
+        tuning: the cell's model on the meta device, if it has been built.
     """
     tuning = tuning or build_on("meta", cell)[0]
     place = "building the step"
@@ -168,7 +169,7 @@ def _clean(tuning: FineTuning) -> None:
 
 
 def read_peak() -> Peak:
-    """The device's counters, by kinds not known."""
+    """Return the device's counters; how they divide into kinds is not known."""
     counters = torch.cuda.memory_stats()
     return Peak(
         requested_bytes=counters["requested_bytes.all.peak"],
@@ -184,7 +185,7 @@ def _work(cell: CellConfig, tuning: FineTuning) -> Work:
 
 @contextmanager
 def _prepared(cell: CellConfig) -> Iterator[None]:
-    """The allocator's settings and the attention kernel of a cell; errors of the device in words."""
+    """Apply the allocator's settings and the attention kernel of a cell; put errors of the device into words."""
     if cell.alloc_conf is not None:
         _set_up_allocator(cell.alloc_conf)
     try:

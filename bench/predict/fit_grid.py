@@ -1,7 +1,7 @@
-"""A grid of predicted memory over models, resolutions, batch sizes and axes: what "which method fits my GPU" looks up.
+"""A grid of predicted memory over models, resolutions, batch sizes and axes, for "which method fits my GPU?".
 
-Each cell's step is run on the emulated card. Everything is for the paper's card; kernels and workspaces of another
-change it by up to 5 %, its capacity is what decides.
+Each cell's step runs on the emulated card. Everything is for the paper's card; kernels and workspaces of another card
+change it by up to 5 %. The capacity of the card is what decides.
 """
 
 import csv
@@ -23,7 +23,7 @@ from .prediction import PredictedBy
 from .traced import trace_cell
 
 MODELS = ("vit_b", "vit_l")
-"""The paper's two; `advise` answers for every other."""
+"""The paper's two models; `advise` answers for every other."""
 RES = (224, 384, 512, 768, 1024)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -32,15 +32,15 @@ KERNELS = {
     "fp32, fused attention": {"precision": "fp32", "attention": "sdpa"},
     "bf16, fused attention": {"precision": "bf16", "attention": "sdpa"},
 }
-"""Choices of precision and attention, as people name them."""
+"""Choices of precision and attention, by their usual names."""
 
 NOTHING_TO_CHECKPOINT = ("linear", "fpt", "fptplus")
-"""No gradient runs through the blocks of these."""
+"""Methods whose gradient does not run through the transformer blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridRow:
-    """Memory of one method over the batch sizes."""
+    """Memory of one method by batch size."""
 
     method: str
     model: str
@@ -49,15 +49,15 @@ class GridRow:
     attention: str
     checkpointing: str
     reserved_mib: tuple[int | None, ...]
-    """Of PyTorch's segments, at each of BATCHES; a process holds the card's CUDA context besides. None where PyTorch
+    """Size of PyTorch's segments, at each of BATCHES; a process also holds the card's CUDA context. None if PyTorch
     fails in the step."""
 
     predicted_by: tuple[PredictedBy, ...] = ("emulated",) * len(BATCHES)
-    """What says so, at each of BATCHES: traced where PyTorch fails in the step."""
+    """Engine of each prediction, at each of BATCHES: traced if PyTorch fails in the step."""
 
 
 def grid_families() -> list[CellConfig]:
-    """One cell for each family: method, model and axes."""
+    """Return one cell for each family: method, model and axes."""
     return [
         CellConfig(method=method, model=model, res=RES[0], checkpointing=checkpointing, **kernel)
         for model in MODELS
@@ -68,7 +68,7 @@ def grid_families() -> list[CellConfig]:
 
 
 def grid_rows(family: CellConfig, gpu: Gpu) -> list[GridRow]:
-    """Memory of a family at every resolution and batch size, in a process that can fork others onto cards."""
+    """Return a family's memory at every resolution and batch size, in a process that can fork others onto cards."""
     return [_row(replace(family, res=res), gpu) for res in RES]
 
 
@@ -89,7 +89,7 @@ def _peak(cell: CellConfig, gpu: Gpu) -> Peak | None:
 
 
 def completed(row: GridRow) -> GridRow:
-    """A row with traced memory where PyTorch fails in the step, and marked so."""
+    """Return a row with traced memory where PyTorch fails in the step, and marked so."""
     axes = {name: getattr(row, name) for name in _LABELS}
     reserved = (
         round(replay(trace_cell(CellConfig(**axes, batch_size=batch))).reserved_bytes / MIB) if known is None else known
@@ -103,9 +103,9 @@ _LABELS = ("method", "model", "res", "precision", "attention", "checkpointing")
 
 
 def write_grid(path: Path, rows: list[GridRow]) -> None:
-    """Keep the grid as a CSV file, one row a method, resolution and choice of axes.
+    """Write the grid to a CSV file, one row per method, resolution and choice of axes.
 
-    `predicted_by` is one word, or one for each batch size where they differ.
+    `predicted_by` is one word, or one word for each batch size if they differ.
     """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -116,10 +116,10 @@ def write_grid(path: Path, rows: list[GridRow]) -> None:
 
 
 def read_grid(path: Path) -> Iterator[GridRow]:
-    """The grid kept in a CSV file.
+    """Yield the rows of a grid in a CSV file.
 
     Raises:
-        InvalidInput: if it does not say what predicted it, as those of earlier versions do not.
+        InvalidInput: if it does not say what predicted it, as files of earlier versions do not.
     """
     with path.open(encoding="utf-8") as file:
         for line in csv.DictReader(file):

@@ -1,4 +1,4 @@
-"""Predict cells: by PyTorch itself on the emulated device where that runs, else by the model of it on meta tensors."""
+"""Predict cells: by PyTorch itself on the emulated device if that runs, else by a model of PyTorch on meta tensors."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -18,17 +18,17 @@ from .processors import on_all_processors
 from .traced import predict_traced
 
 Engine = Literal["auto", "emulated", "traced"]
-"""auto: the emulated device where it runs."""
+"""How to predict; auto is the emulated device if it runs here, else the trace."""
 
 Answer = TypeVar("Answer")
 
 
 @cache
 def why_traced(engine: Engine) -> str | None:
-    """Why cells are traced and not emulated, in one sentence; None if they are emulated.
+    """Return why cells are traced and not emulated, in one sentence; None if they are emulated.
 
     Raises:
-        CannotEmulate: if the emulated device is asked for and does not run here.
+        CannotEmulate: if the emulated device is asked for but does not run here.
     """
     if engine == "traced":
         return "memory is traced, as asked (--engine traced)."
@@ -42,7 +42,7 @@ def why_traced(engine: Engine) -> str | None:
 
 
 def predict(cell: CellConfig, engine: Engine = "auto") -> Prediction:
-    """Parameters, MACs and peak memory of a cell.
+    """Return the parameters, multiply-accumulates and peak memory of a cell.
 
     Raises:
         InvalidInput: if the method cannot drive the model at this resolution, or the engine does not run here.
@@ -51,7 +51,7 @@ def predict(cell: CellConfig, engine: Engine = "auto") -> Prediction:
 
 
 def dissect(cell: CellConfig, engine: Engine = "auto") -> tuple[Prediction, Anatomy]:
-    """A prediction, and what the memory is for over a step; raises as predict()."""
+    """Return a prediction, and what the memory is used for over a step; raises as predict()."""
     (answer,) = dissect_all([cell], engine)
     if isinstance(answer, Exception):
         raise answer
@@ -59,7 +59,7 @@ def dissect(cell: CellConfig, engine: Engine = "auto") -> tuple[Prediction, Anat
 
 
 def predict_all(cells: Iterable[CellConfig], engine: Engine = "auto") -> Iterator[Prediction | Exception]:
-    """The prediction of each cell, or what refuses it, in their order; on all processors."""
+    """Yield the prediction of each cell, or what refuses it, in their order; use all processors."""
     for answer in dissect_all(cells, engine):
         yield answer if isinstance(answer, Exception) else answer[0]
 
@@ -67,10 +67,10 @@ def predict_all(cells: Iterable[CellConfig], engine: Engine = "auto") -> Iterato
 def dissect_all(
     cells: Iterable[CellConfig], engine: Engine = "auto"
 ) -> Iterator[tuple[Prediction, Anatomy] | Exception]:
-    """As predict_all(), with what the memory is for.
+    """Yield the same as predict_all(), with what the memory is used for.
 
     Raises:
-        CannotEmulate: if the emulated device is asked for and does not run here.
+        CannotEmulate: if the emulated device is asked for but does not run here.
     """
     cells = list(cells)
     if why_traced(engine) is not None:
@@ -81,7 +81,7 @@ def dissect_all(
 
 
 def falls_back(cell: CellConfig, answer: object, engine: Engine) -> bool:
-    """Whether a cell is traced since the emulated device has no answer, or PyTorch itself fails; it warns of that."""
+    """Whether a cell is traced because the emulated device has no answer or PyTorch itself fails; warn if so."""
     if not (isinstance(answer, CannotEmulate | emulated.StepFails) and engine == "auto"):
         return False
     warnings.warn(f"memory of {cell.method} is traced, not emulated: {answer}", stacklevel=2)
@@ -89,9 +89,9 @@ def falls_back(cell: CellConfig, answer: object, engine: Engine) -> bool:
 
 
 def on_emulated_cards(function: Callable[..., Answer], cells: list[CellConfig], *arguments: object) -> Iterator[Answer]:
-    """What a function of a cell, its card and further arguments gives for each cell.
+    """Yield what a function of a cell, its card and further arguments returns for each cell.
 
-    Each is called in a process of its own, which can fork others onto cards.
+    Each call is made in a process of its own, which can fork others onto cards.
     """
     cards = [card_of(cell) for cell in cells]
     jobs = [Job(gpu=gpu, arguments=(cell, gpu, *arguments)) for cell, gpu in zip(cells, cards, strict=True)]
@@ -99,7 +99,7 @@ def on_emulated_cards(function: Callable[..., Answer], cells: list[CellConfig], 
 
 
 def on_processors(function: Callable[[CellConfig], Answer], cells: list[CellConfig]) -> Iterator[Answer]:
-    """What a function gives for each cell, on all processors if there are many."""
+    """Yield what a function returns for each cell, on all processors if there are many."""
     return map(function, cells) if len(cells) < 4 else on_all_processors(function, cells)
 
 
@@ -107,5 +107,5 @@ def _traced(cell: CellConfig, remark: str = "") -> tuple[Prediction, Anatomy] | 
     try:
         prediction, anatomy = predict_traced(cell)
         return replace(prediction, remark=remark), anatomy
-    except Exception as error:  # what breaks is that cell's alone
+    except Exception as error:  # a failure concerns that cell only
         return error

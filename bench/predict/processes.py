@@ -1,4 +1,4 @@
-"""The processes on emulated cards that all predictions of this process share."""
+"""The pool of processes on emulated cards that all predictions of this process share."""
 
 import atexit
 from functools import cache
@@ -8,7 +8,7 @@ from bench.emulate.pool import EmulatedPool
 
 @cache
 def shared_pool() -> EmulatedPool:
-    """One for the life of this process; it imports on, while this process does something else.
+    """Return the pool, one for the life of this process; it imports while this process does other work.
 
     Raises:
         CannotEmulate: if the device cannot be compiled here.

@@ -15,9 +15,9 @@ Answer = TypeVar("Answer")
 
 
 def on_all_processors(work: Callable[[CellConfig], Answer], cells: list[CellConfig]) -> Iterator[Answer]:
-    """The answer for each cell, in their order.
+    """Yield the answer for each cell, in their order.
 
-    A process computes in one thread: there is one for each processor, and OpenMP's threads are not forked.
+    Each process computes in one thread: there is one process per processor, and OpenMP's threads do not survive a fork.
     """
     context = multiprocessing.get_context("fork") if sys.platform == "linux" else None
     count = min(len(cells), os.cpu_count() or 1)

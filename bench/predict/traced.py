@@ -1,6 +1,6 @@
-"""The model of PyTorch on a GPU, for where the emulated device does not run.
+"""The model of PyTorch on a GPU, for machines where the emulated device does not run.
 
-A step on meta tensors is traced by rules and replayed through a simulated allocator; tests hold it to the emulated
+A step on meta tensors is traced by rules and replayed through a simulated allocator. Tests compare it with the emulated
 device, cell by cell.
 """
 
@@ -30,7 +30,7 @@ from .prediction import Prediction, card_of
 
 INSTALLED_TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
 HELD_TO_TORCH = (2, 14)
-"""The release whose operators the rules are held to, on the emulated device; others differ in some of them."""
+"""PyTorch release that the rules are tested against on the emulated device; others differ in some operators."""
 
 
 def trace_cell(
@@ -39,16 +39,16 @@ def trace_cell(
     rules: Iterable[Rule] = tuple(RULES.values()),
     torch_version: tuple[int, int] = INSTALLED_TORCH,
 ) -> Trace:
-    """Every allocation of three training steps of the cell, as the cell's GPU would make them.
+    """Trace every allocation of three training steps of the cell, as the cell's GPU would make them.
 
     Args:
-        cell: what to trace.
-        rules: of the memory that operators take beside their results; leave some out to see what they contribute.
-        torch_version: whose rules to apply; the installed PyTorch's by default.
+        cell: the cell to trace.
+        rules: rules for the memory that operators take besides their results; omit some to see what they contribute.
+        torch_version: PyTorch version whose rules to apply; by default the installed one.
 
     Raises:
         InvalidInput: if the method cannot drive the model at this resolution, the cell's attention has no kernel on the
-            GPU, or the cell has settings of the allocator.
+            GPU, or the cell has allocator settings.
     """
     tuning, targets = build_on("meta", cell)
     return _trace(cell, tuning, targets, rules, torch_version)
@@ -68,7 +68,7 @@ def _trace(
         return MetaAutocast(dtype) if dtype else nullcontext()
 
     with torch.device("meta"):
-        inputs = map_tensors(torch.empty_like, tuning.example_inputs(cell.batch_size))  # each with memory of its own
+        inputs = map_tensors(torch.empty_like, tuning.example_inputs(cell.batch_size))  # each with its own memory
     gpu = find_gpu(cell.gpu)
     if tuning.is_frozen:
         return _trace_pass(cell, tuning.model, inputs)
@@ -81,7 +81,7 @@ def _trace(
 
 
 def _check_allocator(cell: CellConfig) -> None:
-    """Refuse allocator settings that the simulated allocator does not have.
+    """Refuse allocator settings, which the simulated allocator does not support.
 
     Raises:
         InvalidInput: if the cell has any.
@@ -94,7 +94,7 @@ def _check_allocator(cell: CellConfig) -> None:
 
 
 def trace_preloading(cell: CellConfig) -> Trace | None:
-    """Every allocation of the frozen pass that makes one image's features; None for methods that preload nothing.
+    """Trace every allocation of the frozen pass that makes one image's features; None if a method preloads nothing.
 
     Its attention is fused whatever the cell trains with, as FrozenBackbone's is.
     """
@@ -105,20 +105,20 @@ def trace_preloading(cell: CellConfig) -> Trace | None:
 
 
 def _trace_pass(cell: CellConfig, model: nn.Module, inputs: Inputs) -> Trace:
-    """Every allocation of a frozen pass, its attention fused, as the cell's GPU would make them."""
+    """Trace every allocation of a frozen pass, its attention fused, as the cell's GPU would make them."""
     gpu, dtype = find_gpu(cell.gpu), AUTOCAST_DTYPE.get(cell.precision)
     with CudaKernels("sdpa", gpu.compute_capability), MetaAutocast(dtype) if dtype else nullcontext():
         return trace_inference(model, inputs, Target(gpu, INSTALLED_TORCH), RULES.values())
 
 
 def _one_image(cell: CellConfig) -> Tensor:
-    """(1, 3, res, res) on the meta device, in the type that the cell's LPM takes."""
+    """Return an image (1, 3, res, res) on the meta device, in the type that the large pre-trained model (LPM) takes."""
     dtype = torch.bfloat16 if cell.precision == "bf16_weights" else torch.float32
     return torch.empty(1, 3, cell.res, cell.res, dtype=dtype, device="meta")
 
 
 def predict_traced(cell: CellConfig) -> tuple[Prediction, Anatomy]:
-    """Parameters, MACs and peak memory of a cell, and what the memory is for.
+    """Return the parameters, multiply-accumulates and peak memory of a cell, and what the memory is used for.
 
     Raises:
         InvalidInput: if the method or model is unknown, or the method cannot drive the model at this resolution.
@@ -140,7 +140,7 @@ def predict_traced(cell: CellConfig) -> tuple[Prediction, Anatomy]:
 
 
 def fits_within_contexts(trace: Trace, gpu: Gpu) -> Word:
-    """Whether a traced step runs on a card, its allocator's retry included, with the range of its CUDA context."""
+    """Whether a traced step runs on a card, its allocator's retry included, given the range of its CUDA context."""
     if fits(trace, gpu.memory_bytes - gpu.context.high_bytes):
         return "yes"
     return "maybe" if fits(trace, gpu.memory_bytes - gpu.context.low_bytes) else "no"

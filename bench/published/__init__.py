@@ -1,1 +1,1 @@
-"""Memory that others have measured, and the same scripts on emulated cards."""
+"""Memory that others measured, compared with the same scripts on emulated cards."""

@@ -1,4 +1,4 @@
-"""Published measurements next to the same scripts on emulated cards: the difference, and what it can be held to."""
+"""Compare published measurements with the same scripts on emulated cards, and judge the differences."""
 
 import csv
 import math
@@ -15,19 +15,19 @@ from .emulations import Emulated
 from .measurements import Measurement
 
 BARS_PCT = {"max_memory_allocated": 0.2, "max_memory_reserved": 1.0}
-"""How close an emulated figure has to be, beyond the rounding of the print; other counters have no such bar."""
+"""Largest error in percent of an emulated figure, beyond the rounding of the print; other counters have no such bar."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldMeasurement:
-    """One row of `memory.csv` and what was emulated of it."""
+    """One row of `memory.csv`, with what was emulated for it."""
 
     measurement: Measurement
     emulated: Emulated | None
 
     @property
     def emulated_mib(self) -> float | None:
-        """What the row's counter would show, with a CUDA context of typical size where it counts that."""
+        """Return what the row's counter would show, with a CUDA context of typical size if it counts that."""
         if self.emulated is None:
             return None
         peaks, counter = self.emulated.peaks, self.measurement.counter
@@ -38,7 +38,7 @@ class HeldMeasurement:
 
     @property
     def range_mib(self) -> tuple[float, float] | None:
-        """Over the sizes that the CUDA context may have; None where the counter does not count it."""
+        """Return the range over the possible sizes of the CUDA context; None if the counter does not include it."""
         if self.emulated is None or self.emulated.context is None:
             return None
         reserved, context = self.emulated.peaks.reserved_bytes, self.emulated.context
@@ -46,19 +46,19 @@ class HeldMeasurement:
 
     @property
     def error_pct(self) -> float | None:
-        """Emulated against measured; a bound has none."""
+        """Return the error of emulated against measured; a bound has none."""
         if self.emulated_mib is None or self.measurement.is_bound:
             return None
         return 100 * (self.emulated_mib / self.measurement.measured_mib - 1)
 
     @property
     def bar_pct(self) -> float | None:
-        """How close it has to be; None where the source leaves something open, or the counter has no bar."""
+        """Return how close it has to be; None if the source leaves something open or the counter has no bar."""
         return None if self.measurement.not_stated else BARS_PCT.get(self.measurement.counter)
 
     @property
     def verdict(self) -> str:
-        """`within` or `beyond` its bar; for a bound what the emulated card did, and `undecided` between contexts."""
+        """Return `within` or `beyond` its bar; for a bound the emulated outcome, `undecided` if contexts disagree."""
         if self.emulated is None:
             return ""
         if self.measurement.is_bound:
@@ -72,14 +72,14 @@ class HeldMeasurement:
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the emulated card agrees; None where it is not held to that, or the context decides."""
+        """Whether the emulated card agrees; None if it is not judged, or the context decides."""
         if self.verdict in ("", "undecided"):
             return None
         return self.verdict in ("within", self.measurement.counter)
 
     @property
     def reason(self) -> str:
-        """Why a row is not judged, or not met."""
+        """Return why a row is not judged, or not met."""
         row = self.measurement
         if row.not_stated:
             return f"not stated: {row.not_stated}"
@@ -91,7 +91,7 @@ class HeldMeasurement:
 
 
 def write_comparisons(comparisons: list[HeldMeasurement], path: Path) -> None:
-    """A row a measurement: its columns, then what was emulated; empty where there is nothing."""
+    """Write a row for each measurement: its columns, then what was emulated; unknown values are empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [_formatted(comparison_row(one)) for one in comparisons]
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -101,7 +101,7 @@ def write_comparisons(comparisons: list[HeldMeasurement], path: Path) -> None:
 
 
 def comparison_row(one: HeldMeasurement) -> dict[str, str | int | float | None]:
-    """A measurement and what was emulated of it; None where there is nothing."""
+    """Return a measurement and what was emulated for it; unknown values are None."""
     row, emulated, span = one.measurement, one.emulated, one.range_mib
     names = [field.name for field in fields(Measurement) if field.name not in ("card", "not_stated", "note")]
     return {
@@ -122,7 +122,7 @@ def comparison_row(one: HeldMeasurement) -> dict[str, str | int | float | None]:
 
 
 def _formatted(row: dict[str, str | int | float | None]) -> dict[str, object]:
-    """The row with what was computed rounded: memory to 0.1 MiB, errors to 0.01 %."""
+    """Return the row with computed values rounded: memory to 0.1 MiB, errors to 0.01 %."""
     forms = {name: ".1f" for name in row if name.startswith("emulated_") and name.endswith("mib")} | {
         "error_pct": ".2f"
     }
@@ -136,22 +136,22 @@ class Summary:
 
     num_rows: int
     num_held: int
-    """Rows with a bar."""
+    """Number of rows with a bar."""
 
     num_within: int
     median_error_pct: float
-    """Of the sizes of the errors of those with a bar."""
+    """Median size of the errors of rows with a bar."""
 
     num_bounds: int
     num_bounds_met: int
     num_bounds_undecided: int
 
     num_open: int
-    """Rows whose source leaves something open."""
+    """Number of rows whose source leaves something open."""
 
 
 def summarize(comparisons: list[HeldMeasurement]) -> Summary:
-    """Count what is met."""
+    """Count the rows that are met."""
     held = [one for one in comparisons if one.bar_pct is not None]
     bounds = [one for one in comparisons if one.measurement.is_bound]
     return Summary(

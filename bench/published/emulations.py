@@ -1,4 +1,4 @@
-"""What is known of a published row once its script has run on an emulated card."""
+"""What is known of a published row after its script has run on an emulated card."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ from bench.cards.contexts import ContextSize
 
 @dataclass(frozen=True, kw_only=True)
 class Peaks:
-    """What PyTorch's counters show at a script's end."""
+    """PyTorch's counters at a script's end."""
 
     allocated_bytes: int
     reserved_bytes: int
     ran: bool
-    """False where PyTorch raised its OutOfMemoryError."""
+    """Whether it ran; False if PyTorch raised its OutOfMemoryError."""
 
     unknown_workspaces: str
-    """Kinds of operators whose scratch memory inside cuDNN is not known; empty where all is."""
+    """Kinds of operators whose scratch memory inside cuDNN is not known; empty if all is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,11 @@ class Emulated:
     """A published row on its emulated card."""
 
     peaks: Peaks
-    """On a card with enough memory."""
+    """Peaks on a card with enough memory."""
 
     context: ContextSize | None
-    """Of its process, with the CUDA version of the source, where the counter asks for it."""
+    """CUDA context of its process, for the source's CUDA version, if the counter includes it."""
 
     ran_with: tuple[bool, bool] | None
-    """For a bound: whether it ran at the GPU's capacity with the CUDA context that is harder on its claim, and whether
-    with the other; one run stands for both where the first bears the claim out."""
+    """For a bound, whether it ran at the GPU's capacity with the CUDA context that is harder on its claim, and whether
+    with the other; one run stands for both if the first confirms the claim."""

@@ -18,16 +18,16 @@ _STYLES = {
     "ran": ("^", "#009E73"),
     "did not run": ("x", "#CC79A7"),
 }
-"""A marker and colour for each counter."""
+"""Marker and colour of each counter."""
 
 _OPEN_COLOR = "#777777"
-"""Where the source leaves something of its script open."""
+"""Colour of rows whose source leaves something of its script open."""
 
 
 def draw_comparisons(comparisons: list[HeldMeasurement], path: Path) -> None:
-    """Emulated over measured memory, both logarithmic, as path.png and path.svg.
+    """Draw emulated over measured memory, both logarithmic, as path.png and path.svg.
 
-    A batch that ran has to lie below the line at the card's capacity, the next larger one above it.
+    A batch that ran should lie below the line at the card's capacity, and the next larger one above it.
     """
     with figure(path, width=7.2, height=5.6) as axes:
         for counter, (marker, color) in _STYLES.items():

@@ -1,4 +1,4 @@
-"""LoRA as two published scripts wrote it: added to a fused qkv layer, and to separate q and v layers."""
+"""LoRA as two published scripts implement it: added to a fused qkv layer, and to separate q and v layers."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,10 @@ from torch import nn
 
 
 class AddedToQkv(nn.Module):
-    """headless-start/peft-lora-vit: two deltas and zeros in between, concatenated and added to the frozen qkv."""
+    """LoRA in headless-start/peft-lora-vit.
+
+    Two deltas with zeros between them are concatenated and added to the frozen qkv.
+    """
 
     def __init__(self, qkv: nn.Linear, rank: int) -> None:
         super().__init__()
@@ -16,7 +19,7 @@ class AddedToQkv(nn.Module):
         self.q_up, self.v_up = (nn.Linear(rank, width, bias=False) for _ in range(2))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, N, D) to (B, N, 3 D)."""
+        """Map (B, N, D) to (B, N, 3 D)."""
         qkv = self.qkv(tokens)
         q = self.q_up(self.q_down(tokens)) * self.scaling
         v = self.v_up(self.v_down(tokens)) * self.scaling
@@ -24,7 +27,7 @@ class AddedToQkv(nn.Module):
 
 
 class _TwoProducts(torch.autograd.Function):
-    """x A^T B^T that saves x as it came (not its half-precision copy) and makes the inner product again."""
+    """x A^T B^T that saves x as it came (not its half-precision copy) and recomputes the inner product."""
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cuda")
@@ -56,7 +59,7 @@ class _LoraLinear(nn.Module):
 
 
 class SeparateAttention(nn.Module):
-    """yyyyychen/LowMemoryBP: q and v with LoRA, k without, fused attention."""
+    """Attention in yyyyychen/LowMemoryBP: q and v with LoRA, k without, fused attention."""
 
     def __init__(self, attention: nn.Module, rank: int) -> None:
         super().__init__()
@@ -67,7 +70,7 @@ class SeparateAttention(nn.Module):
         self.proj = attention.proj
 
     def forward(self, tokens: torch.Tensor, **_no_mask) -> torch.Tensor:
-        """(B, N, D) to (B, N, D); today's block passes a mask, which is None here."""
+        """Map (B, N, D) to (B, N, D); today's block passes a mask, which is None here."""
         batch, num_tokens, width = tokens.shape
         q, k, v = (
             layer(tokens).reshape(batch, num_tokens, self.num_heads, -1).permute(0, 2, 1, 3)

@@ -1,4 +1,4 @@
-"""Memory of fine-tuning ViTs that others have measured and published, row by row as they state it."""
+"""Memory of fine-tuning Vision Transformers (ViTs) that others measured and published, row by row as they state it."""
 
 import csv
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Counter = Literal[
     "max_memory_reserved",  # PyTorch's peak of segments
     "nvidia-smi process",  # segments, CUDA context and kernels of one process
     "NVML device",  # all that is used on the device
-    "ran",  # the largest batch that fitted the GPU's capacity
+    "ran",  # the largest batch that fitted into the GPU's memory
     "did not run",  # the next larger batch of the same script, which did not fit
     "not stated",
 ]
@@ -22,22 +22,22 @@ Counter = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One published figure. Text fields say what the source says."""
+    """One published figure. Text fields repeat the words of the source."""
 
     source: str
-    """Who published it: repository and file, issue, or data set."""
+    """Publication: repository and file, issue, or data set."""
 
     model: str
-    """As timm, torchvision or transformers name it."""
+    """Model name in timm, torchvision or transformers."""
 
     res: int
-    """Pixels a side."""
+    """Image height and width in pixels."""
 
     batch: int
-    """Images in a step of one GPU."""
+    """Images per step on one GPU."""
 
     method: str
-    """What is trained."""
+    """Method: what is trained."""
 
     precision: str
     attention: str
@@ -45,24 +45,25 @@ class Measurement:
     gpu: str
 
     torch: str
-    """Version of PyTorch, as exactly as it is known; empty where it is not."""
+    """PyTorch version, as precisely as it is known; empty if unknown."""
 
     counter: Counter
 
     measured_mib: float
-    """What the counter showed; for `ran` and `did not run` the capacity of the GPU."""
+    """Reading of the counter; for `ran` and `did not run` the capacity of the GPU."""
 
     rounding_mib: float
-    """How far off the figure can be because it is printed with a few digits."""
+    """Largest rounding error of the figure, which is printed with a few digits."""
 
     card: str
-    """In the catalogue: on which the row is emulated; empty where it is not."""
+    """Card in the catalogue on which the row is emulated; empty if it is not."""
 
     not_stated: str
-    """What the source leaves open of its script, so that the figure can be emulated on an assumption only, or not."""
+    """What the source leaves open about its script; the figure can then be emulated only on an assumption, or not at
+    all."""
 
     note: str
-    """Where its script is, and what is remarkable."""
+    """Where its script is, and anything remarkable."""
 
     def __post_init__(self) -> None:
         if self.counter not in get_args(Counter):
@@ -70,12 +71,12 @@ class Measurement:
 
     @property
     def is_bound(self) -> bool:
-        """Whether it says that something ran or not, in place of how much it took."""
+        """Whether it says that something ran or not, instead of how much memory it took."""
         return self.counter in ("ran", "did not run")
 
 
 def read_measurements(path: Path = MEMORY_CSV) -> list[Measurement]:
-    """All rows in the file's order."""
+    """Return all rows in the file's order."""
     numbers = {"res": int, "batch": int, "measured_mib": float, "rounding_mib": float}
     with path.open(encoding="utf-8", newline="") as file:
         return [

@@ -1,4 +1,4 @@
-"""What older releases of PyTorch, timm and apex did in a training step, where it takes other memory than today.
+"""What older releases of PyTorch, timm and apex did in a training step, if it takes different memory today.
 
 Sources: timm 0.3.2 and 0.6.7 (`vision_transformer.py`), PyTorch 2.0 (`torch/optim/adam.py`), apex
 (`optimizers/fused_lamb.py`), PyTorch's `DistributedDataParallel`.
@@ -11,17 +11,17 @@ from torch import nn
 
 DDP_FIRST_BUCKET_BYTES = 2**20
 DDP_BUCKET_BYTES = 25 * 2**20
-"""DistributedDataParallel's defaults (`dist._DEFAULT_FIRST_BUCKET_BYTES`, `bucket_cap_mb`)."""
+"""Default bucket sizes of DistributedDataParallel (`dist._DEFAULT_FIRST_BUCKET_BYTES`, `bucket_cap_mb`)."""
 
 
 class PlainAttention(nn.Module):
-    """Attention of timm before 0.8: the scores are scaled, not the queries, and softmax is an operator of its own."""
+    """Attention of timm before 0.8: it scales the scores, not the queries, and its softmax is a separate operator."""
 
     def __init__(self, attention: nn.Module, *, select: bool = False) -> None:
         """Take the layers of today's attention.
 
         Args:
-            attention: timm's, with `qkv`, `proj`, `num_heads` and `scale`.
+            attention: timm's attention, with `qkv`, `proj`, `num_heads` and `scale`.
             select: take queries, keys and values by index as timm 0.3 did; the backward pass of each index fills a
                 gradient as large as all three.
         """
@@ -30,7 +30,7 @@ class PlainAttention(nn.Module):
         self.num_heads, self.scale, self.select = attention.num_heads, attention.scale, select
 
     def forward(self, tokens: torch.Tensor, **_no_mask) -> torch.Tensor:
-        """(B, N, D) to (B, N, D); today's block passes a mask, which is None here."""
+        """Map (B, N, D) to (B, N, D); today's block passes a mask, which is None here."""
         batch, num_tokens, width = tokens.shape
         qkv = self.qkv(tokens).reshape(batch, num_tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = (qkv[0], qkv[1], qkv[2]) if self.select else qkv.unbind(0)
@@ -40,7 +40,7 @@ class PlainAttention(nn.Module):
 
 
 def with_plain_attention(model: nn.Module, *, select: bool = False) -> nn.Module:
-    """The same timm model with `PlainAttention` in each block."""
+    """Return the same timm model with `PlainAttention` in each block."""
     for block in model.blocks:
         block.attn = PlainAttention(block.attn, select=select)
     return model
@@ -56,7 +56,7 @@ class TwoDenominators(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step; the values are of no matter here, the tensors are."""
+        """Take one step; the values do not matter here, the tensors do."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             gradients = [parameter.grad for parameter in parameters]
@@ -71,14 +71,14 @@ class TwoDenominators(torch.optim.Optimizer):
 
 
 class FusedLamb(torch.optim.Optimizer):
-    """The memory of apex's FusedLAMB: two moments a parameter, the update written into the gradient, nothing else."""
+    """The memory of apex's FusedLAMB: two moments per parameter, the update written into the gradient, nothing else."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float = 1e-3) -> None:
         super().__init__(parameters, {"lr": lr})
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step; `zero_grad` of apex sets gradients to None."""
+        """Take one step; apex's `zero_grad` sets gradients to None."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             gradients = [parameter.grad for parameter in parameters]
@@ -89,7 +89,7 @@ class FusedLamb(torch.optim.Optimizer):
 
 
 def _moments(state: dict, parameters: list[nn.Parameter]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """First and second moment of each parameter, zeros at first."""
+    """Return the first and second moment of each parameter, initially zeros."""
     for parameter in parameters:
         if not state[parameter]:
             state[parameter] = {"mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
@@ -97,9 +97,9 @@ def _moments(state: dict, parameters: list[nn.Parameter]) -> tuple[list[torch.Te
 
 
 def ddp_buckets(model: nn.Module) -> list[torch.Tensor]:
-    """The flat buffers in which DistributedDataParallel reduces gradients: once the trained parameters.
+    """Return the flat buffers in which DistributedDataParallel reduces gradients, as large as the trained parameters.
 
-    They exist besides the gradients (`gradient_as_bucket_view=False`, the default) as long as the wrapped model.
+    They exist in addition to the gradients (`gradient_as_bucket_view=False`, the default) as long as the wrapped model.
     """
     parameters = [parameter for parameter in reversed(list(model.parameters())) if parameter.requires_grad]
     limits = [DDP_FIRST_BUCKET_BYTES, DDP_BUCKET_BYTES]

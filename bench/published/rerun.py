@@ -1,4 +1,4 @@
-"""The published scripts on emulated cards, each in a process of its own."""
+"""Rerun the published scripts on emulated cards, each in a process of its own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,11 +16,12 @@ from .emulations import Emulated, Peaks
 from .measurements import Measurement
 
 NO_WORKSPACES = {"CUBLAS_WORKSPACE_CONFIG": ":0:0"}
-"""cuBLAS has its workspaces from PyTorch's allocator since PyTorch 2.0 (github.com/pytorch/pytorch/issues/95668),
-hipBLAS since 2.6 (pull request 138791 there); before that they were no blocks of PyTorch's."""
+"""Variables without workspaces. cuBLAS takes its workspaces from PyTorch's allocator since PyTorch 2.0
+(github.com/pytorch/pytorch/issues/95668), hipBLAS since 2.6 (pull request 138791 there); before that they were not
+PyTorch's blocks."""
 
 AMPLE_BYTES = 160 * GIB
-"""A card that has more than any row takes."""
+"""Memory of a card that has more than any row needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Script:
 
     train: Callable[[Measurement], None]
     cuda: str = ""
-    """That PyTorch was built with, where the size of the CUDA context is asked for."""
+    """CUDA version that PyTorch was built with, if the size of the CUDA context is needed."""
 
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -48,16 +49,16 @@ SCRIPTS: dict[str, Script] = {
     "roatienza/deep-text-recognition-benchmark": Script(train=scripts.vitstr, cuda="11.3", environment=NO_WORKSPACES),
     "timm": Script(train=scripts.timm_benchmark, cuda="11.3", environment=NO_WORKSPACES),
 }
-"""By the first word of the source."""
+"""Scripts by the first word of the source."""
 
 
 def script_of(row: Measurement) -> Script | None:
-    """The script of a row; None where there is none to run."""
+    """Return the script of a row; None if there is none to run."""
     return SCRIPTS[row.source.split()[0]] if row.card else None
 
 
 def run_script(row: Measurement) -> Peaks:
-    """Run the script of a row, which has one, on this process's CUDA device."""
+    """Run the script of a row, which must have one, on this process's CUDA device."""
     ran = True
     try:
         script_of(row).train(row)
@@ -72,10 +73,10 @@ def run_script(row: Measurement) -> Peaks:
 
 
 def emulate(rows: list[Measurement]) -> dict[Measurement, Emulated]:
-    """Every row that has a script.
+    """Emulate every row that has a script.
 
-    A bound is run at the GPU's capacity with the CUDA context that makes its claim the hardest: the largest for a batch
-    that ran, the smallest for one that did not. Only if that contradicts it is the other context tried.
+    A bound is run at the GPU's capacity with the CUDA context that is hardest on its claim: the largest for a batch
+    that ran, the smallest for one that did not. The other context is tried only if that run contradicts the claim.
 
     Raises:
         CannotEmulate: if the emulated device does not run here.
@@ -98,7 +99,7 @@ def emulate(rows: list[Measurement]) -> dict[Measurement, Emulated]:
 
 
 def _run(pool: EmulatedPool, rows: list[Measurement], card_of: Callable[[Measurement], Gpu]) -> dict:
-    """Peaks of each row's script."""
+    """Return the peaks of each row's script."""
     jobs = [Job(gpu=card_of(row), arguments=(row,), environment=script_of(row).environment) for row in rows]
     return {row: _peaks(answer) for row, answer in zip(rows, pool.map(run_script, jobs), strict=True)}
 
@@ -110,15 +111,15 @@ def _peaks(answer: Peaks | Exception) -> Peaks:
 
 
 def _ample_card(row: Measurement) -> Gpu:
-    """The row's card; for a bound with so much memory that what did not run shows what it would take."""
+    """Return the row's card; for a bound, give it so much memory that a failed batch shows what it would need."""
     gpu = GPUS[row.card]
     return replace(gpu, memory_bytes=AMPLE_BYTES) if row.is_bound else gpu
 
 
 def _card_at_capacity(row: Measurement, with_largest_context: bool) -> Gpu:
-    """The row's card with its published capacity, less a context of the source's CUDA version.
+    """Return the row's card with its published capacity, less a context of the source's CUDA version.
 
-    The emulated device deducts the context of the installed one, so the difference is added to the memory.
+    The emulated device deducts the context of the installed version, so the difference is added to the memory.
     """
     gpu, context = GPUS[row.card], _context(row)
     size_bytes = context.high_bytes if with_largest_context else context.low_bytes
@@ -126,6 +127,6 @@ def _card_at_capacity(row: Measurement, with_largest_context: bool) -> Gpu:
 
 
 def _context(row: Measurement) -> ContextSize | None:
-    """Of the row's process, where its counter asks for it."""
+    """Return the CUDA context of the row's process if its counter includes it."""
     needs_it = row.is_bound or row.counter in ("nvidia-smi process", "NVML device")
     return context_of(GPUS[row.card], script_of(row).cuda) if needs_it else None

@@ -1,6 +1,6 @@
-"""The training scripts behind the published measurements, as small functions: each runs a few steps of its source.
+"""The training scripts behind the published measurements, as small functions. Each runs a few steps of its source.
 
-Only what changes memory is kept: the model as it is built, where the batch comes to the device, the order of forward
+Only what affects memory is kept: how the model is built, where the batch moves to the device, the order of forward
 pass, `zero_grad`, backward pass and optimizer, and what stays referenced meanwhile. Each function trains on the current
 CUDA device and leaves its peaks in `torch.cuda`, reset where its source resets them. Names are bound as in the source:
 a batch that a loop variable still holds is still allocated.
@@ -25,18 +25,21 @@ from .measurements import Measurement
 from .older import FusedLamb, TwoDenominators, ddp_buckets, with_plain_attention
 
 STEPS = 3
-"""Enough for the peak: optimizer state appears in the first step, kept gradients in the second."""
+"""Number of steps, enough for the peak: optimizer state appears in the first step, kept gradients in the second."""
 
 
 def on_device(build: Callable[[], nn.Module]) -> nn.Module:
-    """A model on the CUDA device with its parameters in the order in which `.to` would allocate them, not filled."""
+    """Return a model on the CUDA device, with its parameters not filled.
+
+    They lie in the order in which `.to` would allocate them.
+    """
     with torch.device("meta"):
         model = build()
     return model.to_empty(device="cuda")
 
 
 def batches(row: Measurement, count: int = STEPS, channels: int = 3) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Images and labels as a data loader gives them, in host memory."""
+    """Yield images and labels as a data loader does, in host memory."""
     for _ in range(count):
         yield torch.empty(row.batch, channels, row.res, row.res), torch.zeros(row.batch, dtype=torch.long)
 
@@ -44,8 +47,8 @@ def batches(row: Measurement, count: int = STEPS, channels: int = 3) -> Iterator
 def pytorch_memory_optim(row: Measurement) -> None:
     """rasbt/pytorch-memory-optim 02 to 06: Lightning Fabric, torchvision's ViT-L, CIFAR-10 at 224 px.
 
-    `zero_grad` stands between forward and backward pass, or after the step with gradient accumulation. Fabric moves the
-    next batch to the device while the loop still holds the last. For these shapes PyTorch 2.1 takes the
+    `zero_grad` is called between forward and backward pass, or after the step with gradient accumulation. Fabric moves
+    the next batch to the device while the loop still holds the last. For these shapes PyTorch 2.1 uses the
     memory-efficient kernel (`torch._fused_sdp_choice`), whose output has to be copied for the projection after it.
     """
 
@@ -92,7 +95,7 @@ def which_transformer(row: Measurement) -> None:
     """tobna/WhatTransformerToFavor (the data of transformer-benchmark.github.io): fine-tuning on ImageNet under DDP.
 
     timm's ViT with layer scale and drop path 0.05, CutMix on the device, FusedLAMB, GradScaler, the norm of all
-    gradients. `zero_grad` stands first. apex sets gradients to None.
+    gradients. `zero_grad` is called first. apex sets gradients to None.
     """
     model = on_device(lambda: create_model(row.model, no_embed_class=True, init_values=1e-4, drop_path_rate=0.05))
     with_plain_attention(model)
@@ -120,7 +123,7 @@ def which_transformer(row: Measurement) -> None:
 
 
 def peft_lora_vit(row: Measurement) -> None:
-    """headless-start/peft-lora-vit baselines.py, ViT-B on Oxford Pets: three methods in turn in one process."""
+    """headless-start/peft-lora-vit baselines.py, ViT-B on Oxford Pets: three methods in sequence in one process."""
     batch_sizes = {"linear": 64, "lora r8 on q, v": 64, "full": 16}
     for method, batch in batch_sizes.items():
         torch.cuda.empty_cache()
@@ -131,9 +134,9 @@ def peft_lora_vit(row: Measurement) -> None:
 
 
 def _train_on_pets(row: Measurement) -> None:
-    """One method: AdamW, GradScaler, drop path 0.1, validation.
+    """Train with one method: AdamW, GradScaler, drop path 0.1, validation.
 
-    `zero_grad` stands after the forward pass: the last step's gradients are alive during the forward pass.
+    `zero_grad` is called after the forward pass: the last step's gradients are alive during the forward pass.
     """
     model = on_device(lambda: create_model(row.model, num_classes=37, drop_path_rate=0.1))
     if row.method != "full":
@@ -164,7 +167,7 @@ def _train_on_pets(row: Measurement) -> None:
 def low_memory_bp(row: Measurement) -> None:
     """yyyyychen/LowMemoryBP vit_exp, lora_qv_ViT_B_baseline: LoRA of rank 4 on separate q and v, CIFAR-100.
 
-    Attention is fused. The peak is that of one iteration, from when its batch is on the device.
+    Attention is fused. The peak is that of one iteration, starting when its batch is on the device.
     """
     model = on_device(lambda: create_model("vit_base_patch16_224", num_classes=100))
     model.requires_grad_(False)
@@ -190,7 +193,7 @@ def low_memory_bp(row: Measurement) -> None:
 def deit(row: Measurement) -> None:
     """facebookresearch/deit main.py and HubHop/deit-mesa with PyTorch 1.7 and timm 0.3.2.
 
-    Mixup, AdamW, GradScaler, DDP, drop path 0.1. `zero_grad` stands after the forward pass and keeps the gradients
+    Mixup, AdamW, GradScaler, DDP, drop path 0.1. `zero_grad` is called after the forward pass and keeps the gradients
     (PyTorch before 2.0). The first has a copy of the model for its moving average, the second has none.
     """
     model = on_device(lambda: create_model(row.model, drop_path_rate=0.1))
@@ -260,7 +263,7 @@ def vitstr(row: Measurement) -> None:
 def timm_benchmark(row: Measurement) -> None:
     """timm 0.6.7 benchmark.py --bench train --amp, PyTorch 1.12: SGD with Nesterov momentum, one batch for all steps.
 
-    The backward pass stands inside autocast, so the half-precision copies of the weights live through it; gradients are
+    The backward pass runs inside autocast, so the half-precision copies of the weights live through it. Gradients are
     kept (PyTorch before 2.0).
     """
     model = on_device(lambda: create_model(row.model, drop_rate=0.0))

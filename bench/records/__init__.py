@@ -1,1 +1,1 @@
-"""What is known of a cell, as one file and as a row of the table."""
+"""What is known of a cell: one file, and one row of the table."""

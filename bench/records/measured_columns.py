@@ -1,15 +1,15 @@
-"""Columns of a record that only a device can fill that is there: on an emulated one times mean nothing.
+"""Columns of a record that only a real device can fill: on an emulated one, times mean nothing.
 
-Its memory is emulated, not measured, and stands in the columns of the prediction.
+Memory on an emulated device is emulated, not measured, and belongs in the columns of the prediction.
 """
 
 from bench.units import MIB
 
 Reading = dict[str, int | float | str | bool | None]
-"""Columns of a record."""
+"""Columns of a record, by name."""
 
 EMULATED = ", emulated"
-"""How the name of a device ends that is not there."""
+"""Ending of the name of an emulated device."""
 
 MEASURED_MEMORY = (
     "measured_peak_allocated_bytes",
@@ -47,11 +47,11 @@ MEASURED_TIME = (
     "max_sm_clock_mhz",
     "wall_s",
 )
-"""Time, power and clocks."""
+"""Columns for time, power and clocks."""
 
 
 def recordable(reading: Reading) -> Reading:
-    """Of what a cell's process has found, the columns of its record; an emulated device's counters as a sentence."""
+    """Return what a cell's process found as columns of its record; an emulated device's counters become a sentence."""
     if not (reading.get("device") or "").endswith(EMULATED):
         return reading
     kept = {name: value for name, value in reading.items() if name not in (*MEASURED_MEMORY, *MEASURED_TIME)}

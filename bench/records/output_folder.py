@@ -1,4 +1,4 @@
-"""The folder that a command writes to; nothing outside of it is touched."""
+"""The folder that a command writes to; nothing outside it is touched."""
 
 import tempfile
 from pathlib import Path
@@ -7,10 +7,10 @@ from fptplus.errors import InvalidInput
 
 
 def writable_folder(name: str | Path) -> Path:
-    """The folder of a name, made where it is missing.
+    """Return the folder of the given name; create it if it is missing.
 
     Raises:
-        InvalidInput: if nothing can be written there.
+        InvalidInput: if it cannot be written to.
     """
     try:
         if not str(name):

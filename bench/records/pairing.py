@@ -1,4 +1,4 @@
-"""Records of two folders, paired cell by cell, on the same machine or else on another; no record is lost."""
+"""Records of two folders, paired cell by cell, on the same machine if possible, else on another; no record is lost."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from .record import Record
 
 @dataclass(frozen=True)
 class Pair:
-    """One cell in both folders, on one machine or on two."""
+    """One cell in both folders, on one machine or two."""
 
     before: Record
     after: Record
 
     @property
     def no_longer_runs(self) -> bool:
-        """Whether the cell ran in the first folder and did not in the second."""
+        """Whether the cell ran in the first folder but not in the second."""
         return self.before.status == "ok" != self.after.status
 
     def both(self, column: str, unknown: str = "none") -> str:
-        """A column of both records, as `H200`, or `A100 → H200` where they differ.
+        """Return a column of both records, as `H200`, or `A100 → H200` if they differ.
 
         Args:
-            column: its name.
-            unknown: word for what a record does not say.
+            column: name of the column.
+            unknown: word for a missing value.
         """
         values = [getattr(record, column) for record in (self.before, self.after)]
         return " → ".join(dict.fromkeys(unknown if value is None else str(value) for value in values))
@@ -34,14 +34,14 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedRecords:
-    """The records of two folders: each is in a pair, or in one folder only."""
+    """The records of two folders, each either in a pair or in one folder only."""
 
     pairs: list[Pair]
     only_before: list[Record]
     only_after: list[Record]
 
     def least_difference(self) -> list[str]:
-        """Fields in which the two most alike cells without a pair differ; both folders must have one."""
+        """Return the fields in which the two most similar unpaired cells differ; both folders must have one."""
         names = [name for name in IDENTITY if name not in MACHINE]
         sides = ({identity_of(record, without=MACHINE) for record in s} for s in (self.only_before, self.only_after))
         differences = ([n for n, a, b in zip(names, *both, strict=True) if a != b] for both in product(*sides))
@@ -54,14 +54,14 @@ _NEARNESS: tuple[Callable[[Record], tuple], ...] = (
     lambda record: (record.is_measured, identity_of(record, without=MACHINE)),
     lambda record: identity_of(record, without=MACHINE),
 )
-"""What two records must have in common, nearest first: the name too; all that identifies them; all but the machine."""
+"""What two records must have in common, nearest first: name and identity, then identity, then all but the machine."""
 
 
 def paired(before: list[Record], after: list[Record]) -> PairedRecords:
-    """Pair each record with the nearest of the other folder, and with all of them where several are as near.
+    """Pair each record with the nearest of the other folder; if several are equally near, with each of them.
 
-    Records of one cell on two machines are a pair where neither folder has the other's machine. Any other difference,
-    of seed, classes or weights for instance, makes two cells.
+    Records of one cell on two machines are a pair if neither folder has the other's machine. Any other difference, such
+    as in seed, classes or weights, makes two cells.
     """
     pairs: list[Pair] = []
     before, after = sorted(before, key=_order), sorted(after, key=_order)

@@ -1,4 +1,4 @@
-"""The record of one cell: what results.csv has a column for, and nothing else reads results from anywhere else."""
+"""The record of one cell, with a field for every column of results.csv; results are read from records only."""
 
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -18,7 +18,7 @@ STATUSES: tuple[Status, ...] = ("ok", "oom", "unsupported", "failed")
 class Record:
     """One cell's outcome. None is "not measured" and an empty CSV field, never 0.
 
-    `dataclasses.replace` fills columns in; a name that is no column is a TypeError there.
+    Use `dataclasses.replace` to fill in columns; it raises TypeError for a name that is not a column.
     """
 
     method: str
@@ -31,31 +31,33 @@ class Record:
     optimizer: str
 
     status: Status = "ok"
-    """What became of the measurement; where nothing was measured, of the prediction."""
+    """Outcome of the measurement, or of the prediction if nothing was measured."""
 
     status_detail: str | None = None
-    """Why it is not ok, or why something was left unmeasured."""
+    """Why the status is not ok, or why something was left unmeasured."""
 
     learnable_params: int | None = None
     total_params: int | None = None
-    """Learnable and frozen; a frozen LPM that only makes features counts as published (methods/backbone.py)."""
+    """Learnable and frozen parameters. A frozen large pre-trained model (LPM) that only makes features counts as
+    published (methods/backbone.py)."""
 
     params_pct: float | None = None
-    """Learnable in percent of all."""
+    """Learnable parameters in percent of all parameters."""
 
     forward_macs: int | None = None
-    """A forward pass of one image through what a training step computes."""
+    """Multiply-accumulates (MACs) of one image's forward pass through what a training step computes."""
 
     train_step_macs: int | None = None
-    """A whole training step on the whole batch, backward pass included."""
+    """MACs of a whole training step on the whole batch, backward pass included."""
 
     backbone_forward_macs: int | None = None
-    """Preloading one image, for methods that read preloaded features."""
+    """MACs of preloading one image, for methods that read preloaded features."""
 
     predicted_peak_allocated_bytes: int | None = None
     predicted_peak_reserved_bytes: int | None = None
     predicted_process_bytes: int | None = None
-    """Blocks in use, segments, and segments with the CUDA context: comparable with the measured ones below."""
+    """Predicted blocks in use, segments, and segments with the CUDA context: comparable with the measured ones
+    below."""
 
     predicted_weights_bytes: int | None = None
     predicted_gradients_bytes: int | None = None
@@ -63,7 +65,7 @@ class Record:
     predicted_activations_bytes: int | None = None
     predicted_temporary_bytes: int | None = None
     predicted_inputs_bytes: int | None = None
-    """The six are the split at the moment of the allocated peak and add up to it."""
+    """The six parts of memory at the moment of the allocated peak, which add up to it."""
 
     measured_peak_allocated_bytes: int | None = None
     measured_peak_reserved_bytes: int | None = None
@@ -71,7 +73,7 @@ class Record:
     measured_device_bytes: int | None = None
 
     step_time_s: float | None = None
-    """Median over the measured steps."""
+    """Median time of a step over the measured steps."""
 
     step_time_p10_s: float | None = None
     step_time_p90_s: float | None = None
@@ -84,60 +86,59 @@ class Record:
     power_source: str | None = None
 
     device: str | None = None
-    """Name of the processor measured on, or of the emulated one that the cell ran on; None where it was only predicted.
-    """
+    """Name of the processor measured on, or of the emulated one that the cell ran on; None if it was only predicted."""
 
     device_memory_bytes: int | None = None
     torch_version: str | None = None
     git_commit: str | None = None
     git_dirty: bool | None = None
     started_at: str | None = None
-    """ISO 8601, UTC."""
+    """Start of the cell in ISO 8601, UTC."""
 
-    # beyond the columns that every reader may count on
+    # columns beyond those that every reader can rely on
     measured_run_peak_allocated_bytes: int | None = None
     measured_run_peak_reserved_bytes: int | None = None
-    """Peaks of the whole run, warm-up included; those above are of the steps after it."""
+    """Peaks of the whole run, warm-up included; those above cover the steps after it."""
 
     measured_context_bytes: int | None = None
-    """Process less reserved: CUDA context and loaded kernels."""
+    """Process less reserved memory: CUDA context and loaded kernels."""
 
     measured_fragmentation_bytes: int | None = None
-    """Reserved less allocated, both at their peaks."""
+    """Reserved less allocated memory, both at their peaks."""
 
     process_memory_source: str | None = None
-    """How this process was told from others on the device."""
+    """How this process was distinguished from others on the device."""
 
     vram_bytes: int | None = None
-    """Memory of the smaller card that was emulated."""
+    """Memory of the smaller card that was simulated."""
 
     loader_step_time_s: float | None = None
     loader_throughput_img_s: float | None = None
-    """As step_time_s and throughput_img_s, with batches from disk."""
+    """The same as step_time_s and throughput_img_s, with batches from disk."""
 
     disk_bytes_per_img: float | None = None
-    """Of a preloading pass: size of one image's features in a file."""
+    """Size of one image's features in a file, for a preloading pass."""
 
     derived_training_time_s: float | None = None
-    """Worked out, not measured: 20 epochs of derived_num_images at step_time_s."""
+    """Training time worked out, not measured: 20 epochs of derived_num_images at step_time_s."""
 
     derived_num_images: int | None = None
     epochs: int | None = None
     epoch_images: int | None = None
     measured_training_time_s: float | None = None
-    """Of so many epochs of so many images, with batches from disk."""
+    """Measured time of the given number of epochs with the given number of images, with batches from disk."""
 
     gross_energy_j_per_img: float | None = None
-    """Idle power included; energy_j_per_img is net of it."""
+    """Energy per image, idle power included; energy_j_per_img is net of it."""
 
     power_window_s: float | None = None
     power_limit_w: float | None = None
     gpu_temperature_c: int | None = None
     power_quality: str | None = None
-    """`good`, or what speaks against the power figures."""
+    """`good`, or whatever speaks against the power figures."""
 
     ended_in_phase: str | None = None
-    """Where a cell that is not ok ended."""
+    """Phase in which a cell that is not ok ended."""
 
     oom_asked_bytes: int | None = None
     last_peak_allocated_bytes: int | None = None
@@ -145,7 +146,7 @@ class Record:
     gpu_uuid: str | None = None
     driver_version: str | None = None
     cuda_version: str | None = None
-    """That PyTorch was built with."""
+    """CUDA version that PyTorch was built with."""
 
     sm_clock_mhz: int | None = None
     memory_clock_mhz: int | None = None
@@ -154,20 +155,20 @@ class Record:
     max_sm_clock_mhz: int | None = None
     ecc_enabled: bool | None = None
     wall_s: float | None = None
-    """That the whole cell took."""
+    """Wall-clock time of the whole cell in seconds."""
 
     gpu: str | None = None
-    """The GPU that memory is predicted for."""
+    """Name of the GPU that memory is predicted for."""
 
     num_classes: int | None = None
     seed: int | None = None
     fvcore_forward_macs: int | None = None
-    """As forward_macs by fvcore's convention: adds normalisations, does not see fused attention."""
+    """forward_macs by fvcore's convention: adds normalisations, does not see fused attention."""
 
     cell_id: str | None = None
     """Name of the record's file."""
 
-    # the training step's options, as of CellConfig; records made before there were any have the defaults
+    # the training step's options, see CellConfig; records from before there were any have the defaults
     zero_grad: str = "before_forward"
     accumulation_steps: int = 1
     clipping: str = "norm"
@@ -175,34 +176,34 @@ class Record:
     averaging: str = "none"
     lora_rank: int | None = None
     lora_targets: str | None = None
-    """The last two of LoRA only."""
+    """LoRA's rank and targets; None for every other method."""
 
     alloc_conf: str | None = None
-    """PyTorch's allocator settings that the cell asked for, or that its measurement found in the environment; None
+    """Settings of PyTorch's allocator that the cell asked for, or that its measurement found in the environment; None
     for PyTorch's defaults."""
 
     predicted_by: Literal["emulated", "traced"] | None = None
-    """What the predicted memory comes from: PyTorch's own code on an emulated CUDA device, or the meta trace."""
+    """Source of the predicted memory: PyTorch's own code on an emulated CUDA device, or the meta trace."""
 
     predicted_fits: bool | None = None
-    """Whether the predicted step runs in the memory of `gpu`; None where the prediction cannot tell."""
+    """Whether the predicted step runs in the memory of `gpu`; None if the prediction cannot tell."""
 
     kernel_launches: int | None = None
-    """Kernels that one training step launches, counted on the emulated device."""
+    """Number of kernels that one training step launches, counted on the emulated device."""
 
     host_time_s: float | None = None
-    """Time that the CPU needs to issue one training step, measured on the emulated device: no GPU is faster without
-    CUDA graphs."""
+    """CPU time for issuing one training step in seconds, measured on the emulated device: no GPU is faster without CUDA
+    graphs."""
 
     bytes_moved: int | None = None
     """Bytes that the operators of one training step read and write, counted."""
 
     predicted_step_time_s: float | None = None
     predicted_energy_j_per_img: float | None = None
-    """Of the time and energy model, on `gpu`; never measured."""
+    """Energy per image by the time and energy model, on `gpu`; never measured."""
 
     weights: str | None = None
-    """Checkpoint file or timm pretrained name that was measured with; None for random weights."""
+    """Checkpoint file or timm pretrained name that was used; None for random weights."""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -212,18 +213,18 @@ class Record:
             raise InvalidInput(
                 f"a record of {self.device!r} must have nothing measured, it has {', '.join(measured)}; move it away."
             )
-        if self.method == "lora" and self.lora_rank is None:  # a record made before there was a choice
+        if self.method == "lora" and self.lora_rank is None:  # a record from before there was a choice
             for name in LORA_OPTIONS:
                 object.__setattr__(self, name, STEP_OPTIONS[name])
 
     @property
     def is_measured(self) -> bool:
-        """Whether a device has answered, if only that it has too little memory; such a record is never lost."""
+        """Whether a device has answered, even if only that it lacks memory; such a record is never lost."""
         return self.device is not None and not self.is_emulated
 
     @property
     def is_emulated(self) -> bool:
-        """Whether the cell ran on a device that is not there, where nothing can be measured."""
+        """Whether the cell ran on an emulated device, where nothing can be measured."""
         return self.device is not None and self.device.endswith(EMULATED)
 
 
@@ -232,7 +233,7 @@ COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Record))
 
 
 def new_record(cell: CellConfig) -> Record:
-    """A record of a cell with its configuration and nothing else; its `device` is not known before it has run."""
+    """Return a record with a cell's configuration and nothing else; `device` is not known before the cell has run."""
     configured = {name: getattr(cell, name) for name in IDENTITY if name != "device"}
     configured |= {name: configured[name] or None for name in ("epochs", "epoch_images")}
     return Record(**configured, cell_id=cell.cell_id)

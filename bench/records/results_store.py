@@ -1,6 +1,6 @@
-"""Where records live: one JSON file a cell, written atomically, and one CSV rebuilt from all of them.
+"""Store of records: one JSON file per cell, written atomically, and one CSV file rebuilt from all of them.
 
-Several processes, on several machines, may use one folder: file locks keep them apart, and die with their process.
+Several processes on several machines may share one folder: file locks keep them apart, and end with their process.
 """
 
 import json
@@ -23,13 +23,13 @@ from .record import COLUMNS, Record
 class ResultsStore:
     """Records under one folder: `records/<cell_id>.json` and `results.csv`.
 
-    `records/superseded/` has older ones, `records/logs/` what failed cells wrote on their error stream.
+    `records/superseded/` holds older ones, `records/logs/` what failed cells wrote to standard error.
 
     Args:
-        folder: made where it is missing.
+        folder: folder of the store; it is created if missing.
 
     Raises:
-        InvalidInput: if nothing can be written there.
+        InvalidInput: if the folder cannot be written to.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -39,20 +39,20 @@ class ResultsStore:
         self._lock = FileLock(self.records_folder / ".lock")
 
     def find(self, cell_id: str) -> Record | None:
-        """The record of a cell, or None."""
+        """Return the record of a cell, or None."""
         path = self.records_folder / f"{cell_id}.json"
         return _read(path) if path.exists() else None
 
     @contextmanager
     def claim(self, cell_id: str, *, wait: bool) -> Iterator[bool]:
-        """Be the only one to run a cell.
+        """Claim a cell, so that nobody else runs it.
 
         Args:
-            cell_id: of the cell.
-            wait: until whoever runs it now has ended.
+            cell_id: id of the cell.
+            wait: whether to wait until whoever is running it has ended.
 
         Yields:
-            Whether it is ours; always true after waiting.
+            Whether the claim succeeded; always true after waiting.
         """
         locks = self.records_folder / ".claims"
         locks.mkdir(exist_ok=True)
@@ -68,15 +68,15 @@ class ResultsStore:
             lock.release()
 
     def write(self, record: Record, *, supersede: bool = False) -> None:
-        """Keep a record; a measured one already there stays, and only a measurement takes a prediction's place.
+        """Write a record. A measured record there stays, and only a measurement replaces a prediction.
 
         Args:
-            record: of a cell.
-            supersede: put a measured one that is there aside, into `records/superseded/`, instead of staying.
+            record: the record of a cell.
+            supersede: whether to move a measured record there to `records/superseded/`, instead of keeping it.
 
         Raises:
-            InvalidInput: if the cell has been measured before, and is not to be superseded; by a run on an emulated
-                device it never is.
+            InvalidInput: if the cell has been measured before and is not to be superseded; a run on an emulated device
+                never supersedes a measurement.
         """
         path = self.records_folder / f"{record.cell_id}.json"
         with self._lock:
@@ -95,25 +95,25 @@ class ResultsStore:
             _write(path, _as_text(record))
 
     def _put_aside(self, path: Path) -> None:
-        """A second name for a record, so that it has one at every moment."""
+        """Give a record a second name, so that it has a name at every moment."""
         aside = self.records_folder / "superseded"
         aside.mkdir(exist_ok=True)
         number = 1
         while (kept := aside / f"{path.stem}.{number}.json").exists():
             if kept.read_text() == path.read_text():
-                return  # put aside by a process that then died
+                return  # put aside already, by a process that then died
             number += 1
         _write(kept, path.read_text())
 
     def keep_log(self, cell_id: str, text: str) -> str:
-        """Keep what a failed cell wrote, next to all that it wrote when it failed before.
+        """Keep what a failed cell wrote, next to everything it wrote when it failed before.
 
         Args:
-            cell_id: of the cell, which its caller has claimed.
-            text: its error stream or traceback.
+            cell_id: id of the cell, which the caller has claimed.
+            text: the cell's standard error or traceback.
 
         Returns:
-            The file, relative to the folder: `records/logs/<cell_id>.txt`, with a number from the second on.
+            The file, relative to the folder: `records/logs/<cell_id>.txt`, numbered from the second on.
         """
         logs = self.records_folder / "logs"
         logs.mkdir(exist_ok=True)
@@ -123,12 +123,12 @@ class ResultsStore:
         return path.relative_to(self.folder).as_posix()
 
     def records(self) -> list[Record]:
-        """All records, in the order of their configurations."""
+        """Return all records, in the order of their configurations."""
         found = [_read(path) for path in self.records_folder.glob("*.json")]
         return sorted(found, key=lambda record: (record.model, record.res, record.method, record.cell_id))
 
     def write_csv(self) -> None:
-        """Rebuild results.csv from the records, and remove what a process that died while writing has left."""
+        """Rebuild results.csv from the records, and remove what a process that died while writing left behind."""
         with self._lock:
             for unfinished in (*self.records_folder.glob(".*.json.*"), *self.folder.glob(".results.csv.*")):
                 unfinished.unlink()

@@ -1,1 +1,1 @@
-"""What people read: tables, figures, pages; all made from records."""
+"""Reports for people: tables, figures and pages, all built from records."""

@@ -13,7 +13,7 @@ LEFT_BAND = "LEFT ITS BAND"
 
 
 def print_check(comparisons: list[Comparison], printer: Printer) -> None:
-    """Each printed cell with a number of ours, a line for those without, what contradicts itself, and the sum."""
+    """Print each cell that has a number of ours, a line for cells without, contradictions of the paper, and the sum."""
     groups = groupby(comparisons, key=lambda one: one.printed_cell.table)
     printer.show(data_rows(check_table(comparisons)), *(_view(name, list(group)) for name, group in groups))
     contradictions = TableView(
@@ -30,7 +30,7 @@ def print_check(comparisons: list[Comparison], printer: Printer) -> None:
 
 
 def _view(name: str, comparisons: list[Comparison]) -> TableView:
-    """One table of the paper; reasons stand below it, each once."""
+    """Return the view of one of the paper's tables; reasons are listed below it, each once."""
     answered = [one for one in comparisons if one.verdict != "no record"]
     missing = [one.printed_cell.column for one in comparisons if one.verdict == "no record"]
     reasons = {reason: f"({index})" for index, reason in enumerate(_reasons(answered), start=1)}

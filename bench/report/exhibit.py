@@ -33,12 +33,12 @@ LEGEND = {
 }
 OUT_OF_MEMORY, NO_NUMBER = "/", "–"
 _HEADING_WIDTH = 18
-"""Letters of a heading in a picture before it goes on below."""
+"""Characters of a heading in a picture before it wraps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One number of an exhibit; None where there is none."""
+    """One number of an exhibit; None if there is none."""
 
     number: Number | None
     decimals: int = 0
@@ -46,7 +46,7 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """As people read it, with the mark of its source."""
+        """Return the number as people read it, with the mark of its source."""
         if self.number is None:
             return NO_NUMBER
         if self.number.value is None:
@@ -57,7 +57,7 @@ class Entry:
 
 
 Row = tuple[str | Entry, ...]
-"""Labels first, then entries."""
+"""A row: labels first, then entries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,32 +65,32 @@ class Exhibit:
     """A table, or a figure with the numbers it draws."""
 
     name: str
-    """Of its files."""
+    """Name of its files, without extension."""
 
     title: str
     headings: tuple[str, ...]
     rows: list[Row]
     notes: tuple[str, ...] = ()
     draw: Callable[[Path], None] | None = None
-    """Draws path.png and path.svg; None for the table itself."""
+    """Draws path.png and path.svg; None to draw the table itself."""
 
     @property
     def footnotes(self) -> list[str]:
-        """What the marks in it mean, then its own notes."""
+        """Return the meaning of its marks, then its own notes."""
         sources = {number.source for number in numbers_of(self.rows)}
         marks = "; ".join(LEGEND[source] for source in LEGEND if source in sources)
         return [f"{marks[0].upper()}{marks[1:]}."] * bool(marks) + list(self.notes)
 
 
 def card_of(name: str, rows: Iterable[Row]) -> str:
-    """The card that the numbers of an exhibit hold for, for its title.
+    """Return the card that the numbers of an exhibit hold for, for its title.
 
     Args:
-        name: of the exhibit.
-        rows: of the exhibit.
+        name: name of the exhibit.
+        rows: rows of the exhibit.
 
     Raises:
-        InvalidInput: if they are of several cards.
+        InvalidInput: if the numbers belong to several cards.
     """
     cards = dict.fromkeys(number.card for number in numbers_of(rows) if number.card is not None)
     if len(cards) != 1:
@@ -102,13 +102,13 @@ def card_of(name: str, rows: Iterable[Row]) -> str:
 
 
 def sources_in_words(numbers: Iterable[Number]) -> str:
-    """Where numbers come from, as `emulated`, or `emulated, predicted and measured`."""
+    """Describe where numbers come from, as `emulated`, or `emulated, predicted and measured`."""
     *others, last = dict.fromkeys(number.source for number in numbers)
     return f"{', '.join(others)} and {last}" if others else last
 
 
 def numbers_of(rows: Iterable[Row]) -> Iterator[Number]:
-    """The numbers of an exhibit, row by row."""
+    """Yield the numbers of an exhibit, row by row."""
     for row in rows:
         yield from (entry.number for entry in row if isinstance(entry, Entry) and entry.number)
 
@@ -126,7 +126,10 @@ def write_exhibit(exhibit: Exhibit, folder: Path) -> None:
 
 
 def csv_text(exhibit: Exhibit) -> str:
-    """One line a number: labels, column, value, source and record; empty is no number, `/` out of memory."""
+    """Return one line per number: labels, column, value, source and record.
+
+    A value is empty if there is none, and `/` for out of memory.
+    """
     labels = [h for h, cell in zip(exhibit.headings, exhibit.rows[0], strict=True) if isinstance(cell, str)]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -144,12 +147,12 @@ def csv_text(exhibit: Exhibit) -> str:
 
 
 def texts(row: Row) -> list[str]:
-    """A row as people read it."""
+    """Return a row as people read it."""
     return [cell if isinstance(cell, str) else cell.text for cell in row]
 
 
 def markdown(exhibit: Exhibit) -> str:
-    """A pipe table with its title and footnotes."""
+    """Return a pipe table with its title and footnotes."""
     align = ["---" if isinstance(cell, str) else "--:" for cell in exhibit.rows[0]]
     lines = [list(exhibit.headings), align, *(texts(row) for row in exhibit.rows)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -162,7 +165,7 @@ _LATEX |= {"·": r"$\cdot$", "×": r"$\times$", "∗": r"\textsuperscript{$\ast$
 
 
 def latex(exhibit: Exhibit) -> str:
-    """A booktabs table."""
+    """Return a booktabs table."""
 
     def escaped(text: str) -> str:
         return "".join(_LATEX.get(letter, letter) for letter in text)
@@ -179,7 +182,7 @@ def latex(exhibit: Exhibit) -> str:
 
 
 def draw_table(exhibit: Exhibit, path: Path) -> None:
-    """The table as a picture."""
+    """Draw the table as a picture."""
     heads = [wrap(heading, _HEADING_WIDTH) for heading in exhibit.headings]
     lines = [texts(row) for row in exhibit.rows]
     widths = [2 + max(map(len, [*head, *column])) for head, column in zip(heads, zip(*lines, strict=True), strict=True)]

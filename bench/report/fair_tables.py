@@ -1,4 +1,4 @@
-"""The comparison the paper lacks: its tables with what costs the baselines nothing, and with preloading charged."""
+"""The comparison that the paper lacks: its tables with settings that cost the baselines nothing, preloading charged."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +25,7 @@ CHARGED_NOTE = (
 
 
 def fair_tables(evidence: Evidence, passes: list[PreloadingCost]) -> Iterator[Exhibit]:
-    """All of them."""
+    """Yield all tables of the fair comparison."""
     yield fair_table1(evidence, passes)
     yield fair_efficiency(evidence, passes)
     yield fair_table3(evidence, passes)
@@ -35,10 +35,10 @@ def fair_tables(evidence: Evidence, passes: list[PreloadingCost]) -> Iterator[Ex
 def charged_mib(
     evidence: Evidence, passes: list[PreloadingCost], method: str, model: str, res: int, setting: str
 ) -> Number:
-    """Memory of a method, the preloading pass included; where it is from is that of the larger of the two.
+    """Return the memory of a method, preloading included: the larger of the two, with its source.
 
     Raises:
-        InvalidInput: if they are of two cards.
+        InvalidInput: if the two belong to different cards.
     """
     axes = SETTINGS[setting]
     trained = on_vit_l(method) if model == "vit_l" else method
@@ -57,14 +57,14 @@ def _memory_of_pass(one: PreloadingCost) -> Number:
 
 
 def pass_of(passes: list[PreloadingCost], method: str, model: str, res: int, setting: str) -> PreloadingCost:
-    """The preloading pass under a setting of SETTINGS."""
+    """Return the preloading pass in a setting of SETTINGS."""
     cell = paper_cell(method, model, res, **SETTINGS[setting])
     wanted = (method, model, res, cell.precision, cell.attention)
     return next(one for one in passes if (one.method, one.model, one.res, one.precision, one.attention) == wanted)
 
 
 def fair_table1(evidence: Evidence, passes: list[PreloadingCost]) -> Exhibit:
-    """Memory of ViT-B at 512 px in every setting."""
+    """Return the memory of ViT-B at 512 px in every setting."""
     rows: list[Row] = []
     for method in METHODS:
         entries = (Entry(number=evidence.needed_mib(paper_cell(method, **axes))) for axes in SETTINGS.values())
@@ -83,7 +83,10 @@ def fair_table1(evidence: Evidence, passes: list[PreloadingCost]) -> Exhibit:
 
 
 def fair_efficiency(evidence: Evidence, passes: list[PreloadingCost]) -> Exhibit:
-    """Table I's PME with the same full fine-tuning as its unit, with every method in its best setting."""
+    """Return Table I's performance-to-memory efficiency (PME), every method in its best setting.
+
+    The unit of memory is the same for all: full fine-tuning in the paper's setting.
+    """
     rows: list[Row] = []
     full_mib = evidence.needed_mib(paper_cell("full")).value
     for row in paper_table(1).query("weights == 'supervised'").to_dict("records"):
@@ -111,7 +114,7 @@ def fair_efficiency(evidence: Evidence, passes: list[PreloadingCost]) -> Exhibit
 
 
 def fair_table3(evidence: Evidence, passes: list[PreloadingCost]) -> Exhibit:
-    """ViT-L where the paper ran out of memory."""
+    """Return ViT-L where the paper ran out of memory."""
     rows: list[Row] = []
     columns = [(res, setting) for res in LARGE_RES for setting in LARGE_SETTINGS]
     for method in METHODS:
@@ -131,7 +134,7 @@ def fair_table3(evidence: Evidence, passes: list[PreloadingCost]) -> Exhibit:
 
 
 def preloading_table(passes: list[PreloadingCost]) -> Exhibit:
-    """The preloading passes."""
+    """Return the table of the preloading passes."""
     rows: list[Row] = []
     for one in passes:
         disk = Number(value=one.disk_bytes_per_image / 1e6, source="counted", record="preloading.csv")

@@ -1,4 +1,4 @@
-"""Figures, each as PNG and SVG; colours are those of Okabe and Ito, told apart with any colour vision."""
+"""Figures, each as PNG and SVG, in the colours of Okabe and Ito, which are distinct for any colour vision."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +24,12 @@ COLORS = {
 }
 
 BOTTOM_UP = ("weights", "optimizer", "gradients", "inputs", "activations", "temporary")
-"""What lasts below, what comes and goes on top."""
+"""Kinds of memory from bottom to top: lasting ones below, transient ones above."""
 
 
 @contextmanager
 def figure(path: Path, width: float = 8, height: float = 4) -> Iterator[Axes]:
-    """Axes to draw on; saved as path.png and path.svg at the end."""
+    """Yield axes to draw on; save them as path.png and path.svg at the end."""
     with matplotlib.rc_context({"svg.hashsalt": "fptplus-bench", "font.size": 10}):
         drawing, axes = plt.subplots(figsize=(width, height), layout="constrained")
         try:
@@ -43,7 +43,7 @@ def figure(path: Path, width: float = 8, height: float = 4) -> Iterator[Axes]:
 
 
 def draw_timeline(path: Path, title: str, anatomy: Anatomy) -> None:
-    """Allocated memory over one training step, stacked by kind, with its phases and its peak."""
+    """Draw allocated memory over one training step, stacked by kind, with its phases and its peak."""
     states, peak = anatomy.timeline, anatomy.peak
     with figure(path) as axes:
         series = [[state[kind] / GIB for state in states] for kind in BOTTOM_UP]
@@ -68,7 +68,7 @@ def draw_timeline(path: Path, title: str, anatomy: Anatomy) -> None:
 
 
 def _mark_phases(axes: Axes, anatomy: Anatomy) -> None:
-    """A line and a name where each phase begins."""
+    """Draw a line and a name where each phase begins."""
     for phase, begin in anatomy.phases.items():
         if phase in ("before", "loss"):
             continue
@@ -78,12 +78,12 @@ def _mark_phases(axes: Axes, anatomy: Anatomy) -> None:
 
 
 def draw_breakdown(path: Path, title: str, peaks: dict[str, Peak], context_bytes: int) -> None:
-    """What the memory of each method is for at its peak: the six kinds, blocks kept cached, the CUDA context.
+    """Draw what each method's memory is used for at its peak: the six kinds, cached blocks and the CUDA context.
 
     Args:
-        path, title: of the figure.
-        peaks: by the method's printed name.
-        context_bytes: of the GPU.
+        path, title: path and title of the figure.
+        peaks: peaks by the method's printed name.
+        context_bytes: size of the GPU's CUDA context.
     """
     with figure(path, width=9, height=max(2.8, 0.9 + 0.42 * len(peaks))) as axes:
         names = list(peaks)
@@ -101,18 +101,21 @@ def draw_breakdown(path: Path, title: str, peaks: dict[str, Peak], context_bytes
 
 
 def _part(peak: Peak, part: str, context_bytes: int) -> int:
-    """Bytes of one part of a bar. Cached blocks are those of the reserved peak, which need not be the same moment."""
+    """Return the bytes of one part of a bar.
+
+    Cached blocks are those of the reserved peak, which may be at another moment.
+    """
     if part == "cached":
         return peak.reserved_bytes - peak.allocated_bytes
     return context_bytes if part == "context" else peak.by_kind[part]
 
 
 def draw_scatter(path: Path, table: pd.DataFrame) -> None:
-    """Emulated and traced against measured memory, a colour for each counter; the line is where they are equal.
+    """Draw emulated and traced against measured memory, one colour per counter; the line marks equality.
 
     Args:
-        path: of the figure.
-        table: as of bench.commands.validate.errors.
+        path: path of the figure.
+        table: see bench.commands.validate.errors.
     """
     with figure(path, width=6, height=5) as axes:
         for (counter, rows), color in zip(table.groupby("counter"), ("#0072B2", "#E69F00", "#009E73"), strict=False):

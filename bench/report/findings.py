@@ -1,4 +1,4 @@
-"""The numbers of the findings page: what the fair comparison says, each from a record or a printed table."""
+"""The numbers on the findings page: what the fair comparison shows, each from a record or a printed table."""
 
 from bench.cards.gpus import GPUS
 from bench.paper.evidence import Evidence
@@ -14,13 +14,13 @@ from .fair_tables import charged_mib, pass_of
 from .templates import render
 
 THROUGH_LPM = tuple(method for method in METHODS if method not in ("linear", "fpt", "fptplus"))
-"""Methods whose gradient runs through the LPM, full fine-tuning first."""
+"""Methods whose gradient runs through the large pre-trained model (LPM), full fine-tuning first."""
 
 PAPER, FUSED, BEST = "the paper's setting", "fused attention", "all four"
 
 
 def findings_page(evidence: Evidence, passes: list[PreloadingCost], tables: list[Exhibit]) -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     numbers = {**_memory(evidence, passes), **_large(evidence), **_preloading(evidence, passes), **_energy()}
     rows = [row for table in tables for row in table.rows]
     sources = {number.source for number in numbers_of(rows)}
@@ -94,7 +94,7 @@ def _preloading(evidence: Evidence, passes: list[PreloadingCost]) -> dict:
 
 
 def _energy() -> dict:
-    """Of the printed Table II."""
+    """Return the energies that follow from the printed Table II."""
     table = paper_table(2).set_index("method")
     full, own, preloading = table.loc["full"], table.loc["fptplus"], table.loc["preloading"]
     training_s = own.train_time_s - preloading.train_time_s

@@ -1,4 +1,4 @@
-"""The one HTML file: every record, the charts, the GPU question, the paper check; no server and no network."""
+"""The report as one HTML file: every record, the charts, the GPU question, the paper check; no server, no network."""
 
 import base64
 import html
@@ -29,15 +29,15 @@ def page(
     fair: list[Exhibit],
     figures: list[tuple[Path, str, str]],
 ) -> str:
-    """The report as one HTML document.
+    """Return the report as one HTML document.
 
     Args:
         evidence: the records.
         grid: predicted memory for the GPU question.
         comparisons: the paper check.
-        findings: the findings page in Markdown, of which the words are taken and the tables left.
+        findings: the findings page in Markdown; its words are used, its tables are not.
         fair: the tables of the fair comparison.
-        figures: path, title and notes of pictures to show.
+        figures: paths, titles and notes of the pictures to show.
     """
     records = evidence.records()
     return render(
@@ -62,7 +62,7 @@ def page(
 
 
 def check_summary(comparisons: list[Comparison]) -> str:
-    """How many printed cells pass, in a sentence."""
+    """Return how many printed cells pass, in a sentence."""
     counts = Counter(one.verdict for one in comparisons)
     left = sum(one.left_band for one in comparisons)
     answered = len(comparisons) - counts["no record"]
@@ -92,7 +92,7 @@ def _html_table(table: Exhibit) -> dict:
 
 
 def _paragraphs(markdown: str) -> str:
-    """The words of the findings page as HTML: its introduction, its numbered list, and what is not answered."""
+    """Return the words of the findings page as HTML: its introduction, its numbered list, and the open questions."""
     blocks = markdown.partition("\n**")[0].strip().split("\n\n")[1:]
     bold = re.compile(r"\*\*(.+?)\*\*")
     made = []
@@ -109,7 +109,7 @@ def _data_uri(path: Path) -> str:
 
 
 def _environment(records: list[Record]) -> dict[str, str]:
-    """What the records were made with."""
+    """Return what the records were made with."""
 
     def all_of(values) -> str:
         return ", ".join(sorted({str(value) for value in values if value is not None})) or "none"

@@ -1,4 +1,4 @@
-"""What the scripts of the HTML report work on: records, cards, the grid, the paper check; plain values for JSON."""
+"""Data for the scripts of the HTML report: records, cards, the grid, the paper check; plain values for JSON."""
 
 from bench.cards.gpus import GPUS
 from bench.cells.step_options import lora_in_words, shared_in_words
@@ -21,7 +21,7 @@ _SHORT = {"vpt": "Prompt-tuning"}
 
 
 def page_data(evidence: Evidence, grid: list[GridRow], comparisons: list[Comparison]) -> dict:
-    """All of it, ready for JSON."""
+    """Return all data, ready for JSON."""
     records = evidence.records()
     return {
         "methods": _methods(),
@@ -52,7 +52,7 @@ def _methods() -> list[dict]:
 
 
 def memory_source(record: Record) -> str:
-    """Where a record's memory comes from: measured on a GPU, emulated, or predicted by the meta trace."""
+    """Return where a record's memory comes from: measured on a GPU, emulated, or predicted by the meta trace."""
     return "measured" if record.measured_peak_allocated_bytes is not None else predicted_source(record.predicted_by)
 
 
@@ -99,7 +99,7 @@ _COLUMNS = (
     ({"title": "Card"}, _card),
     ({"title": "Record"}, lambda r: r.cell_id),
 )
-"""The table of all records: heading, and the value of a record."""
+"""Columns of the table of all records: heading, and how to get the value from a record."""
 
 
 def _setting(record: Record) -> str:
@@ -165,7 +165,7 @@ _PARETO = (
     ("img_s", "images/s, printed", True),
     ("mean_w", "average power (W), printed", False),
 )
-"""Name, title, and whether high is good."""
+"""Axes of the chart: name, title, and whether high is good."""
 
 
 def _pareto(evidence: Evidence) -> dict:

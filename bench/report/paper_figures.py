@@ -1,6 +1,6 @@
-"""Figures 1, 2, 5, 7 and 8 of the paper from our records; AUCs are those that the paper prints, and marked so.
+"""Figures 1, 2, 5, 7 and 8 of the paper from our records; AUCs are the paper's printed ones, and marked so.
 
-Figures 6 and 9 show what a trained model attends to: whoever trains one puts them into `results/training/`.
+Figures 6 and 9 show what a trained model attends to; whoever trains one puts them into `results/training/`.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ GUIDES = ("rtx3060", "rtx3090", "a6000", "a100-80gb")
 
 
 def paper_figures(evidence: Evidence) -> Iterator[Exhibit]:
-    """All that records can draw, in order."""
+    """Yield all figures that can be drawn from records, in order."""
     yield figure1(evidence)
     yield figure2(evidence)
     yield _along(evidence, 5, "layers", "Side layers", FIGURE5_AUC, "Figure 5. FPT+ by the side network's layers")
@@ -47,7 +47,7 @@ def paper_figures(evidence: Evidence) -> Iterator[Exhibit]:
 
 
 def figure1(evidence: Evidence) -> Exhibit:
-    """Performance against parameters, the dot as large as the memory."""
+    """Return Figure 1: performance against parameters; the size of a dot is the memory."""
     rows: list[Row] = []
     for row in paper_table(1).query("weights == 'supervised'").to_dict("records"):
         cell = paper_cell(row["method"])
@@ -73,7 +73,7 @@ _LABELS = {
     "adalora": (-17, -3, "right"),
     "fptplus": (8, 2, "left"),
 }
-"""Where a label stands beside its dot: points across and up, alignment."""
+"""Position of each label next to its dot: points across and up, alignment."""
 
 
 def _draw_figure1(rows: list[Row], path: Path) -> None:
@@ -96,7 +96,7 @@ def _whose(number: Number) -> str:
 
 
 def figure2(evidence: Evidence) -> Exhibit:
-    """Memory against resolution."""
+    """Return Figure 2: memory against resolution."""
     needed = {m: [evidence.needed_mib(paper_cell(m, res=res)) for res in FIGURE2_RES] for m in METHODS}
     rows = [(find_method(m).title, *(Entry(number=number) for number in numbers)) for m, numbers in needed.items()]
     setting = f"ViT-B, {SETTING}, {card_of('figure2', rows)}"
@@ -133,7 +133,7 @@ def _draw_figure2(needed: dict[str, list[Number]], setting: str, path: Path) -> 
 
 
 def figure7(evidence: Evidence) -> Exhibit:
-    """Components added one by one."""
+    """Return Figure 7: memory as components are added one by one."""
     rows: list[Row] = []
     for method in COMPONENTS:
         cell = paper_cell(method)
@@ -183,7 +183,7 @@ def _draw_figure7(rows: list[Row], path: Path) -> None:
 def _along(
     evidence: Evidence, number: int, short: str, heading: str, stated: dict[float, float], title: str
 ) -> Exhibit:
-    """Parameters and memory along one hyperparameter, with the AUCs that the text states."""
+    """Return parameters and memory along one hyperparameter, with the AUCs that the text states."""
     rows: list[Row] = []
     for value, cell in ablated(short):
         params, memory = evidence.params_pct(cell), evidence.memory_mib(cell)

@@ -1,4 +1,4 @@
-"""Tables I to VI of the paper from our records; performance is the paper's where nothing was trained, and marked."""
+"""Tables I to VI of the paper from our records. Performance is the paper's if nothing was trained, and marked so."""
 
 import math
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ PAPER_SOFTWARE_NOTE = (
 
 
 def paper_tables(evidence: Evidence) -> Iterator[Exhibit]:
-    """All six, in order."""
+    """Yield all six tables, in order."""
     yield table1(evidence)
     yield table2(evidence)
     yield table3(evidence)
@@ -33,18 +33,18 @@ def paper_tables(evidence: Evidence) -> Iterator[Exhibit]:
 
 
 def printed(value: float, number: int, card: str | None = None) -> Number:
-    """A number of a printed table.
+    """Return a number of a printed table.
 
     Args:
-        value: as printed.
-        number: of the table.
-        card: that it was measured on, where that matters.
+        value: value as printed.
+        number: number of the table.
+        card: card that it was measured on, if that matters.
     """
     return Number(value=value, source="printed", record=f"bench/paper/table{number}.csv", card=card)
 
 
 def average_auc(evidence: Evidence, row: dict) -> Number:
-    """The average of the eight AUCs where all were trained, else the printed one."""
+    """Return the average of the eight AUCs if all were trained, else the printed one."""
     aucs = [evidence.auc(row["method"], dataset, row["weights"]) for dataset in DATASETS]
     if any(auc is None for auc in aucs):
         return printed(row["avg_auc"], 1)
@@ -52,7 +52,10 @@ def average_auc(evidence: Evidence, row: dict) -> Number:
 
 
 def efficiencies(evidence: Evidence, auc: Number, params_pct: float, memory_mib: Number) -> tuple[Number, Number]:
-    """PPE and PME from an AUC and our parameters and memory."""
+    """Return performance-to-parameter and performance-to-memory efficiency (PPE, PME).
+
+    They follow from an AUC and our parameters and memory.
+    """
     source = "trained" if auc.source == "trained" else "computed"
     full = evidence.needed_mib(paper_cell("full"))
     return (
@@ -67,7 +70,7 @@ def efficiencies(evidence: Evidence, auc: Number, params_pct: float, memory_mib:
 
 
 def table1(evidence: Evidence) -> Exhibit:
-    """Parameters, memory, performance and both efficiencies of the ten methods."""
+    """Return Table I: parameters, memory, performance and both efficiencies of the ten methods."""
     rows: list[Row] = []
     for row in paper_table(1).to_dict("records"):
         cell = paper_cell(row["method"])
@@ -100,7 +103,7 @@ def _auc_entry(evidence: Evidence, row: dict, dataset: str) -> Entry:
 
 
 def table2(evidence: Evidence) -> Exhibit:
-    """Multiply-accumulates, time, throughput and power."""
+    """Return Table II: multiply-accumulates, time, throughput and power."""
     rows: list[Row] = []
     for row in paper_table(2).to_dict("records"):
         if row["method"] == "preloading":
@@ -130,7 +133,7 @@ def table2(evidence: Evidence) -> Exhibit:
 
 
 def _measured(evidence: Evidence, method: str) -> dict[str, Number | None]:
-    """What a GPU answered, by the printed table's columns."""
+    """Return what was measured on a GPU, by the printed table's columns."""
     cell = paper_cell(method)
     throughput = evidence.measured(cell, "throughput_img_s")
     time_s = throughput and replace(throughput, value=EPOCHS * TABLE2_EPOCH_IMAGES / throughput.value)
@@ -143,7 +146,7 @@ def _measured(evidence: Evidence, method: str) -> dict[str, Number | None]:
 
 
 def table3(evidence: Evidence) -> Exhibit:
-    """ViT-L by resolution."""
+    """Return Table III: ViT-L by resolution."""
     table = paper_table(3).set_index(["method", "res"])
     rows: list[Row] = []
     for method in METHODS:

@@ -2,7 +2,7 @@
 
 Results are rows, whose keys name their units, and views of them: titled tables of the columns that people need.
 Programs get every column of every row and nothing else on standard output. People get views that fit their terminal,
-or 80 characters in a pipe: all columns where there is room, otherwise the essential ones. No number is cut or wrapped.
+or 80 characters in a pipe: all columns if there is room, otherwise the essential ones. No number is cut or wrapped.
 """
 
 import csv
@@ -25,16 +25,16 @@ from rich.text import Text
 TableFormat = Literal["table", "csv", "json", "md"]
 Value = str | int | float | bool | None
 DataRow = Mapping[str, Value]
-"""One line of results: every column, in order; None where a value is not known."""
+"""One line of results: every column, in order; None if a value is not known."""
 
 _GAP = 2
 _WIDEST_TEXT = 24
-"""Characters of a column of text before it wraps to make room for other columns."""
+"""Characters of a text column before it wraps to make room for other columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FormatOption:
-    """The option of every command that prints results."""
+    """The format option of every command that prints results."""
 
     format: TableFormat = "table"
     """Form of the results. table: for people. csv, json, md: all columns for programs; notes go to standard error."""
@@ -45,30 +45,30 @@ class Column:
     """A column of a view."""
 
     heading: str
-    """May have several lines."""
+    """Heading, which may have several lines."""
 
     show: Callable[[Any], str]
-    """Text of an item's cell; empty where the value is not known."""
+    """Returns the text of an item's cell; empty if the value is not known."""
 
     is_number: bool = False
-    """Numbers are aligned to the right and never wrap."""
+    """Whether the column shows numbers, which are aligned to the right and never wrap."""
 
     is_extra: bool = False
-    """Shown only where all columns fit."""
+    """Whether the column is shown only if all columns fit."""
 
     styles: Mapping[str, str] = field(default_factory=dict)
-    """Rich style of a cell, by its text."""
+    """Rich styles of cells, by their text."""
 
 
 def number(heading: str, name: str, form: str = ",.0f", unit: float = 1, *, is_extra: bool = False) -> Column:
-    """A column that shows an attribute of each item.
+    """Return a column that shows an attribute of each item.
 
     Args:
-        heading: of the column.
-        name: of the attribute.
+        heading: heading of the column.
+        name: name of the attribute.
         form: format of the number.
-        unit: what it is divided by, such as MIB.
-        is_extra: whether it is shown only where there is room.
+        unit: divisor of the number, such as MIB.
+        is_extra: whether it is shown only if there is room.
     """
 
     def show(item: object) -> str:
@@ -85,7 +85,7 @@ class TableView:
     title: str = ""
     columns: Sequence[Column]
     items: Sequence[Any]
-    """What the columns show, one item a row."""
+    """Items that the columns show, one per row."""
 
     notes: Sequence[str] = ()
     """Sentences below the table."""
@@ -93,20 +93,20 @@ class TableView:
 
 @dataclass(frozen=True, kw_only=True)
 class Printer:
-    """Prints views at once, or keeps rows until all are there."""
+    """Prints views at once, or keeps rows until all are available."""
 
     form: TableFormat = "table"
     console: Console = field(default_factory=lambda: Console(highlight=False))
-    """Standard output."""
+    """Console for standard output."""
 
     aside: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
-    """Where notes go when programs read standard output."""
+    """Console for notes when programs read standard output."""
 
     rows: list[DataRow] = field(default_factory=list)
 
     @property
     def for_people(self) -> Console:
-        """Where tables and notes go."""
+        """Return the console for tables and notes."""
         return self.console if self.form == "table" else self.aside
 
     def show(self, rows: Iterable[DataRow], *views: TableView) -> None:
@@ -126,13 +126,13 @@ class Printer:
             self.for_people.print()
 
     def note(self, sentence: str, style: str = "", indent: str = "") -> None:
-        """Print a sentence, broken only between words; its further lines are indented."""
+        """Print a sentence, broken only between words, with its further lines indented."""
         self.for_people.print(Text(filled(sentence, self.for_people.width, indent), style=style), soft_wrap=True)
 
 
 @contextmanager
 def printing(form: TableFormat) -> Iterator[Printer]:
-    """A printer; rows for programs are written when all of them are there."""
+    """Yield a printer; rows for programs are written when all of them are available."""
     printer = Printer(form=form)
     yield printer
     if form != "table":
@@ -140,13 +140,13 @@ def printing(form: TableFormat) -> Iterator[Printer]:
 
 
 def filled(text: str, width: int, indent: str = "") -> str:
-    """A text in lines of a width; longer words, such as paths, stay whole."""
+    """Return a text in lines of a given width; longer words, such as paths, stay whole."""
     wrapped = textwrap.TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     return "\n".join(map(wrapped.fill, text.splitlines()))
 
 
 def rich_table(view: TableView, width: int) -> Table:
-    """A view with the columns that fit a width."""
+    """Return a view with the columns that fit a width."""
     columns = _columns_that_fit(view, width)
     height = max(column.heading.count("\n") for column in columns)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
@@ -161,7 +161,7 @@ def rich_table(view: TableView, width: int) -> Table:
 
 
 def _widths(columns: Sequence[Column], view: TableView, width: int) -> list[int]:
-    """Characters of each column: numbers whole; the rest for text, with whole words where there is room."""
+    """Return the width of each column: numbers in full; the rest for text, in whole words if there is room."""
     wanted = [_longest(column, view) for column in columns]
     room = width - _GAP * (len(columns) - 1)
     given = [w if column.is_number else _longest_word(column, view) for column, w in zip(columns, wanted, strict=True)]
@@ -170,12 +170,12 @@ def _widths(columns: Sequence[Column], view: TableView, width: int) -> list[int]
     for _ in range(room - sum(given)):
         if not (open_columns := [index for index, w in enumerate(wanted) if given[index] < w]):
             break
-        given[min(open_columns, key=given.__getitem__)] += 1  # the narrowest of those that want more
+        given[min(open_columns, key=given.__getitem__)] += 1  # the narrowest of the columns that need more
     return given
 
 
 def _columns_that_fit(view: TableView, width: int) -> list[Column]:
-    """All columns where there is room, otherwise the essential ones; none that is empty in every row."""
+    """Return all columns if there is room, otherwise the essential ones; none that is empty in every row."""
     first, *others = view.columns
     columns = [first, *(one for one in others if not view.items or any(map(one.show, view.items)))]
     needed = sum(_needed(column, view) + _GAP for column in columns) - _GAP
@@ -198,18 +198,18 @@ def _longest_word(column: Column, view: TableView) -> int:
 
 
 def is_known(value: Value) -> bool:
-    """Whether there is a value; NaN, as pandas has it, is none."""
+    """Whether there is a value; NaN, which pandas uses, is none."""
     return value is not None and value is not pd.NA and not (isinstance(value, float) and math.isnan(value))
 
 
 def data_rows(frame: pd.DataFrame) -> list[dict[str, Value]]:
-    """Rows of a frame, whole numbers as such and None where a value is not known."""
+    """Return the rows of a frame, with whole numbers as integers and None for unknown values."""
     rows = frame.convert_dtypes().to_dict("records")
     return [{name: value if is_known(value) else None for name, value in row.items()} for row in rows]
 
 
 def csv_lines(rows: Sequence[DataRow]) -> str:
-    """A line of headings, then a line a row; empty where a value is not known."""
+    """Return a line of headings, then a line for each row; empty if a value is not known."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
     if rows:
@@ -219,12 +219,12 @@ def csv_lines(rows: Sequence[DataRow]) -> str:
 
 
 def json_list(rows: Sequence[DataRow]) -> str:
-    """A list of objects; null where a value is not known."""
+    """Return a list of objects; null if a value is not known."""
     return json.dumps([dict(row) for row in rows], indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def pipe_table(rows: Sequence[DataRow]) -> str:
-    """A Markdown table; empty where a value is not known."""
+    """Return a Markdown table; empty if a value is not known."""
     if not rows:
         return ""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *([*map(_markdown_cell, row.values())] for row in rows)]
@@ -240,4 +240,4 @@ WRITERS: dict[TableFormat, Callable[[Sequence[DataRow]], str]] = {
     "json": json_list,
     "md": pipe_table,
 }
-"""Forms for programs."""
+"""Writers of the formats for programs."""

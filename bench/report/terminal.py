@@ -1,4 +1,4 @@
-"""What people see of predictions and measurements: the tables of `run`, `advise` and `why`."""
+"""Tables for people of predictions and measurements, for `run`, `advise` and `why`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ FITS_STYLES = {"maybe": "yellow", "no": "red"}
 
 
 def print_records(records: Sequence[Record], printer: Printer, gpu: Gpu) -> None:
-    """One table for each model, resolution and choice of axes, and a line for whatever is not ok."""
+    """Print one table for each model, resolution and choice of axes, and a line for everything that is not ok."""
     views = [
         view for setting, group in groupby(records, key=setting_of) for view in _run_views(setting, list(group), gpu)
     ]
@@ -35,13 +35,13 @@ def print_records(records: Sequence[Record], printer: Printer, gpu: Gpu) -> None
 
 
 def _detail(record: Record) -> str:
-    """What there is to say of a cell that is ok, with its method where that is of it alone."""
+    """Return what there is to say about a cell that is ok, with its method if it concerns that cell only."""
     detail = record.status_detail or ""
     return f"{titled(record)}: {detail}" if record.predicted_fits is False and not record.is_measured else detail
 
 
 def setting_of(one: CellConfig | Record) -> str:
-    """What the cells of one table share."""
+    """Return what the cells of one table share."""
     return (
         f"{one.model}, {one.res} px, batch {one.batch_size}, {one.precision}, "
         f"{one.attention} attention, checkpointing {one.checkpointing}, {one.optimizer}"
@@ -50,17 +50,17 @@ def setting_of(one: CellConfig | Record) -> str:
 
 
 def titled(one: CellConfig | Record) -> str:
-    """The method, with hyperparameters that are not its own."""
+    """Return the method's title, with hyperparameters that are not its defaults."""
     return find_method(one.method).title + lora_in_words(one)
 
 
 def named(one: CellConfig | Record) -> str:
-    """The method's name, with hyperparameters that are not its own."""
+    """Return the method's name, with hyperparameters that are not its defaults."""
     return one.method + lora_in_words(one)
 
 
 def _run_views(setting: str, records: list[Record], gpu: Gpu) -> Iterator[TableView]:
-    """What was predicted of cells of one setting and, if anything was, what was measured."""
+    """Yield the predictions for the cells of one setting and, if anything was measured, the measurements."""
     how = " and ".join(dict.fromkeys(record.predicted_by or "predicted" for record in records))
     yield TableView(
         title=f"{setting}; MiB {how} on {gpu.name} with {gpu.memory_bytes / GIB:.3g} GiB",
@@ -79,7 +79,7 @@ def _run_views(setting: str, records: list[Record], gpu: Gpu) -> Iterator[TableV
 
 
 def _rounded(heading: str, name: str, unit: float) -> Column:
-    """A number with a decimal only where it is small."""
+    """Return a column of numbers with a decimal only if they are small."""
 
     def show(record: Record) -> str:
         value = getattr(record, name)
@@ -119,34 +119,34 @@ _MEASURED = (
 
 
 def _word(record: Record, gpu: Gpu) -> Word | None:
-    """Whether a record's step fits the card it was predicted for; None where nothing was predicted."""
+    """Whether a record's step fits the card it was predicted for; None if nothing was predicted."""
     if (reserved_bytes := record.predicted_peak_reserved_bytes) is None:
         return None
-    if record.predicted_by is None:  # a record of an earlier version
+    if record.predicted_by is None:  # a record from an earlier version
         return verdict(reserved_bytes, gpu).word
     return fits_on(gpu, record, {True: "yes", False: "no", None: "maybe"}[record.predicted_fits], reserved_bytes)
 
 
 def fits_on(gpu: Gpu, cell: CellConfig | Record, word: Word, reserved_bytes: int) -> Word:
-    """Whether a step fits a card: what a run has said of it, where that was with as much memory.
+    """Whether a step fits a card; a run on a card with as much memory decides, if there was one.
 
     Args:
         gpu: the card, with the memory that may be used.
-        cell: that was predicted for its own card.
-        word: whether it fits that one.
-        reserved_bytes: at its peak.
+        cell: the cell, predicted for its own card.
+        word: whether it fits its own card.
+        reserved_bytes: reserved memory at its peak.
     """
     return word if card_of(cell).memory_bytes == gpu.memory_bytes else verdict(reserved_bytes, gpu).word
 
 
 def context_decides(title: str, gpu: Gpu) -> str:
-    """What stands below a table where the size of the CUDA context decides whether a method fits."""
+    """Return the note below a table if the size of the CUDA context decides whether a method fits."""
     low, high = (size / MIB for size in (gpu.context.low_bytes, gpu.context.high_bytes))
     return f"{title}: whether it fits depends on the CUDA context, known between {low:,.0f} and {high:,.0f} MiB"
 
 
 def advice_view(asked: CellConfig, gpu: Gpu, advice: Sequence[Advice]) -> TableView:
-    """What each method can do on a GPU, and below it what would make the others fit."""
+    """Return what each method can do on a GPU and, below, what would make the others fit."""
     titles = {one.method: find_method(one.method).title for one in advice}
     notes = [context_decides(titles[one.method], gpu) for one in advice if one.fits == "maybe"]
     notes += [f"{titles[one.method]} {_would_fit(one)}." for one in advice if one.fits != "yes"]
@@ -175,19 +175,19 @@ def advice_view(asked: CellConfig, gpu: Gpu, advice: Sequence[Advice]) -> TableV
 
 
 def _would_fit(advice: Advice) -> str:
-    """The end of a sentence that begins with the method."""
+    """Return the end of a sentence that begins with the method."""
     if not advice.remedies:
         return f"would not fit with any change of {', '.join(REMEDIES)}"
     return f"would fit with {remedies_in_words(advice)}".replace(" or ", ", or with ")
 
 
 def remedies_in_words(advice: Advice) -> str:
-    """Changes that would make a method fit, as `attention sdpa or precision bf16 + checkpointing block`."""
+    """Describe changes that would make a method fit, as `attention sdpa or precision bf16 + checkpointing block`."""
     return " or ".join(" + ".join(f"{axis} {value}" for axis, value in one.items()) for one in advice.remedies)
 
 
 def _at_most(found: int | None, limit: int) -> str:
-    """A result of a search that ends at a limit."""
+    """Return the result of a search that ends at a limit."""
     if found is None:
         return "none"
     return f"{limit} or more" if found >= limit else str(found)
@@ -195,19 +195,19 @@ def _at_most(found: int | None, limit: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PeakPart:
-    """A line of what a method's peak consists of."""
+    """One line of what a method's peak consists of."""
 
     part: str
-    """Which list it is in."""
+    """List that the line belongs to."""
 
     where: str
-    """Module and operator."""
+    """Module and operator that made the memory."""
 
     kind: str
-    """What it is for, such as activations."""
+    """Kind of memory, such as activations."""
 
     count: int
-    """Tensors in it."""
+    """Number of tensors."""
 
     allocated_bytes: int | None
 
@@ -216,7 +216,7 @@ _PARTS = {"Largest places, all blocks together": largest_groups, "Taken by opera
 
 
 def peak_parts(anatomy: Anatomy) -> list[PeakPart]:
-    """The largest tensors at a method's peak, the largest places over all blocks, and what operators have taken."""
+    """Return the largest tensors at a method's peak, the largest places over all blocks, and operators' own memory."""
     tensors = [
         PeakPart(part="Largest tensors", where=place(one), kind=one.kind, count=1, allocated_bytes=one.num_bytes)
         for one in largest_tensors(anatomy)
@@ -229,7 +229,7 @@ def peak_parts(anatomy: Anatomy) -> list[PeakPart]:
 
 
 def peak_view(title: str, anatomy: Anatomy) -> TableView:
-    """What a method's peak consists of."""
+    """Return the table of what a method's peak consists of."""
     items: list[PeakPart] = []
     for part, group in groupby(peak_parts(anatomy), key=lambda part: part.part):
         headings = ("", part) if items else ()
@@ -252,7 +252,7 @@ def _place(one: PeakPart) -> str:
 
 
 def rules_view(title: str, added: Sequence[Contribution]) -> TableView:
-    """What each rule adds to the predicted memory of a method."""
+    """Return the table of what each rule adds to the predicted memory of a method."""
     return TableView(
         title=f"{title}: what each rule adds, MiB",
         columns=(

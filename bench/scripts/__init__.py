@@ -1,4 +1,4 @@
-"""Anybody's training script on emulated cards: run it unchanged, watch its memory, and say what it needs."""
+"""Any training script on emulated cards: run it unchanged, watch its memory, and report what it needs."""
 
 import lazy_loader
 

@@ -1,20 +1,20 @@
-"""The largest value of a script's option with which it still fits, by running it again and again."""
+"""Find the largest value of a script's option with which it still fits, by running it repeatedly."""
 
 from collections.abc import Callable
 
 from fptplus.errors import InvalidInput
 
 MOST = 2**20
-"""No batch is tried beyond."""
+"""Largest batch size that is tried."""
 
 
 def with_option(command: tuple[str, ...], name: str, value: int) -> tuple[str, ...]:
-    """A command with an option set: where it stands already, as --name 8, --name=8 or name=8; else added as --name 8.
+    """Return a command with an option set: replaced where it is --name 8, --name=8 or name=8; else added as --name 8.
 
     Args:
         command: a program and its arguments.
-        name: of the option, with or without dashes.
-        value: to set.
+        name: name of the option, with or without dashes.
+        value: value to set.
     """
     plain = name.lstrip("-")
     spellings = {name, f"-{plain}" if len(plain) == 1 else f"--{plain}", f"--{plain.replace('_', '-')}"}
@@ -33,18 +33,18 @@ def with_option(command: tuple[str, ...], name: str, value: int) -> tuple[str, .
 
 
 def largest_that_fits(needs: Callable[[int], int | None], capacity_bytes: int, most: int = MOST) -> int | None:
-    """The largest number that fits, if all below one that fits do.
+    """Return the largest number that fits, assuming that every smaller number fits too.
 
-    Memory grows nearly in proportion: two numbers that fit say where the limit must be, and what is tried next is
-    there, or in the middle where that has misled.
+    Memory grows almost in proportion, so two numbers that fit show where the limit should be. That is tried next,
+    or the middle of the interval if this guess has misled.
 
     Args:
-        needs: tries a number; the bytes that it takes, None if they do not suffice.
-        capacity_bytes: that there are.
-        most: no larger one is tried.
+        needs: tries a number and returns the bytes that it takes; None if memory does not suffice.
+        capacity_bytes: available memory.
+        most: largest number to try.
 
     Returns:
-        None if not even 1 fits.
+        The number; None if not even 1 fits.
     """
     taken: dict[int, int] = {}
     failed, number, misled = most + 1, 1, False
@@ -63,7 +63,7 @@ def largest_that_fits(needs: Callable[[int], int | None], capacity_bytes: int, m
 
 
 def _guess(taken: dict[int, int], capacity_bytes: int, failed: int) -> int:
-    """Where the limit should be by the two largest numbers that fit."""
+    """Estimate the limit from the two largest numbers that fit."""
     if len(taken) < 2:
         return 2 * max(taken, default=0)
     (low, low_bytes), (high, high_bytes) = sorted(taken.items())[-2:]
@@ -74,10 +74,10 @@ def _guess(taken: dict[int, int], capacity_bytes: int, failed: int) -> int:
 
 
 def check_name(name: str) -> None:
-    """Refuse what names no option.
+    """Refuse a name that cannot be that of an option.
 
     Raises:
-        InvalidInput: if it is empty or has blanks.
+        InvalidInput: if it is empty or contains blanks.
     """
     if not name.strip("-") or any(character.isspace() for character in name):
         raise InvalidInput(f"find-batch-size must be the name of an option of the script, got {name!r}.")

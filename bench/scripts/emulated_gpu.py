@@ -1,4 +1,4 @@
-"""A function of yours on a GPU that is not there, from Python.
+"""Call your own function on an emulated GPU, from Python.
 
 with emulated("rtx4090") as gpu:
     called = gpu.run(train_one_step, batch_size=32)
@@ -29,21 +29,21 @@ _CALLER = INSIDE / "call_function.py"
 
 
 class FunctionFailed(RuntimeError):
-    """The function has raised an error that is not of memory; its traceback is on the error stream."""
+    """The function raised an error not caused by memory; its traceback is on standard error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A function that has run on an emulated GPU."""
+    """Result of a function that ran on an emulated GPU."""
 
     value: Any
-    """What it returned; None where memory ran out."""
+    """Return value of the function; None if memory ran out."""
 
     run: ScriptRun
 
     @property
     def fits(self) -> bool:
-        """Whether memory sufficed, also with the largest CUDA context that is known of the card."""
+        """Whether memory sufficed, even with the largest CUDA context that is known for the card."""
         return self.verdict.word == "yes"
 
     @property
@@ -53,7 +53,7 @@ class Call:
 
     @property
     def report(self) -> ProcessReport:
-        """What its process has taken."""
+        """Memory report of its process."""
         return self.run.largest
 
 
@@ -66,11 +66,11 @@ class EmulatedGpu:
     options: ScriptOptions
 
     def run(self, function: Callable, *arguments: object, **named: object) -> Call:
-        """Call a function in a process of its own whose CUDA device is the card.
+        """Call a function in a process of its own, whose CUDA device is the card.
 
         Args:
-            function: of a module or a file, found there by its name; no lambda, no method of an object.
-            arguments, named: to call it with; they are pickled.
+            function: function of a module or a file, found there by its name; not a lambda, not a method of an object.
+            arguments, named: arguments of the call; they are pickled.
 
         Raises:
             InvalidInput: if the function cannot be found by its name.
@@ -89,7 +89,7 @@ class EmulatedGpu:
 
 
 def _found_by(function: Callable) -> tuple[str, str, str]:
-    """Module, file and name that a function is found by in another process."""
+    """Return the module, file and name by which another process finds a function."""
     name, path = function.__qualname__, getsourcefile(function)
     if "<" in name or path is None:
         raise InvalidInput(f"function must be one of a module, found by its name, got {name}; move it out.")
@@ -98,15 +98,15 @@ def _found_by(function: Callable) -> tuple[str, str, str]:
 
 @contextmanager
 def emulated(gpu: str = "a6000", *, memory: str | None = None, num_gpus: int = 1) -> Iterator[EmulatedGpu]:
-    """A GPU that is not there.
+    """Yield an emulated GPU.
 
     Args:
-        gpu: a name of the catalogue, such as rtx4090 or a100-80gb.
-        memory: limit such as 11GiB; all that the card has by default.
-        num_gpus: cards that the machine has.
+        gpu: a name from the catalogue, such as rtx4090 or a100-80gb.
+        memory: memory limit, e.g. 11GiB; by default all of the card's memory.
+        num_gpus: number of cards in the machine.
 
     Raises:
-        InvalidInput: if there is no such card, or the limit is no size.
+        InvalidInput: if there is no such card, or the limit is not a size.
     """
     card = GPUS.get(gpu) or find_gpu(gpu)
     if memory is not None:

@@ -1,4 +1,4 @@
-"""A fixture for pytest, so that a project's tests fail when a change needs more memory than a card has.
+"""A pytest fixture, so that a project's tests fail when a change needs more memory than a card has.
 
 def test_a_step_fits_a_4090(emulated_gpu):
     called = emulated_gpu("rtx4090").run(train_one_step, batch_size=32)
@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture
 def emulated_gpu() -> Iterator[Callable]:
-    """Call it with a card's name, and further options of bench.scripts.emulated, for a card to run functions on."""
+    """Yield a function that takes a card's name and options of bench.scripts.emulated, and gives a card to run on."""
     from bench.scripts.emulated_gpu import emulated
 
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Which PyTorch a command will import: that of the Python it runs, in whatever environment."""
+"""Which PyTorch a command will import: that of the Python it runs, in any environment."""
 
 import os
 import shutil
@@ -14,10 +14,10 @@ _ASK_LIMIT_S = 60.0
 
 
 def find_executable(command: tuple[str, ...]) -> Path:
-    """The program that a command runs.
+    """Return the program that a command runs.
 
     Raises:
-        InvalidInput: if there is none.
+        InvalidInput: if the program does not exist.
     """
     found = shutil.which(command[0])
     if found is None:
@@ -26,10 +26,10 @@ def find_executable(command: tuple[str, ...]) -> Path:
 
 
 def torch_of(command: tuple[str, ...]) -> TorchInstall:
-    """The PyTorch of a command's Python.
+    """Return the PyTorch of a command's Python.
 
     Raises:
-        InvalidInput: if the program is not found, is no Python program, or has no PyTorch.
+        InvalidInput: if the program is not found, is not a Python program, or has no PyTorch.
         CannotEmulate: if its PyTorch cannot be emulated.
     """
     program = find_executable(command)
@@ -40,11 +40,11 @@ def torch_of(command: tuple[str, ...]) -> TorchInstall:
         if not origin:
             raise InvalidInput(f"the command's Python must have PyTorch, {python} has none; install it there.")
         return find_torch(Path(origin).parent)
-    return find_torch()  # a shell script, make, …: the Python that it will call is not known, ours is the best guess
+    return find_torch()  # a shell script, make, …: the Python that it will call is unknown, and ours is the best guess
 
 
 def _python_of(program: Path) -> Path | None:
-    """A Python interpreter, or the one that a script names in its first line."""
+    """Return the program if it is a Python interpreter, or the interpreter that a script names in its first line."""
     if program.name.startswith("python"):
         return program
     with program.open("rb") as file:
@@ -59,7 +59,7 @@ def _python_of(program: Path) -> Path | None:
 
 
 def _origin(python: Path) -> str:
-    """Where a Python finds PyTorch; empty if nowhere."""
+    """Return where a Python finds PyTorch; empty if nowhere."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" or value}
     answer = subprocess.run(
         [python, "-c", _ASK], capture_output=True, text=True, timeout=_ASK_LIMIT_S, env=environment, check=False

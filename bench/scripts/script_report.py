@@ -1,4 +1,4 @@
-"""What the processes of a watched script have told of their memory, and whether it fits."""
+"""What the processes of a watched script reported about their memory, and whether it fits."""
 
 import json
 from collections.abc import Iterator
@@ -11,24 +11,24 @@ from bench.cards.gpus import Gpu
 from bench.cards.verdict import Verdict, verdict
 
 KINDS = ("weights", "gradients", "optimizer", "buffers", "activations", "temporary", "other")
-"""What a block of memory is for; as in inside/script_watch.py, which imports nothing."""
+"""Kinds of memory blocks; the same as in inside/script_watch.py, which cannot import this module."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where memory is asked for."""
+    """Place where memory is requested."""
 
     step: int
-    """From 1: the optimizer step that it is a part of."""
+    """Optimizer step that it is a part of, counted from 1."""
 
     phase: str
-    """setup, forward, backward or optimizer."""
+    """Phase: setup, forward, backward or optimizer."""
 
     line: str
-    """The user's, as train.py:12 (main)."""
+    """The user's line, as train.py:12 (main)."""
 
     inner: str = ""
-    """The library's line that it came to."""
+    """The library's line that the user's line led to."""
 
     def __str__(self) -> str:
         within = f", in {self.inner}" if self.inner else ""
@@ -42,7 +42,7 @@ class Tensor:
     num_bytes: int
     kind: str
     name: str
-    """Of the parameter, gradient, state or buffer; empty for others."""
+    """Name of the parameter, gradient, state or buffer; empty for other blocks."""
 
     line: str
     inner: str
@@ -50,7 +50,7 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessReport:
-    """One process that has used the card."""
+    """One process that used the card."""
 
     pid: int
     rank: int
@@ -58,16 +58,16 @@ class ProcessReport:
     gpu: str
     torch: str
     ended: str
-    """ended, stopped, running (it was killed), or the error that nobody caught."""
+    """How it ended: ended, stopped, running (it was killed), or the error that nobody caught."""
 
     num_steps: int
     peak_allocated_bytes: int
     peak_reserved_bytes: int
     peak_by_step: list[int]
-    """Allocated, from the first step to the n-th."""
+    """Peak allocated memory of each step, from the first to the n-th."""
 
     retries: int
-    """Times that the allocator has emptied its cache to find room."""
+    """Number of times that the allocator emptied its cache to find room."""
 
     kernel_launches: int
     unanswered: str
@@ -75,37 +75,37 @@ class ProcessReport:
 
     out_of_memory: list[Place]
     peak_place: Place | None = None
-    """Of the recorded steps; None where nothing was recorded."""
+    """Place of the peak within the recorded steps; None if nothing was recorded."""
 
     peak_is_recorded: bool = False
-    """Whether the peak of the whole run lies in the recorded steps."""
+    """Whether the peak of the whole run lies within the recorded steps."""
 
     by_kind: dict[str, int] = field(default_factory=dict)
-    """Bytes at the recorded peak."""
+    """Bytes of each kind at the recorded peak."""
 
     largest: list[Tensor] = field(default_factory=list)
     timeline: list[list[int]] = field(default_factory=list)
-    """Rows of time in µs and the bytes of each of KINDS."""
+    """Rows with the time in µs and the bytes of each of KINDS."""
 
     phases: list[tuple[int, int, str]] = field(default_factory=list)
-    """Since when in µs, step, phase."""
+    """Beginning in µs, step and name of each phase."""
 
     @property
     def fragmentation(self) -> float:
-        """Share of what is reserved at its peak that was never allocated at once."""
+        """Return the share of peak reserved memory that was never allocated at once."""
         return 1 - self.peak_allocated_bytes / self.peak_reserved_bytes if self.peak_reserved_bytes else 0.0
 
     def process_bytes(self, context: ContextSize) -> int:
-        """What the process takes of the card."""
+        """Return the memory that the process takes on the card."""
         return self.peak_reserved_bytes + context.typical_bytes
 
     def verdict(self, gpu: Gpu, context: ContextSize) -> Verdict:
-        """Whether it fits a card that it shares with nobody."""
+        """Whether it fits a card that it shares with no other process."""
         return verdict(self.peak_reserved_bytes, gpu, context)
 
 
 def read_reports(folder: Path) -> list[ProcessReport]:
-    """The reports of all processes that have used a card, by rank and process."""
+    """Return the reports of all processes that used a card, by rank and process."""
     return sorted(_read(folder), key=lambda report: (report.rank, report.pid))
 
 

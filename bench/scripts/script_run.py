@@ -1,4 +1,4 @@
-"""Run a command whose CUDA devices are emulated cards, and gather what its processes tell of their memory."""
+"""Run a command whose CUDA devices are emulated cards, and collect its processes' reports on their memory."""
 
 import os
 import signal
@@ -19,13 +19,13 @@ from .script_python import torch_of
 from .script_report import ProcessReport, read_reports
 
 INSIDE = Path(__file__).parent / "inside"
-"""What each process of the script imports first."""
+"""Folder of the modules that each process of the script imports first."""
 
 UNLIMITED_BYTES = 2**42
-"""Memory of a card that holds whatever a script asks for."""
+"""Memory of a card that holds whatever a script asks for, in bytes."""
 
 _KILLED_BY = 128
-"""A shell's exit status of a program that a signal has ended is this and the signal's number."""
+"""A shell's exit status for a program ended by a signal is this plus the signal's number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,28 +33,28 @@ class ScriptOptions:
     """How a script is run and watched."""
 
     num_gpus: int = 1
-    """Cards that the machine has."""
+    """Number of cards in the machine."""
 
     record_steps: int = 3
-    """Optimizer steps whose allocations are recorded with the lines that asked for them."""
+    """Number of optimizer steps whose allocations are recorded with the lines that asked for them."""
 
     stop_after_steps: int = 0
-    """Optimizer steps after which the script is ended; 0 lets it run."""
+    """Number of optimizer steps after which the script is ended; 0 lets it run."""
 
     is_unlimited: bool = False
-    """Give the card as much memory as the script asks for, to see what it would need."""
+    """Whether the card has as much memory as the script asks for, to see what it would need."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptRun:
-    """A script that has run on an emulated card."""
+    """Outcome of a script that ran on an emulated card."""
 
     command: tuple[str, ...]
     gpu: Gpu
     torch: TorchInstall
     exit_status: int
     reports: list[ProcessReport]
-    """Of the processes that have used a card; empty if none has."""
+    """Reports of the processes that used a card; empty if none did."""
 
     @property
     def context(self) -> ContextSize:
@@ -63,17 +63,17 @@ class ScriptRun:
 
     @property
     def largest(self) -> ProcessReport | None:
-        """The process that takes the most."""
+        """Return the process that takes the most memory."""
         return max(self.reports, key=lambda report: report.peak_reserved_bytes, default=None)
 
     @property
     def ran_out_of_memory(self) -> bool:
-        """Whether an allocation failed that the script has not survived."""
+        """Whether an allocation failed and the script did not survive it."""
         return self.exit_status != 0 and any(report.out_of_memory for report in self.reports)
 
     @property
     def verdict(self) -> Verdict | None:
-        """Whether the largest process fits; None where none has used a card."""
+        """Return whether the largest process fits; None if no process used a card."""
         if self.largest is None:
             return None
         if self.ran_out_of_memory:
@@ -88,8 +88,8 @@ def run_script(command: tuple[str, ...], gpu: Gpu, folder: Path, options: Script
     Args:
         command: a program and its arguments.
         gpu: the card of each device.
-        folder: where the reports of its processes go, and what else the run leaves.
-        options: of the run.
+        folder: folder for the reports of its processes, and everything else that the run leaves.
+        options: options of the run.
 
     Raises:
         InvalidInput: if the program is not found or has no PyTorch.
@@ -111,7 +111,7 @@ def run_script(command: tuple[str, ...], gpu: Gpu, folder: Path, options: Script
 
 
 def script_environment(torch: TorchInstall, gpu: Gpu, folder: Path, options: ScriptOptions) -> dict[str, str]:
-    """Variables for a process of a watched script."""
+    """Return the environment variables for a process of a watched script."""
     card = replace(gpu, memory_bytes=UNLIMITED_BYTES) if options.is_unlimited else gpu
     base = environment(count=options.num_gpus, state=folder.resolve() / "processes", torch_folder=torch.folder)
     paths = os.pathsep.join(filter(None, [str(INSIDE), os.environ.get("PYTHONPATH")]))
@@ -126,7 +126,7 @@ def script_environment(torch: TorchInstall, gpu: Gpu, folder: Path, options: Scr
 
 @contextmanager
 def _interrupts_left_to_the_script() -> Iterator[None]:
-    """Ctrl-C reaches the whole group of processes; the script decides what becomes of it."""
+    """Leave Ctrl-C, which reaches the whole group of processes, to the script."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -135,5 +135,5 @@ def _interrupts_left_to_the_script() -> Iterator[None]:
 
 
 def in_words(num_bytes: int) -> str:
-    """A size as 3.1 GiB, or 310 MiB where it is less than one."""
+    """Return a size as 3.1 GiB, or as 310 MiB below one GiB."""
     return f"{num_bytes / GIB:,.1f} GiB" if num_bytes >= GIB else f"{num_bytes / MIB:,.0f} MiB"

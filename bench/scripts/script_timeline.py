@@ -1,4 +1,4 @@
-"""The memory of a script's recorded steps over time, by what it is for: a picture, and a page that needs no network."""
+"""The memory of a script's recorded steps over time, by kind: a picture, and a page that needs no network."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ SCRIPT_COLORS = {**COLORS, "buffers": "#56B4E9", "other": "#999999"}
 
 
 def write_timeline(run: ScriptRun, folder: Path) -> None:
-    """Write timeline.png, timeline.svg and timeline.html of the process that takes the most.
+    """Write timeline.png, timeline.svg and timeline.html for the process that takes the most memory.
 
     Args:
-        run: with recorded steps.
-        folder: of the run.
+        run: a run with recorded steps.
+        folder: folder of the run.
     """
     report = run.largest
     title = f"{run.gpu.title}: {Path(run.command[-1] if len(run.command) == 1 else run.command[1]).name}"
@@ -36,7 +36,7 @@ def write_timeline(run: ScriptRun, folder: Path) -> None:
 
 
 def draw(report: ProcessReport, path: Path, title: str) -> None:
-    """The stacked sizes of each kind; phases as bands along the top."""
+    """Draw the stacked sizes of each kind, with phases as bands along the top."""
     begin = report.timeline[0][0]
     times = [(row[0] - begin) / 1e6 for row in report.timeline]
     series = [[row[1 + index] / GIB for row in report.timeline] for index in range(len(KINDS))]

@@ -1,4 +1,4 @@
-"""What a run is said to need, in lines of at most 80 columns."""
+"""What a run needs, in lines of at most 80 columns."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ BANNER = "emulated: no kernel runs here, so losses, metrics and times mean nothi
 
 
 def banner(run_title: str) -> str:
-    """Printed before the script runs."""
+    """Return the lines printed before the script runs."""
     return "\n".join(_folded(f"{BANNER} ({run_title})"))
 
 
 def summary(run: ScriptRun) -> str:
-    """All that is to say of one run."""
+    """Return everything there is to say about one run."""
     return "\n".join(_summary(run))
 
 
@@ -64,7 +64,7 @@ def _process(report: ProcessReport, run: ScriptRun) -> Iterator[str]:
 
 
 def _conclusion(report: ProcessReport, run: ScriptRun) -> str:
-    """Whether it fits."""
+    """Return whether it fits, in words."""
     spare = run.gpu.memory_bytes - report.process_bytes(run.context)
     if run.ran_out_of_memory:
         return f"does not fit: {run.verdict.sentence}"

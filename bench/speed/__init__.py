@@ -1,1 +1,1 @@
-"""Benchmarks of our own speed, for pytest-benchmark."""
+"""Benchmarks of this project's own speed, for pytest-benchmark."""

@@ -1,11 +1,12 @@
-"""FPT and FPT+ as trained here against the plain baseline, in turns.
+"""FPT and FPT+ as trained here against the plain baseline, timed alternately.
 
     pytest bench/speed/bench_fptplus.py --benchmark-only -s
 
-ViT-B at 512 px, 16 prompts, k = 8, batch 16, five classes. The timed function is ours; before each of its rounds the
-baseline takes one, so that whatever else the machine does falls on both. The ratios are printed and are in `extra_info`
-of the saved results (`--benchmark-json FILE`). On a CUDA device everything runs there, and the whole training of
-Messidor-2's size comes with it. With `BENCH_IMAGE_PX` the images that the baseline decodes are of another size.
+The setting is ViT-B at 512 px, 16 prompts, k = 8, batch 16, five classes. The timed function is ours. The baseline
+takes one round before each of its rounds, so that whatever else the machine does affects both. The ratios are printed
+and kept in `extra_info` of the saved results (`--benchmark-json FILE`). On a CUDA device everything runs there,
+including a whole training of Messidor-2's size. `BENCH_IMAGE_PX` changes the size of the images that the baseline
+decodes.
 """
 
 import os
@@ -42,20 +43,21 @@ from .random_data import (
 CONFIGS = {"fptplus": fptplus.FPTPLUS, "fpt": fptplus.FPT}
 RES, BATCH, STORED_IMAGES = 512, 16, 256
 IMAGE_PX = int(os.environ.get("BENCH_IMAGE_PX", "512"))
-"""Height and width of the files the baseline decodes in every epoch; Messidor-2's are 1440x960 to 2304x1536 pixels."""
+"""Height and width of the image files that the baseline decodes in every epoch; Messidor-2's are 1440x960 to 2304x1536
+pixels."""
 
 ON_CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if ON_CUDA else "cpu"
 
 
 def wait() -> None:
-    """Until the device has done what it was asked."""
+    """Wait until the device has finished its work."""
     if ON_CUDA:
         torch.cuda.synchronize()
 
 
 def timed(function: Callable[[], object]) -> float:
-    """Seconds."""
+    """Return the seconds that a call takes, up to the end of the device's work."""
     wait()
     start = time.perf_counter()
     function()
@@ -64,7 +66,7 @@ def timed(function: Callable[[], object]) -> float:
 
 
 def compare(benchmark, ours: Callable[[], object], baseline: Callable[[], object], *, rounds: int, images: int) -> None:
-    """Time both in turns and note by how much ours is faster."""
+    """Time both alternately, and note by how much ours is faster."""
     baseline_s: list[float] = []
 
     def ours_and_wait() -> None:
@@ -90,7 +92,7 @@ def compare(benchmark, ours: Callable[[], object], baseline: Callable[[], object
 
 
 def our_step(variant: str) -> TrainingStep:
-    """As `--profile fast` trains."""
+    """Return our training step as `--profile fast` trains."""
     model = fptplus.build_fpt(
         CONFIGS[variant], lpm_dim=LPM_DIM, lpm_heads=LPM_HEADS, lpm_depth=LPM_DEPTH, num_classes=len(CLASSES)
     ).to(DEVICE)
@@ -99,7 +101,7 @@ def our_step(variant: str) -> TrainingStep:
 
 
 def baseline_step(variant: str) -> Callable:
-    """Of images, features and targets."""
+    """Return the baseline's step, which takes images, features and targets."""
     config = CONFIGS[variant]
     model = PlainFPT(
         variant=variant,
@@ -133,7 +135,7 @@ def test_step_with_features_in_memory(benchmark, variant, dtype):
 
 @pytest.fixture
 def folder(tmp_path):
-    """For gigabytes that must not stay behind."""
+    """Yield a folder for gigabytes that must not stay behind."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 
@@ -163,7 +165,7 @@ def test_epoch_from_disk(benchmark, folder, dtype):
 
 @pytest.mark.skipif(not ON_CUDA, reason="the whole training of Messidor-2's size is for a CUDA device")
 def test_twenty_epochs_of_messidor2(benchmark, folder):
-    """Bars: 10 s of training, beside which 15 s for preloading; the paper's A6000 took 90.6 s and 31.8 s."""
+    """Bars: 10 s for training and 15 s for preloading; the paper's A6000 took 90.6 s and 31.8 s."""
     config = fptplus.FPTPLUS
     store = write_random_store(folder / "store", config, RES, "bf16", MESSIDOR2_IMAGES)
     feed = Feed(store=store, split="train", batch_size=BATCH, res=config.side_res, reads_features=True, device=DEVICE)
@@ -187,7 +189,7 @@ def backbone():
 
 
 def preload_step(backbone: fptplus.FrozenBackbone, images: torch.Tensor) -> torch.Tensor:
-    """Rows of a bf16 store, on the CPU."""
+    """Return rows of a bf16 store, on the CPU."""
     with torch.no_grad(), autocast("bf16", DEVICE):
         keys, values, *_ = backbone(images)
     return feature_layout(fptplus.FPTPLUS, RES, "bf16").pack(keys, values).cpu()
@@ -195,7 +197,7 @@ def preload_step(backbone: fptplus.FrozenBackbone, images: torch.Tensor) -> torc
 
 @pytest.mark.parametrize("baseline", ["frozen_forward_pass", "plain_preloading"])
 def test_preloading(benchmark, backbone, baseline):
-    """From decoded images, against timm's forward pass alone in bf16 with fused attention, and the plain baseline."""
+    """Preload from decoded images; compare with timm's bare forward pass in bf16, attention fused, and the baseline."""
     images = torch.randn(BATCH if ON_CUDA else 2, 3, RES, RES, device=DEVICE)
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """One real training step of each method: `pytest bench/ --benchmark-only`.
 
-Times in the table are per step. The saved results (`--benchmark-json FILE`) also have img/s, what was run, and on a
-CUDA device memory and power by the meters of the suite; null is not measured.
+Times in the table are per step. The saved results (`--benchmark-json FILE`) also have img/s, what was run, and, on a
+CUDA device, memory and power by the suite's meters. null means not measured.
 """
 
 import os
@@ -20,7 +20,7 @@ from methods import METHODS
 
 ON_CPU = {"model": "vit_s", "res": 224, "batch_size": 4}
 ON_CUDA = {"model": "vit_b", "res": 512, "batch_size": 16}
-"""What is timed where nothing is asked for: all ten methods within about a minute."""
+"""Default setting on a CUDA device: all ten methods take about a minute."""
 
 _IDLE_S, _ROUNDS = 1.0, 5
 _WARMUP_ROUNDS = 2
@@ -45,7 +45,7 @@ def test_training_step(benchmark, cell):
             power = PowerMeter(nvml)
             power.idle(_IDLE_S)
         if on_cuda:
-            torch.cuda.empty_cache()  # what the method before has left
+            torch.cuda.empty_cache()  # left by the method before
             torch.cuda.reset_peak_memory_stats()
         work = work_on_device(cell)
         wait = torch.cuda.synchronize if on_cuda else lambda: None
@@ -73,7 +73,7 @@ def test_training_step(benchmark, cell):
 
 
 def _nvml_device(stack):
-    """The device in NVML until the stack ends; None where NVML is silent."""
+    """Return the device in NVML until the stack ends; None if NVML is silent."""
     try:
         stack.enter_context(nvml_session())
         return find_device(os.environ, str(torch.cuda.get_device_properties(0).uuid))

@@ -1,4 +1,4 @@
-"""What the plain FPT and FPT+ (fptplus/reference.py) are fed with: our feeding is timed against it.
+"""Data feeding of the plain FPT and FPT+ (fptplus/reference.py), against which our feeding is timed.
 
 It follows the paper and what is known of the official code: the features of a batch are one fp32 tensor read from a
 file per image in every step, and images are augmented one by one with PIL. It shares no code with `fptplus`.
@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 
 class PlainFiles(Dataset):
-    """An image file and a feature file, (2, layers, heads, n, head_dim) in fp32, an example; augmented with PIL."""
+    """Examples, each an image file and a feature file, (2, layers, heads, n, head_dim) in fp32; augmented with PIL."""
 
     def __init__(self, images: list[Path], features: list[Path], labels: list[int], res: int) -> None:
         self.images, self.features, self.labels = images, features, labels

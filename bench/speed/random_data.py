@@ -1,4 +1,4 @@
-"""Random images and features of a real task's shapes, on disk: what the benchmarks of feeding read."""
+"""Random images and features with a real task's shapes, on disk, for the benchmarks of feeding."""
 
 from pathlib import Path
 
@@ -16,14 +16,14 @@ from fptplus.store.preloading import stored_image_res
 from fptplus.store.writer import ShardWriter, merge_shards
 
 LPM_DIM, LPM_HEADS, LPM_DEPTH, PATCH = 768, 12, 12, 16
-"""ViT-B."""
+"""Dimensions of ViT-B, the large pre-trained model (LPM)."""
 
 CLASSES = ("0", "1", "2", "3", "4")
 IMAGES_AT_ONCE = 16
 
 
 def feature_layout(config: FPTConfig, res: int, dtype: StoreDtype) -> RowLayout:
-    """Of the features that FPT or FPT+ reads from ViT-B at `res` pixels."""
+    """Return the layout of the features that FPT or FPT+ reads from ViT-B at `res` pixels."""
     return RowLayout(
         layers=len(config.tapped_layers(LPM_DEPTH)),
         heads=LPM_HEADS,
@@ -34,12 +34,12 @@ def feature_layout(config: FPTConfig, res: int, dtype: StoreDtype) -> RowLayout:
 
 
 def random_features(layout: RowLayout, count: int) -> torch.Tensor:
-    """(2, layers, B, heads, n, head_dim) fp32."""
+    """Return random features (2, layers, B, heads, n, head_dim) in fp32."""
     return torch.randn(2, layout.layers, count, layout.heads, layout.tokens, layout.head_dim)
 
 
 def write_random_store(folder: Path, config: FPTConfig, res: int, dtype: StoreDtype, count: int) -> FeatureStore:
-    """A store of `count` training images as preloading would have made it."""
+    """Write a store of `count` training images like one made by preloading."""
     layout = feature_layout(config, res, dtype)
     examples = tuple(Example(f"{index}.jpg", index % len(CLASSES), "train") for index in range(count))
     dataset = ImageDataset("random", CLASSES, examples, lambda example: Image.new("RGB", (res, res)))
@@ -73,7 +73,10 @@ def write_random_store(folder: Path, config: FPTConfig, res: int, dtype: StoreDt
 
 
 def write_random_files(folder: Path, config: FPTConfig, res: int, count: int, image_px: int) -> tuple[list, list]:
-    """An image file (JPEG, smooth noise) and a file of fp32 features for each of `count` images; their paths."""
+    """Write an image file (JPEG, smooth noise) and a file of fp32 features for each of `count` images.
+
+    Return their paths.
+    """
     layout = feature_layout(config, res, "fp32")
     images, features = [], []
     for index in range(count):

@@ -1,1 +1,1 @@
-"""Many cells: in which order, where, how long, and what is kept when it stops."""
+"""Many cells: in which order, where, for how long, and what is kept when it stops."""

@@ -1,4 +1,4 @@
-"""How long things take: a training worked out from its steps, and a sweep that has yet to run."""
+"""How long things take: a training, worked out from its steps, and a sweep that has yet to run."""
 
 from collections.abc import Iterable
 from statistics import median
@@ -9,13 +9,13 @@ from bench.records.record import Record
 from fptplus.paper_training import EPOCHS
 
 _START_S = 8.0
-"""Imports, context and model of one process."""
+"""Seconds for the imports, the context and the model of one process."""
 
 
 def derived_training_time_s(record: Record, num_images: int) -> float | None:
-    """Seconds of the paper's 20 epochs at the measured step time, last incomplete batch dropped; None without one.
+    """Return the seconds of the paper's 20 epochs at the measured step time; None without one.
 
-    Worked out, not measured: data on the device, without validation and without preloading.
+    It is worked out, not measured: last incomplete batch dropped, data on the device, no validation, no preloading.
     """
     if record.step_time_s is None or record.learnable_params == 0:
         return None
@@ -23,13 +23,13 @@ def derived_training_time_s(record: Record, num_images: int) -> float | None:
 
 
 class Eta:
-    """Seconds that cells will take: a first guess from the budget, scaled by what cells have taken here before.
+    """Estimates the seconds that cells will take: a first guess from the budget, scaled by earlier cells' times here.
 
     Args:
-        budget: of each cell.
-        past: records whose wall_s says how long they took.
-        step_macs: MACs of a training step by cell_id, where known; what a CPU's time depends on.
-        flops_per_s: of the CPU; None where no cell runs on it.
+        budget: time limits of each cell.
+        past: earlier records, whose wall_s says how long they took.
+        step_macs: known multiply-accumulates (MACs) of a training step, by cell_id; a CPU's time depends on them.
+        flops_per_s: speed of the CPU; None if no cell runs on it.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Eta:
             self._ratios.append(record.wall_s / self._guess_s(device, record.cell_id))
 
     def cell_s(self, cell: CellConfig) -> float:
-        """Seconds of one cell."""
+        """Return the estimated seconds of one cell."""
         if cell.device == "nothing":
             return 1.0
         return self._guess_s(cell.device, cell.cell_id) * (median(self._ratios) if self._ratios else 1.0)

@@ -1,4 +1,4 @@
-"""A sweep on several GPUs or machines through submitit: jobs share the cells of one folder out among themselves."""
+"""A sweep on several GPUs or machines through submitit: jobs share the cells of one folder among themselves."""
 
 import os
 import time
@@ -22,19 +22,19 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Jobs:
-    """Where and how many."""
+    """Where jobs run, and how many."""
 
     kind: Literal["local", "slurm"]
     count: int
     minutes: int
-    """After which a job is ended; a further call goes on."""
+    """Time limit of a job in minutes; a further call resumes the sweep."""
 
     partition: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What each job is given: all the cells, of which it runs those that no other has in hand."""
+    """What each job is given: all the cells, of which it runs those that no other job is running."""
 
     cells: list[CellConfig]
     folder: str
@@ -42,10 +42,10 @@ class Share:
     budget: Budget
     num_images: int
     visible_gpu: str | None = None
-    """CUDA_VISIBLE_DEVICES of the job; None leaves what it finds there."""
+    """CUDA_VISIBLE_DEVICES of the job; None leaves the job's own setting."""
 
     def __call__(self) -> int:
-        """Run the share; the number of records that there are at its end."""
+        """Run the share, and return the number of records at its end."""
         if self.visible_gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.visible_gpu
         store = ResultsStore(self.folder)
@@ -62,13 +62,13 @@ def run_on_executor(
     num_images: int,
     jobs: Jobs,
 ) -> list[Record]:
-    """Run a sweep in jobs, and wait for them; arguments as of run_sweep.
+    """Run a sweep in jobs, and wait for them; for the arguments, see run_sweep.
 
     Args:
-        cells, store, progress, rules: as there; the folder must be one that the jobs see under the same path.
-        budget: of each cell.
-        num_images: of the derived training time.
-        jobs: where and how many.
+        cells, store, progress, rules: see run_sweep; the jobs must see the store's folder under the same path.
+        budget: time limits of each cell.
+        num_images: number of images for the derived training time.
+        jobs: where jobs run, and how many.
 
     Returns:
         The records in the order of the cells.
@@ -105,7 +105,7 @@ def run_on_executor(
 
 
 def _wait(submitted: list, cells: list[CellConfig], store: ResultsStore, progress: Progress, rules: Rules) -> None:
-    """Until all jobs have ended, telling of each cell as its record arrives."""
+    """Wait until all jobs have ended, reporting each cell as its record arrives."""
     still_open = {cell.cell_id: cell for cell in cells}
     while True:
         have_ended = all(job.done() for job in submitted)
@@ -121,7 +121,7 @@ def _wait(submitted: list, cells: list[CellConfig], store: ResultsStore, progres
 
 
 def _visible_gpu(number: int) -> str:
-    """The GPU of the n-th job on this machine, as CUDA_VISIBLE_DEVICES says it; jobs beyond the last share."""
+    """Return the GPU of the n-th job on this machine, for CUDA_VISIBLE_DEVICES; surplus jobs share the last."""
     mask = os.environ.get("CUDA_VISIBLE_DEVICES")
     entries = (
         [entry.strip() for entry in mask.split(",")] if mask else [str(i) for i in range(torch.cuda.device_count())]
@@ -130,15 +130,15 @@ def _visible_gpu(number: int) -> str:
 
 
 def _submit(share: Share, folder: Path, jobs: Jobs):
-    """The job of a share.
+    """Submit the job of a share.
 
     Raises:
-        InvalidInput: if it is not accepted.
+        InvalidInput: if the job is not accepted.
     """
     executor = _executor(folder, jobs, share.cells[0].device)
     try:
         return executor.submit(share)
-    except RuntimeError as error:  # submitit's FailedJobError is one
+    except RuntimeError as error:  # submitit's FailedJobError is a RuntimeError
         raise InvalidInput(f"jobs must be accepted by {jobs.kind}, it says {_last_line(error)!r}.") from error
 
 
@@ -147,7 +147,7 @@ def _last_line(error: BaseException) -> str:
 
 
 def _executor(folder: Path, jobs: Jobs, device: str):
-    """A submitit executor for one job.
+    """Return a submitit executor for one job.
 
     Raises:
         InvalidInput: if submitit is not installed, or there is no Slurm here.

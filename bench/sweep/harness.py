@@ -1,4 +1,4 @@
-"""Run one cell: predict it, measure it in a process of its own where asked, and make its record."""
+"""Run one cell: predict it, measure it in a process of its own if asked, and make its record."""
 
 import time
 import warnings
@@ -37,19 +37,19 @@ def run_cell(
     engine: Engine = "auto",
     store: ResultsStore | None = None,
 ) -> Record | None:
-    """Predict and, where the cell names a device, measure; whatever goes wrong with one cell is in its record.
+    """Predict and, if the cell names a device, measure; whatever goes wrong with one cell is in its record.
 
     Args:
-        cell: to run.
-        budget: of time.
-        on_phase: told what is being done.
-        prediction: of the cell, or what refuses it, where that is known already.
-        end_by: moment of time.monotonic() at which a measurement is cut; None for never.
-        engine: that predicts.
-        store: keeps the log of a cell that fails, and not its record; None keeps no log.
+        cell: the cell to run.
+        budget: time limits.
+        on_phase: is told what is being done.
+        prediction: the cell's prediction, or what refuses it, if already known.
+        end_by: moment of time.monotonic() at which a measurement is cut off; None for never.
+        engine: engine that predicts.
+        store: keeps the log of a cell that fails, but not its record; None keeps no log.
 
     Returns:
-        The record; None if its measurement was cut.
+        The record; None if its measurement was cut off.
     """
     began, keep_log = time.monotonic(), forget if store is None else partial(store.keep_log, cell.cell_id)
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -92,12 +92,12 @@ def cell_runner(
     engine: Engine = "auto",
     store: ResultsStore | None = None,
 ) -> Callable[[CellConfig], Record | None]:
-    """What a sweep calls for each cell: run_cell(), and the training time derived from its steps.
+    """Return the function that a sweep calls for each cell: run_cell(), plus the training time derived from its steps.
 
     Args:
-        budget, on_phase, end_by, engine, store: as of run_cell.
-        num_images: of the derived training.
-        predictions: by cell_id, or what refuses one, where that is known already.
+        budget, on_phase, end_by, engine, store: see run_cell.
+        num_images: number of images of the derived training.
+        predictions: known predictions, or what refuses a cell, by cell_id.
     """
 
     def run(cell: CellConfig) -> Record | None:
@@ -119,7 +119,7 @@ def _measure(
     end_by: float | None,
     keep_log: KeepLog,
 ) -> Reading | None:
-    """Columns of a measurement; without a device where the cell was not run, None where it was cut."""
+    """Return the columns of a measurement, without a device if the cell was not run; None if it was cut off."""
     if cell.device == "cpu" and (reason := _why_not_on_cpu(prediction, budget.cpu_s)):
         return {"status_detail": reason}
     on_phase("waiting for the device")
@@ -129,7 +129,7 @@ def _measure(
 
 
 def _why_not_on_cpu(prediction: Prediction, budget_s: float) -> str | None:
-    """The reason why timing this cell would take too long or too much memory, or None."""
+    """Return the reason why timing this cell would take too long or too much memory, or None."""
     needed, free = prediction.peak.allocated_bytes, psutil.virtual_memory().available
     if needed > 0.8 * free:
         return f"not timed: needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of memory are free"
@@ -141,7 +141,7 @@ def _why_not_on_cpu(prediction: Prediction, budget_s: float) -> str | None:
 
 
 def cpu_flops_per_s() -> float:
-    """Speed of a matrix product here; a training step never reaches more."""
+    """Return the speed of a matrix product here in flops per second; a training step never exceeds it."""
     size = 1024
     matrix = torch.randn(size, size)
     matrix @ matrix  # the first one starts the threads
@@ -152,7 +152,7 @@ def cpu_flops_per_s() -> float:
 
 
 def columns_of(prediction: Prediction) -> dict[str, int | float | None]:
-    """A prediction as columns of a record."""
+    """Return a prediction as columns of a record."""
     shared = (
         "learnable_params",
         "total_params",

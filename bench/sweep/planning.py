@@ -1,4 +1,4 @@
-"""What a sweep is going to do: which cells it will run, which of them should run out of memory, how long it takes."""
+"""What a sweep will do: which cells it will run, which of them should run out of memory, how long it takes."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from .harness import cpu_flops_per_s
 from .sweep import Redo, is_settled
 
 Track = Callable[[Iterable, int], Iterable]
-"""Shows progress over an iterable of so many items."""
+"""Shows progress over an iterable with the given number of items."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,40 +25,40 @@ class PlannedCell:
 
     cell: CellConfig
     is_settled: bool
-    """Measured before, and not to be measured again."""
+    """Whether it was measured before and is not to be measured again."""
 
     prediction: Prediction | None
-    """None where it is settled, or cannot be predicted."""
+    """The prediction; None if the cell is settled or cannot be predicted."""
 
     refusal: Exception | None = None
-    """Why it cannot be predicted: the method cannot drive this model at this resolution."""
+    """Why it cannot be predicted, e.g. the method cannot drive this model at this resolution."""
 
     @property
     def fits(self) -> Word | None:
-        """Whether it should fit its card; None where that is not known."""
+        """Whether it should fit its card; None if that is not known."""
         return None if self.prediction is None else self.prediction.fits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Of a whole sweep."""
+    """Plan of a whole sweep."""
 
     cells: list[PlannedCell]
     eta: Eta
 
     @property
     def to_run(self) -> list[CellConfig]:
-        """Cells that will be run."""
+        """Return the cells that will be run."""
         return [planned.cell for planned in self.cells if not planned.is_settled]
 
     @property
     def predictions(self) -> dict[str, Prediction | Exception]:
-        """Or what refuses a cell, by cell_id; none of settled cells."""
+        """Return the predictions, or what refuses a cell, by cell_id; settled cells have none."""
         return {p.cell.cell_id: p.prediction or p.refusal for p in self.cells if not p.is_settled}
 
     @property
     def left_s(self) -> float:
-        """Seconds that all of it should take."""
+        """Return the seconds that the whole plan should take."""
         return sum(map(self.eta.cell_s, self.to_run))
 
 
@@ -73,15 +73,15 @@ def make_plan(
     """Predict what is not settled.
 
     Args:
-        cells: of the sweep.
-        store: where it will go; None if the folder does not exist yet.
-        redo: what would be measured again.
-        budget: of each cell.
-        engine: that predicts.
-        track: shows progress over an iterable of so many items.
+        cells: cells of the sweep.
+        store: store for the sweep's records; None if the folder does not exist yet.
+        redo: measured cells to measure again.
+        budget: time limits of each cell.
+        engine: engine that predicts.
+        track: shows progress over an iterable with the given number of items.
 
     Raises:
-        CannotEmulate: if the engine is asked for and does not run here.
+        CannotEmulate: if the engine is asked for but does not run here.
     """
     records = {} if store is None else {record.cell_id: record for record in store.records()}
     settled = {cell.cell_id for cell in cells if is_settled(records.get(cell.cell_id), redo)}
@@ -105,7 +105,7 @@ def make_plan(
 
 
 def in_words(refusal: Exception | None) -> str:
-    """Why a cell cannot be predicted; what is no fault of the input keeps its kind."""
+    """Return why a cell cannot be predicted; an error that is not the input's fault keeps its type."""
     if refusal is None:
         return ""
     return str(refusal) if isinstance(refusal, InvalidInput) else f"{type(refusal).__name__}: {refusal}"

@@ -1,7 +1,7 @@
 """Run the cells of a sweep, each record on disk before the next cell begins.
 
-Nothing measured is lost: a sweep that was ended, by Ctrl-C, by a time limit or by kill -9, goes on where it was. Sweeps
-side by side share the cells of one folder out among themselves.
+Nothing measured is lost: a sweep that was ended by Ctrl-C, by a time limit or by kill -9 resumes where it was.
+Concurrent sweeps share the cells of one folder among themselves.
 """
 
 import sys
@@ -28,12 +28,12 @@ RunCell = Callable[[CellConfig], Record | None]
 
 @dataclass(frozen=True)
 class Progress:
-    """What a sweep tells as it goes."""
+    """What a sweep reports as it runs."""
 
     begin: Callable[[CellConfig], None]
     end: Callable[[Record], None]
     phase: Callable[[str], None] = lambda phase: None
-    """Of the cell that runs."""
+    """Is told each phase of the cell that runs."""
 
 
 SILENT = Progress(begin=lambda cell: None, end=lambda record: None)
@@ -41,13 +41,14 @@ SILENT = Progress(begin=lambda cell: None, end=lambda record: None)
 
 @dataclass(frozen=True, kw_only=True)
 class Redo:
-    """Which measured cells are measured again, each once."""
+    """Which measured cells to measure again, each once."""
 
     what: str = "nothing"
-    """nothing, failed, oom or all."""
+    """Cells to measure again: nothing, failed, oom or all."""
 
     before: datetime | None = None
-    """Only records from before this moment: the start of the sweep, so that those who share it redo no cell twice."""
+    """Only records from before this moment are redone. It is the start of the sweep, so that concurrent sweeps redo no
+    cell twice."""
 
     def wants(self, record: Record) -> bool:
         """Whether the record's cell is to be measured again."""
@@ -58,7 +59,7 @@ class Redo:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How a sweep goes about its cells."""
+    """How a sweep treats its cells."""
 
     redo: Redo = Redo()
     skip_larger_after_oom: bool = False
@@ -69,23 +70,23 @@ class Rules:
 def run_sweep(
     cells: list[CellConfig], store: ResultsStore, progress: Progress, run: RunCell, rules: Rules = Rules()
 ) -> list[Record]:
-    """Run every cell, or take its record where it has been measured into this folder before.
+    """Run every cell, or take its record if it was measured into this folder before.
 
     Args:
-        cells: to run, in this order; with skip_larger_after_oom, smaller ones first.
+        cells: cells to run, in this order; with skip_larger_after_oom, smaller ones first.
         store: where records are kept.
-        progress: told of each cell.
+        progress: is told of each cell.
         run: makes the record of a cell.
-        rules: how to go about it.
+        rules: how to treat the cells.
 
     Returns:
-        The records in the order of the cells; without those that a time limit has left out.
+        The records in the order of the cells, without those that a time limit left out.
     """
     found: dict[str, Record] = {}
     order = sorted(cells, key=lambda c: (c.res, c.batch_size)) if rules.skip_larger_after_oom else cells
     try:
         waiting = [cell for cell in order if not _settle(cell, store, progress, run, rules, found, wait=False)]
-        for cell in waiting:  # another sweep was at them
+        for cell in waiting:  # another sweep was running them
             _settle(cell, store, progress, run, rules, found, wait=True)
     finally:
         store.write_csv()
@@ -93,12 +94,12 @@ def run_sweep(
 
 
 def is_settled(record: Record | None, redo: Redo) -> bool:
-    """Whether a cell need not be run."""
+    """Whether a cell does not need to be run."""
     return record is not None and _is_answered(record) and not redo.wants(record)
 
 
 def _is_answered(record: Record) -> bool:
-    """Whether the kind of device that is here has answered: an emulated one never stands in for a GPU."""
+    """Whether this machine's kind of device has answered: an emulated one never stands in for a GPU."""
     return record.is_measured or (record.is_emulated and is_emulated())
 
 
@@ -112,7 +113,7 @@ def _settle(
     *,
     wait: bool,
 ) -> bool:
-    """Find or make the record of one cell; False if another sweep has it in hand."""
+    """Find or make the record of one cell; return False if another sweep is running it."""
     with store.claim(cell.cell_id, wait=wait) as is_ours:
         if not is_ours:
             return False
@@ -136,7 +137,7 @@ def _in_time(cell: CellConfig, run: RunCell, rules: Rules) -> Record | None:
 
 
 def _skipped(cell: CellConfig, store: ResultsStore, rules: Rules) -> Record | None:
-    """The record of a cell that must run out of memory since a smaller one did; None if it has to be run."""
+    """Return the record of a cell that must run out of memory since a smaller one did; None if it has to be run."""
     if not rules.skip_larger_after_oom or cell.device != "cuda":
         return None
     for other in store.records():
@@ -150,13 +151,13 @@ def _skipped(cell: CellConfig, store: ResultsStore, rules: Rules) -> Record | No
 
 
 def _is_of_this_device(record: Record) -> bool:
-    """Whether it was made on a device like the one that is here: a folder may be shared by several machines."""
+    """Whether it was made on a device like this machine's, since several machines may share a folder."""
     here = present_properties()
     return here is None or record.device.removesuffix(EMULATED) == here.name
 
 
 def _is_smaller(record: Record, cell: CellConfig) -> bool:
-    """Whether a record is of the same cell but for fewer pixels or images."""
+    """Whether a record is of the same cell except for fewer pixels or images."""
     asked = replace(cell, alloc_conf=alloc_conf.in_force(cell.alloc_conf))
     if identity_of(record, without=(*SIZE, "device")) != identity_of(asked, without=(*SIZE, "device")):
         return False
@@ -165,14 +166,14 @@ def _is_smaller(record: Record, cell: CellConfig) -> bool:
 
 
 def checked_cells(config: Selection, **options) -> list[CellConfig]:
-    """The cells that are asked about, each model once built on meta tensors; warns of allocator settings found.
+    """Return the cells asked about, building each model once on meta tensors; warn of allocator settings found.
 
     Args:
-        config: of the command.
-        options: of its cells().
+        config: configuration of the command.
+        options: arguments of its cells().
 
     Raises:
-        InvalidInput: if a value is out of range, or a model, its resolution or its checkpoint is not what it must be.
+        InvalidInput: if a value is out of range, or a model, its resolution or its checkpoint is invalid.
     """
     cells = config.cells(**options)
     if (remark := alloc_conf.remark(config.alloc_conf)) is not None:

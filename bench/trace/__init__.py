@@ -1,4 +1,4 @@
 """A model of PyTorch on a GPU, for machines where the emulated device does not run.
 
-Trace a step on meta tensors, apply CUDA's rules, replay it through a simulated allocator.
+It traces a step on meta tensors, applies CUDA's rules, and replays the step through a simulated allocator.
 """

@@ -1,8 +1,8 @@
-"""Where gradients of one tensor meet: autograd adds in place on a device, but never under a dispatch mode.
+"""Summing gradients of one tensor: autograd adds in place on a device, but never under a dispatch mode.
 
-PyTorch's `InputBuffer::accumulate` reuses the first gradient's memory for the sum if nothing else holds it, and
-switches that off while any TorchDispatchMode is active. A tracer would therefore see one allocation too many for every
-residual connection. This restores the choice, by the same rule.
+PyTorch's `InputBuffer::accumulate` reuses the first gradient's memory for the sum if nothing else holds it, but not
+while any TorchDispatchMode is active. A tracer would therefore see one allocation too many for every residual
+connection. This module restores the choice, by the same rule.
 """
 
 from functools import cache
@@ -15,11 +15,11 @@ _ADD = torch.ops.aten.add.Tensor
 
 
 def sum_in_place(func, args: tuple, sole_holders: tuple[int, int]) -> Tensor | None:
-    """The sum that autograd would form in the first operand's memory, or None where it would not.
+    """Return the sum that autograd would form in the first operand's memory, or None if it would not.
 
     Args:
         func, args: an operator call seen by a dispatch mode during a backward pass.
-        sole_holders: as of holders_of_a_sole_gradient, asked outside of any backward pass.
+        sole_holders: result of holders_of_a_sole_gradient, called outside any backward pass.
     """
     if func is not _ADD or torch.is_grad_enabled() or len(args) != 2 or not isinstance(args[1], Tensor):
         return None
@@ -32,7 +32,7 @@ def sum_in_place(func, args: tuple, sole_holders: tuple[int, int]) -> Tensor | N
 
 
 def holders(tensor: Tensor) -> tuple[int, int]:
-    """References to a tensor and to its storage, those of the calling dispatch mode included."""
+    """Return the numbers of references to a tensor and its storage, including those of the calling dispatch mode."""
     return tensor._use_count(), torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
 
 
@@ -48,7 +48,7 @@ def _is_dense(tensor: Tensor) -> bool:
 
 @cache
 def holders_of_a_sole_gradient() -> tuple[int, int]:
-    """The counts seen for a gradient that nobody else holds, learnt by making one."""
+    """Return the counts seen for a gradient that nobody else holds, found by making one."""
 
     class Probe(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -67,6 +67,6 @@ def holders_of_a_sole_gradient() -> tuple[int, int]:
 
 
 def _seen_from_a_callee(args: tuple) -> tuple[int, int]:
-    """The counts as sum_in_place sees them: from a function that the dispatch mode calls."""
+    """Return the counts as sum_in_place sees them: from a function that the dispatch mode calls."""
     first, _ = args
     return holders(first)

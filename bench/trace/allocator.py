@@ -1,4 +1,4 @@
-"""PyTorch's CUDA caching allocator, simulated (c10/cuda/CUDACachingAllocator.cpp, default settings).
+"""A simulation of PyTorch's CUDA caching allocator (c10/cuda/CUDACachingAllocator.cpp, default settings).
 
     request ─ round to 512 B ─ ≤ 1 MiB: small pool │ else: large pool
             ─ best fit among the pool's free blocks (smallest, then lowest address)
@@ -23,7 +23,7 @@ SEGMENT_ROUNDING_BYTES = 2 * MIB
 
 
 class OutOfMemory(Exception):
-    """No segment can be had for a request, even after giving back those that are free."""
+    """No segment is available for a request, even after returning the free ones."""
 
     def __init__(self, requested_bytes: int, reserved_bytes: int) -> None:
         super().__init__(f"{requested_bytes} bytes requested with {reserved_bytes} bytes reserved")
@@ -45,26 +45,26 @@ class Block:
 
 @dataclass
 class Counter:
-    """A quantity, mostly of bytes, and the most it has been."""
+    """A quantity, mostly of bytes, with its peak."""
 
     current: int = 0
     peak: int = 0
 
     def add(self, amount: int) -> None:
-        """Change by an amount of either sign."""
+        """Change the quantity by an amount of either sign."""
         self.current += amount
         self.peak = max(self.peak, self.current)
 
     def reset_peak(self) -> None:
-        """Begin a new peak from now."""
+        """Start a new peak at the present quantity."""
         self.peak = self.current
 
 
 class CachingAllocator:
-    """One device's allocator.
+    """Allocator of one device.
 
     Args:
-        capacity_bytes: what segments may add up to; None for no limit.
+        capacity_bytes: limit of the sum of all segments; None for no limit.
     """
 
     def __init__(self, capacity_bytes: int | None = None) -> None:
@@ -75,10 +75,10 @@ class CachingAllocator:
         self._free: dict[bool, list[tuple[int, int, Block]]] = {True: [], False: []}
 
     def allocate(self, num_bytes: int) -> Block | None:
-        """A block for a request; None for an empty one, which takes nothing.
+        """Return a block for a request; None for an empty request, which takes nothing.
 
         Raises:
-            OutOfMemory: if the capacity does not hold it.
+            OutOfMemory: if it exceeds the capacity.
         """
         if num_bytes == 0:
             return None
@@ -106,7 +106,7 @@ class CachingAllocator:
         insort(self._free[block.is_small], _entry(block))
 
     def reset_peaks(self) -> None:
-        """Begin new peaks, as torch.cuda.reset_peak_memory_stats does."""
+        """Start new peaks, as torch.cuda.reset_peak_memory_stats does."""
         for counter in (self.requested, self.allocated, self.reserved, self.segments):
             counter.reset_peak()
 
@@ -140,7 +140,7 @@ class CachingAllocator:
         return self.capacity_bytes is None or self.reserved.current + segment_bytes <= self.capacity_bytes
 
     def _split(self, block: Block, size: int) -> None:
-        """Cut a block to size where the rest is worth keeping."""
+        """Cut a block to size if the rest is worth keeping."""
         rest = block.size - size
         if not (rest >= BLOCK_BYTES if block.is_small else rest > SMALL_REQUEST_BYTES):
             return
@@ -157,7 +157,7 @@ class CachingAllocator:
         return block
 
     def _absorb_next(self, block: Block) -> Block:
-        """Merge a block with the one behind it."""
+        """Merge a block with the next one."""
         after = block.next
         block.size += after.size
         block.next = after.next
@@ -168,12 +168,12 @@ class CachingAllocator:
 
 
 def _entry(block: Block) -> tuple[int, int, Block]:
-    """Key of a free block: addresses are unique, so blocks themselves are never compared."""
+    """Return the key of a free block: addresses are unique, so the blocks themselves are never compared."""
     return block.size, block.address, block
 
 
 def segment_size(size: int) -> int:
-    """Bytes of the segment made for a rounded request."""
+    """Return the bytes of the segment made for a rounded request."""
     if size <= SMALL_REQUEST_BYTES:
         return SMALL_SEGMENT_BYTES
     if size < LARGE_SEGMENT_LIMIT_BYTES:
@@ -182,5 +182,5 @@ def segment_size(size: int) -> int:
 
 
 def round_up(value: int, multiple: int) -> int:
-    """The next multiple at or above a value."""
+    """Return the smallest multiple at or above a value."""
     return -(-value // multiple) * multiple

@@ -1,6 +1,6 @@
-"""The attention kernel that a CUDA device runs: which one it is, and the same operator on meta tensors.
+"""The attention kernel that a CUDA device runs: how it is chosen, and the same operator on meta tensors.
 
-Source: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp; a test asks the emulated cards for each of the rules.
+Source: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp; a test checks each of the rules on the emulated cards.
 """
 
 from collections.abc import Iterator
@@ -26,17 +26,17 @@ def choose_attention_kernel(
     has_gradient: bool = True,
     num_queries: int = 2,
 ) -> AttentionKernel | None:
-    """The kernel that scaled_dot_product_attention picks: the first in its order that runs.
+    """Return the kernel that scaled_dot_product_attention picks: the first in its order that runs.
 
     Args:
-        attention: `flash` or `efficient` to allow that kernel alone; else PyTorch chooses.
-        dtype, head_dim, num_queries: of the queries.
+        attention: `flash` or `efficient` to allow only that kernel; otherwise PyTorch chooses.
+        dtype, head_dim, num_queries: type, head dimension and number of the queries.
         capability: the card's compute capability.
-        has_mask: whether there is one.
+        has_mask: whether there is a mask.
         has_gradient: whether a backward pass will follow.
 
     Returns:
-        its name; None if the one that is allowed does not run.
+        The kernel's name; None if the only kernel allowed does not run.
     """
     running = tuple(_running(dtype, head_dim, capability, has_mask, has_gradient, num_queries))
     if attention in ("flash", "efficient"):
@@ -52,7 +52,7 @@ def _running(
     has_gradient: bool,
     num_queries: int,
 ) -> Iterator[AttentionKernel]:
-    """The kernels that run, in PyTorch's order. cuDNN's is preferred on Hopper and data-centre Blackwell alone."""
+    """Yield the kernels that run, in PyTorch's order. cuDNN's comes first only on Hopper and data-centre Blackwell."""
     is_half, major = dtype in _HALF, capability[0]
     fits_cudnn = head_dim % 8 == 0 and head_dim <= 256 and (head_dim <= 128 or head_dim == 256 or not has_gradient)
     if major in (9, 10) and is_half and fits_cudnn and (major == 9 or num_queries > 1):
@@ -77,7 +77,7 @@ def run_attention_kernel(
     is_causal: bool,
     scale: float | None,
 ) -> Tensor:
-    """scaled_dot_product_attention through the aten operator of one kernel; arguments as there."""
+    """Run scaled_dot_product_attention through the aten operator of one kernel; the arguments are the same."""
     needs_log_sum_exp = has_gradient(query, key, value)
     match kernel:
         case "flash":

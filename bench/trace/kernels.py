@@ -1,6 +1,6 @@
-"""What a CUDA device does and a meta tensor does not: autocast, fused attention kernels, one-byte dropout masks.
+"""What a CUDA device does but a meta tensor does not: autocast, fused attention kernels, one-byte dropout masks.
 
-Meta tensors take the composite path of each operator. These modes put the CUDA path in its place, below the model and
+Meta tensors take the composite path of each operator. These modes replace it with the CUDA path, below the model and
 above autograd, so that the backward pass follows from it.
 """
 
@@ -85,7 +85,7 @@ FP32_RESULT: frozenset[Callable] = frozenset(
 
 
 class NoKernel(RuntimeError):
-    """The one attention kernel that is allowed does not run on the card."""
+    """The only attention kernel that is allowed does not run on the card."""
 
 
 _SOFTMAX = {
@@ -123,7 +123,7 @@ class MetaAutocast(TorchFunctionMode):
         if func is products_dtype:
             return self.dtype
         if kwargs.get("out") is not None:
-            return func(*args, **kwargs)  # autocast leaves operators alone that write into a given tensor
+            return func(*args, **kwargs)  # autocast does not touch operators that write into a given tensor
         if func in LOWER_PRECISION:
             return _with_cast_arguments(self._lower, func, args, kwargs)
         if func in FP32:
@@ -159,7 +159,7 @@ def _in_fp32(leaf):
 
 
 def _with_cast_arguments(cast: Callable, func: Callable, args: tuple, kwargs: dict) -> Tensor:
-    """Call a function with other arguments, made last first and released first first, as compiled autocast does."""
+    """Call a function with other arguments, created last first and released first first, as compiled autocast does."""
     leaves, structure = tree_flatten((args, kwargs))
     for index in reversed(range(len(leaves))):
         leaves[index] = cast(leaves[index])
@@ -172,22 +172,22 @@ def _with_cast_arguments(cast: Callable, func: Callable, args: tuple, kwargs: di
 
 
 def _softmax_of_halves(func: Callable, x: Tensor, dim: int = -1, *_stacklevel, **_unused) -> Tensor:
-    """softmax or its logarithm in fp32 from fp16, which one kernel does without a copy in fp32."""
+    """Return softmax or its logarithm in fp32 from fp16; one kernel does this without a copy in fp32."""
     return _SOFTMAX[func](x, dim, True)
 
 
 def _cross_entropy_of_halves(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy. It asks for softmax in the type of the logits, and autocast leaves it at that."""
+    """Return the mean cross-entropy. It asks for softmax in the type of the logits, and autocast leaves it at that."""
     return F.nll_loss(torch.ops.aten.log_softmax.int(logits, 1, logits.dtype).float(), targets)
 
 
 class CudaKernels(TorchFunctionMode):
-    """Fused attention and dropout as a CUDA device runs them, in the forward pass and where it is run again.
+    """Fused attention and dropout as a CUDA device runs them, in the forward pass and in its recomputation.
 
     Args:
-        attention: the name of the one kernel that is allowed; any other word lets PyTorch choose.
-        compute_capability: of the device; it decides on the kernels that run.
-        autocast_dtype: what a checkpointed forward is recomputed in; None for fp32.
+        attention: name of the only kernel that is allowed; with any other word, PyTorch chooses.
+        compute_capability: the device's compute capability, which decides which kernels run.
+        autocast_dtype: type in which a checkpointed forward pass is recomputed; None for fp32.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class CudaKernels(TorchFunctionMode):
         is_causal: bool = False,
         scale: float | None = None,
     ) -> Tensor:
-        """F.scaled_dot_product_attention by the kernel that the device would use."""
+        """Run F.scaled_dot_product_attention with the kernel that the device would use."""
         kernel = choose_attention_kernel(
             self.attention,
             query.dtype,
@@ -237,10 +237,11 @@ class CudaKernels(TorchFunctionMode):
         return run_attention_kernel(kernel, query, key, value, attn_mask, dropout_p, is_causal, scale)
 
     def _backward(self, loss: Tensor) -> None:
-        """PyTorch lifts function modes while it runs a function; a recomputed forward needs them back.
+        """Run the backward pass under this mode, which a recomputed forward pass needs.
 
-        `torch.autograd.backward` is such a function itself, hence the engine is called as it does. A block's
-        recomputation has an autocast context of its own, in which each weight is used once: nothing to keep.
+        PyTorch lifts a function mode while its handler runs, and `torch.autograd.backward` is handled that way. So the
+        engine is called as that function calls it. A block's recomputation has its own autocast context, in which each
+        weight is used once: there is nothing to keep.
         """
         dtype = self.autocast_dtype
         with self, MetaAutocast(dtype, keep_weights=False) if dtype else nullcontext():
@@ -251,7 +252,10 @@ class CudaKernels(TorchFunctionMode):
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """CUDA keeps one byte a number for the backward pass, where the composite keeps a mask of the input's type."""
+    """Run dropout.
+
+    CUDA keeps one byte per number for the backward pass; the composite keeps a mask of the input's type.
+    """
     if not training or p == 0:
         return input
     return torch.ops.aten.native_dropout(input, p, True)[0]
@@ -259,10 +263,10 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
 
 @contextmanager
 def cuda_optimizers_on_meta() -> Iterator[None]:
-    """Let meta tensors have fused optimizers and norms of many tensors at once: lists of devices keep them out."""
+    """Allow fused optimizers and norms of many tensors at once on meta tensors, which lists of devices exclude."""
     with ExitStack() as stack:
         for module, name in _LISTS_OF_DEVICES.items():
-            module = import_module(module)  # hidden from its package by a class of that name
+            module = import_module(module)  # hidden in its package by a class of the same name
             devices = [*getattr(module, name)(), "meta"]
             stack.enter_context(mock.patch.object(module, name, lambda devices=devices: devices))
         yield
@@ -272,4 +276,4 @@ _LISTS_OF_DEVICES = {
     "torch.optim.optimizer": "_get_fused_kernels_supported_devices",
     "torch.utils._foreach_utils": "_get_foreach_kernels_supported_devices",
 }
-"""Functions that name the devices, by their modules."""
+"""Functions that list the devices, by their modules."""

@@ -1,10 +1,10 @@
-"""Scratch memory of a reduction on a CUDA device, whose thread blocks meet in global memory where outputs are few.
+"""Scratch memory of a reduction on a CUDA device, whose thread blocks meet in global memory if outputs are few.
 
     tensor, dimensions ─ axes in the order of memory, merged where contiguous ─ block of threads ─ blocks an output
                                                                                 └ > 1: partial results, semaphores
 
 Source: TensorIterator (aten/src/ATen/TensorIterator.cpp) for the axes, setReduceConfig and ReduceConfig in
-aten/src/ATen/native/cuda/Reduce.cuh for the rest; names and constants are those there.
+aten/src/ATen/native/cuda/Reduce.cuh for the rest. Names and constants are taken from there.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from math import prod
 from bench.cards.gpus import Gpu
 
 ACCUMULATOR_BYTES = 4
-"""Sums are accumulated in fp32, also of half precision."""
+"""Size of an accumulator: sums are accumulated in fp32, even in half precision."""
 
 _MAX_THREADS, _WARP = 512, 32
 _MIN_VALUES_PER_THREAD, _MAX_VALUES_PER_THREAD = 16, 256
@@ -23,7 +23,7 @@ _VECTOR = 4
 
 @dataclass
 class _Axis:
-    """One axis of the iteration, strides in elements; the output's is 0 where the axis is reduced."""
+    """One axis of the iteration, with strides in elements; the output's stride is 0 if the axis is reduced."""
 
     size: int
     out_stride: int
@@ -33,12 +33,12 @@ class _Axis:
 def reduction_scratch_bytes(
     shape: Sequence[int], strides: Sequence[int], dims: Iterable[int], gpu: Gpu
 ) -> tuple[int, int] | None:
-    """Bytes of the partial results and of the semaphores of a reduction; None if no blocks share an output.
+    """Return the bytes of a reduction's partial results and of its semaphores; None if no blocks share an output.
 
     Args:
-        shape, strides: of the tensor, strides in elements.
-        dims: that are reduced.
-        gpu: that it runs on.
+        shape, strides: shape of the tensor, and its strides in elements.
+        dims: dimensions that are reduced.
+        gpu: the card that it runs on.
     """
     axes = _merged(_in_order_of_memory(_axes(shape, strides, {dim % len(shape) for dim in dims})))
     num_reduced = sum(axis.out_stride == 0 for axis in axes)
@@ -55,7 +55,7 @@ def reduction_scratch_bytes(
 
     values = -(-inputs // (block_width if reduces_fastest else 1))
     if values < min(block_height * 16, _MAX_VALUES_PER_THREAD):
-        return None  # the block's rows each have outputs of their own
+        return None  # each of the block's rows has its own outputs
     values = -(-values // block_height)
     grid = -(-(outputs // vector) // (1 if reduces_fastest else block_width))
     target_grid = gpu.num_sms * (gpu.max_threads_per_sm // (block_width * block_height))
@@ -70,7 +70,7 @@ def reduction_scratch_bytes(
 
 
 def _axes(shape: Sequence[int], strides: Sequence[int], reduced: set[int]) -> list[_Axis]:
-    """The axes of a tensor, last first, with the strides of a contiguous output."""
+    """Return the axes of a tensor, last first, with the strides of a contiguous output."""
     axes, out_stride = [], 1
     for dim in reversed(range(len(shape))):
         axes.append(_Axis(shape[dim], 0 if dim in reduced else out_stride, strides[dim]))
@@ -79,7 +79,7 @@ def _axes(shape: Sequence[int], strides: Sequence[int], reduced: set[int]) -> li
 
 
 def _in_order_of_memory(axes: list[_Axis]) -> list[_Axis]:
-    """Reduced axes first, then by strides; an insertion sort, since not all axes can be compared."""
+    """Return reduced axes first, then by strides; an insertion sort, since not all axes can be compared."""
     for first in range(1, len(axes)):
         moving = first
         for other in reversed(range(first)):
@@ -93,7 +93,7 @@ def _in_order_of_memory(axes: list[_Axis]) -> list[_Axis]:
 
 
 def _compare(one: _Axis, other: _Axis) -> int:
-    """Above 0 if the axes must be swapped, below if not, 0 where nothing says so."""
+    """Compare two axes: above 0 if they must be swapped, below 0 if not, 0 if nothing decides."""
     if (one.out_stride == 0) != (other.out_stride == 0):
         return 1 if other.out_stride == 0 else -1
     for ours, theirs in ((one.out_stride, other.out_stride), (one.stride, other.stride)):
@@ -106,7 +106,7 @@ def _compare(one: _Axis, other: _Axis) -> int:
 
 
 def _merged(axes: list[_Axis]) -> list[_Axis]:
-    """Neighbours as one axis where both tensors step through them evenly."""
+    """Merge neighbouring axes if both tensors step through them evenly."""
     merged = [axes[0]]
     for axis in axes[1:]:
         last = merged[-1]
@@ -122,18 +122,18 @@ def _merged(axes: list[_Axis]) -> list[_Axis]:
 
 
 def _output_vector(axes: list[_Axis], fastest: int) -> int:
-    """Outputs that a thread computes at a time: what divides the size of the fastest axis and the other strides."""
+    """Return the outputs that a thread computes at a time; it divides the fastest axis's size and the other strides."""
     numbers = [axes[fastest].size, *(axis.stride for index, axis in enumerate(axes) if index != fastest)]
     return next(vector for vector in (_VECTOR, 2, 1) if all(number % vector == 0 for number in numbers))
 
 
 def _block(width: int, height: int, max_threads: int) -> tuple[int, int]:
-    """Width and height of a block of threads for so much work."""
+    """Return the width and height of a block of threads for the given amount of work."""
     width, height = (min(_power_of_two_below(number), max_threads) for number in (width, height))
     block_height = min(height, max_threads // min(width, _WARP))
     return min(width, max_threads // block_height), block_height
 
 
 def _power_of_two_below(number: int) -> int:
-    """The largest power of two not above a number."""
+    """Return the largest power of two not above a number."""
     return 1 << (max(number, 1).bit_length() - 1)

@@ -1,4 +1,4 @@
-"""Replay a trace through the simulated allocator: the peaks, and what the memory is for at that moment."""
+"""Replay a trace through the simulated allocator: the peaks, and what the memory is used for at that moment."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from .trace import Trace
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayedPeak(Peak):
-    """The peak, and where in the trace it is."""
+    """The peak, with its place in the trace."""
 
     event_index: int
-    """The event of the trace at which the allocated peak is reached."""
+    """Index of the event of the trace at which the allocated peak is reached."""
 
     num_segments: int
 
 
 def replay(trace: Trace, capacity_bytes: int | None = None) -> ReplayedPeak:
-    """Run a trace's requests through an allocator of the given capacity.
+    """Run a trace's requests through an allocator with the given capacity, and return the peak.
 
     Raises:
-        OutOfMemory: if the capacity does not hold them.
+        OutOfMemory: if they exceed the capacity.
     """
     peak_index, split, allocator = 0, dict.fromkeys(KINDS, 0), CachingAllocator(capacity_bytes)
     for index, now in _states(trace, allocator):
@@ -42,7 +42,7 @@ def replay(trace: Trace, capacity_bytes: int | None = None) -> ReplayedPeak:
 
 
 def fits(trace: Trace, capacity_bytes: int) -> bool:
-    """Whether the traced steps run in so many bytes of segments."""
+    """Whether the traced steps run within the given size of segments."""
     try:
         replay(trace, capacity_bytes)
     except OutOfMemory:
@@ -51,7 +51,7 @@ def fits(trace: Trace, capacity_bytes: int) -> bool:
 
 
 def replay_anatomy(trace: Trace) -> Anatomy:
-    """The last traced step, allocation by allocation."""
+    """Return the last traced step, allocation by allocation."""
     peak, start, phases = replay(trace), trace.step_starts[-1], {}
     for index, event in enumerate(trace.events[start:]):
         if not event.is_free:
@@ -66,13 +66,13 @@ def replay_anatomy(trace: Trace) -> Anatomy:
 
 
 def timeline(trace: Trace) -> list[dict[Kind, int]]:
-    """Allocated bytes by kind after each event of the last step."""
+    """Return the allocated bytes by kind after each event of the last step."""
     states = _states(trace, CachingAllocator())
     return [dict(now) for index, now in states if index >= trace.step_starts[-1]]
 
 
 def alive_at(trace: Trace, event_index: int) -> list[Allocation]:
-    """The allocations in use right after an event."""
+    """Return the allocations in use right after an event."""
     alive: dict[Allocation, None] = {}
     for event in trace.events[: event_index + 1]:
         if event.is_free:
@@ -83,7 +83,7 @@ def alive_at(trace: Trace, event_index: int) -> list[Allocation]:
 
 
 def _states(trace: Trace, allocator: CachingAllocator) -> Iterator[tuple[int, dict[Kind, int]]]:
-    """After each event its index and the bytes allocated by kind; the dictionary is the same one each time."""
+    """Yield each event's index and the bytes allocated by kind after it; the dictionary is always the same object."""
     blocks: dict[Allocation, Block | None] = {}
     now = dict.fromkeys(KINDS, 0)
     for index, event in enumerate(trace.events):

@@ -1,8 +1,8 @@
-"""Memory that CUDA operators use beside their results: one small rule each, with its source, switched off one by one.
+"""Memory that CUDA operators use besides their results: one small rule each, with its source.
 
 A rule looks at an operator call on meta tensors and says what a CUDA device would allocate during it. RULES is the
-whole list; `nox -s bench` uses all, and `trace_cell(cell, rules=...)` any selection. Tests hold each of them to the
-emulated device.
+whole list; `nox -s bench` uses all of them, and `trace_cell(cell, rules=...)` any selection. Tests compare each rule
+with the emulated device.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Target:
-    """What the step is predicted for."""
+    """Target of the prediction."""
 
     gpu: Gpu
     torch_version: tuple[int, int]
@@ -31,19 +31,19 @@ class Target:
 
 @dataclass(frozen=True)
 class Scratch:
-    """Memory that an operator takes beside its results."""
+    """Memory that an operator takes besides its results."""
 
     num_bytes: int
     kept_as: str | None = None
-    """Name under which the calling thread keeps it for good; None if the operator gives it back."""
+    """Name under which the calling thread keeps it permanently; None if the operator gives it back."""
 
     stage: int = 1
-    """What an operator takes in one stage it holds at once, and gives back before the next. Its results are allocated
-    after what is taken in stage 0 and before that is given back."""
+    """Stage in which it is taken. An operator holds everything of one stage at once and gives it back before the next.
+    Its results are allocated after the memory of stage 0 is taken and before it is given back."""
 
 
 Rule = Callable[[object, tuple, object, Target], Iterator[Scratch]]
-"""Called with the operator, its positional arguments, its result and the target."""
+"""A rule; it is called with the operator, its positional arguments, its result and the target."""
 
 _GEMMS = {
     aten.mm.default,
@@ -57,10 +57,10 @@ _REDUCTIONS = {aten.sum.dim_IntList, aten.mean.dim}
 
 
 def cublas_workspace(op, args, out, target: Target) -> Iterator[Scratch]:
-    """cuBLAS: 32 MiB from compute capability 9 on (Blackwell since PyTorch 2.12), else 8,519,680 B.
+    """cuBLAS's workspace: 32 MiB from compute capability 9 on (Blackwell since PyTorch 2.12), else 8,519,680 B.
 
-    Up to PyTorch 2.14 a thread's first matrix product allocates it for good, and autograd's thread has one of its own;
-    from 2.15 on each product takes it and gives it back. Source: aten/src/ATen/cuda/CublasHandlePool.cpp.
+    Up to PyTorch 2.14, a thread's first matrix product allocates it permanently, and autograd's thread has its own.
+    From 2.15 on, each product takes it and gives it back. Source: aten/src/ATen/cuda/CublasHandlePool.cpp.
     """
     if op in _GEMMS or (op is aten.convolution.default and _is_unrolled(args[0], target)):
         major, has_more = target.gpu.compute_capability[0], target.torch_version >= (2, 12)
@@ -69,20 +69,20 @@ def cublas_workspace(op, args, out, target: Target) -> Iterator[Scratch]:
 
 
 def cublaslt_workspace(op, args, out, target: Target) -> Iterator[Scratch]:
-    """cuBLASLt, in which linear layers add their bias: 1 MiB of its own before PyTorch 2.12, kept as cuBLAS's is."""
+    """cuBLASLt's workspace, for linear layers with a bias: 1 MiB of its own before PyTorch 2.12, kept like cuBLAS's."""
     if op is aten.addmm.default and target.torch_version < (2, 12):
         yield Scratch(1 * MIB, kept_as="cublaslt")
 
 
 def layer_norm_copies(op, args, out, target: Target) -> Iterator[Scratch]:
-    """LayerNorm takes contiguous tensors (aten/src/ATen/native/cuda/layer_norm_kernel.cu)."""
+    """Contiguous copies of tensors for LayerNorm (aten/src/ATen/native/cuda/layer_norm_kernel.cu)."""
     if op in (aten.native_layer_norm.default, aten.native_layer_norm_backward.default):
         taken = args[: 1 if op is aten.native_layer_norm.default else 2]
         yield from (Scratch(tensor.nbytes, stage=0) for tensor in taken if not tensor.is_contiguous())
 
 
 def softmax_backward(op, args, out, target: Target) -> Iterator[Scratch]:
-    """The gradient of softmax: the product of gradient and result (aten/src/ATen/native/cuda/SoftMax.cu)."""
+    """The gradient of softmax: the product of its gradient and its result (aten/src/ATen/native/cuda/SoftMax.cu)."""
     if op is aten._softmax_backward_data.default:
         yield Scratch(args[0].nbytes)
 
@@ -90,8 +90,8 @@ def softmax_backward(op, args, out, target: Target) -> Iterator[Scratch]:
 def efficient_attention_backward(op, args, out, target: Target) -> Iterator[Scratch]:
     """Memory-efficient attention's backward pass: row sums of out·grad, and fp32 accumulators of 64-row tiles.
 
-    The kernels for half precision make the products themselves, those for fp32 get them. Heads wider than 64 take up to
-    three times the accumulators in half precision on some cards.
+    The kernels for half precision compute the products themselves, those for fp32 are given them. In half precision,
+    heads wider than 64 take up to three times the accumulators on some cards.
     Source: aten/src/ATen/native/transformers/cuda/attention_backward.cu and mem_eff_attention/kernel_backward.h.
     """
     if op is aten._scaled_dot_product_efficient_attention_backward.default:
@@ -107,7 +107,7 @@ def efficient_attention_backward(op, args, out, target: Target) -> Iterator[Scra
 
 
 def flash_attention(op, args, out, target: Target) -> Iterator[Scratch]:
-    """Flash attention on few images splits the keys, so that all multiprocessors have some; the parts are in fp32.
+    """Flash attention on few images splits the keys, so that all multiprocessors have work; the parts are in fp32.
 
     Source: set_params_splitkv in aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp.
     """
@@ -122,7 +122,10 @@ def flash_attention(op, args, out, target: Target) -> Iterator[Scratch]:
 
 
 def _flash_splits(blocks: int, slots: int, key_blocks: int) -> int:
-    """Parts of the keys: the fewest that fill the slots nearly as evenly as the best (num_splits_heuristic)."""
+    """Return the number of parts of the keys: the fewest that fill the slots nearly as well as the best number does.
+
+    Source: num_splits_heuristic.
+    """
     if blocks >= 0.8 * slots:
         return 1
     evenness = {}
@@ -147,20 +150,20 @@ def flash_attention_backward(op, args, out, target: Target) -> Iterator[Scratch]
 
 
 def cudnn_attention_backward(op, args, out, target: Target) -> Iterator[Scratch]:
-    """cuDNN's attention, backward: the fp32 query gradient and the softmax row sums, as its plans say of themselves."""
+    """The backward pass of cuDNN's attention: fp32 query gradient and softmax row sums, as its plans report."""
     if op is aten._scaled_dot_product_cudnn_attention_backward.default:
         query = args[1]
         yield Scratch(4 * query.numel() + 4 * query[..., 0].numel())
 
 
 def reduction_scratch(op, args, out, target: Target) -> Iterator[Scratch]:
-    """A sum over many rows, as of a bias gradient, is split over thread blocks that meet in global memory."""
+    """A sum over many rows, such as a bias gradient, is split over thread blocks that meet in global memory."""
     if op in _REDUCTIONS:
         yield from _sum(args[0], args[1], target)
 
 
 def convolution_backward(op, args, out, target: Target) -> Iterator[Scratch]:
-    """cuDNN takes a contiguous gradient; the bias's is a sum over images and pixels of the gradient as it comes.
+    """cuDNN needs a contiguous gradient; the bias's is a sum over images and pixels of the gradient as it comes.
 
     Source: aten/src/ATen/native/Convolution.cpp and aten/src/ATen/native/cudnn/ConvShared.cpp.
     """
@@ -173,10 +176,10 @@ def convolution_backward(op, args, out, target: Target) -> Iterator[Scratch]:
 
 
 def convolution_layout(op, args, out, target: Target) -> Iterator[Scratch]:
-    """cuDNN makes a weight's gradient in half precision from copies with the channels last, a multiple of 8 of them.
+    """cuDNN computes a weight's gradient in half precision from copies with channels last, padded to a multiple of 8.
 
-    That is what its plans say of themselves on most cards from compute capability 8.0 on. Which plan it takes for the
-    other directions, types and cards, and with how much memory, follows no rule known here.
+    This is what its plans report on most cards from compute capability 8.0 on. Which plan it takes for other
+    directions, types and cards, and with how much memory, follows no known rule.
     """
     if op is aten.convolution_backward.default and target.gpu.compute_capability >= (8, 0):
         grad, image, weight = args[:3]
@@ -201,21 +204,21 @@ def _is_unrolled(image: Tensor, target: Target) -> bool:
 
 
 def safe_softmax(op, args, out, target: Target) -> Iterator[Scratch]:
-    """The softmax of the math kernel looks for rows that are masked whole (aten/src/ATen/native/SoftMax.cpp)."""
+    """The softmax of the math kernel searches for fully masked rows (aten/src/ATen/native/SoftMax.cpp)."""
     if op is aten._safe_softmax.default:
         yield Scratch(out.numel())
         yield Scratch(out.numel() // out.shape[args[1]])
 
 
 def log_sum_exp(op, args, out, target: Target) -> Iterator[Scratch]:
-    """The largest number of each row, and all numbers less that (aten/src/ATen/native/ReduceOps.cpp)."""
+    """The largest number of each row, and all numbers minus it (aten/src/ATen/native/ReduceOps.cpp)."""
     if op is aten.logsumexp.default:
         yield Scratch(out.nbytes)
         yield Scratch(args[0].nbytes)
 
 
 def foreach_norm(op, args, out, target: Target) -> Iterator[Scratch]:
-    """Norms of many tensors: one number for each 64 Ki numbers of the largest, times the number of tensors.
+    """Norms of many tensors: one number per 64 Ki numbers of the largest tensor, times the number of tensors.
 
     Source: aten/src/ATen/native/cuda/ForeachReduceOp.cu.
     """
@@ -247,6 +250,6 @@ RULES: dict[str, Rule] = {
 
 
 def _sum(tensor: Tensor, dims: list[int] | None, target: Target) -> Iterator[Scratch]:
-    """Partial results and semaphores of a sum over some dimensions, all by default."""
+    """Yield the partial results and semaphores of a sum over some dimensions, by default all."""
     sizes = reduction_scratch_bytes(tensor.shape, tensor.stride(), dims or range(tensor.ndim), target.gpu)
     yield from map(Scratch, sizes or ())

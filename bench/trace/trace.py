@@ -1,10 +1,10 @@
 """Trace every allocation of a training step without running it: `meta` tensors, one dispatch mode, weak references.
 
     model, batch (meta) ─ TrainingStep ×2 ─ StorageTracer ─ events: (+bytes | free, phase, kind, module) in order
-                                                 └ rules: what CUDA operators take beside their results
+                                                 └ rules: what CUDA operators take besides their results
 
-Two steps are traced: the optimizer's state appears in the first, so the second is what every further step looks like.
-A third is the second once more.
+Two steps are traced: the optimizer's state appears in the first, so the second looks like every further step. A third
+step repeats the second.
 """
 
 import weakref
@@ -28,7 +28,7 @@ from .accumulation import holders_of_a_sole_gradient, sum_in_place
 from .rules import Rule, Scratch, Target
 
 _WITHOUT_META_FORM = (torch.ops.aten.bmm.dtype_out,)
-"""Operators into given tensors, which not all supported releases of PyTorch can call on meta tensors."""
+"""Operators that write into given tensors, which some supported releases of PyTorch cannot call on meta tensors."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,20 @@ class Event:
 
 @dataclass
 class Trace:
-    """All that the predictor needs to know of a training step."""
+    """Everything that the predictor needs to know about a training step."""
 
     events: list[Event] = field(default_factory=list)
     step_starts: list[int] = field(default_factory=list)
     """Index of the first event of each traced step."""
 
     train_step_macs: int = 0
-    """Multiply-accumulates of one whole step (the last), all images of the batch."""
+    """Multiply-accumulates (MACs) of one whole step, the last, for all images of the batch."""
 
 
 class StorageTracer(TorchDispatchMode):
-    """Records each meta storage as it comes to life and dies, and counts the MACs of the operators.
+    """Records each meta storage as it is created and freed, and counts the MACs of the operators.
 
-    It holds weak references only, so that nothing lives longer than it would without the tracer.
+    It holds only weak references, so that nothing lives longer than it would without the tracer.
     """
 
     def __init__(self, target: Target | None = None, rules: Iterable[Rule] = ()) -> None:
@@ -73,7 +73,7 @@ class StorageTracer(TorchDispatchMode):
             return total
         out = kwargs["out"] if func in _WITHOUT_META_FORM else func(*args, **kwargs)
         if (count := flop_registry.get(func._overloadpacket)) is not None:
-            counted = (argument for argument in args if not isinstance(argument, torch.dtype))  # of the products
+            counted = (argument for argument in args if not isinstance(argument, torch.dtype))  # the products' operands
             self.trace.train_step_macs += count(*counted, **kwargs, out_val=out) // 2
         scratch = [(rule.__name__, one) for rule in self.rules for one in rule(func, args, out, self.target)]
         first = self._take(scratch, stage=0)
@@ -86,10 +86,10 @@ class StorageTracer(TorchDispatchMode):
         return out
 
     def _take(self, scratch: list[tuple[str, Scratch]], *, stage: int) -> list[Allocation]:
-        """Record memory that an operator takes beside its results, by the names of rules; what is to be given back."""
+        """Record memory that an operator takes besides its results, by rule; return what is to be given back."""
         taken = []
         for rule, one in scratch:
-            kept_as = one.kept_as and (one.kept_as, self.phase == "backward")  # autograd has its own thread
+            kept_as = one.kept_as and (one.kept_as, self.phase == "backward")  # autograd runs in its own thread
             if one.stage != stage or kept_as in self._kept_scratch:
                 continue
             allocation = self._allocation(one.num_bytes, "temporary", rule)
@@ -130,13 +130,13 @@ class StorageTracer(TorchDispatchMode):
         self.trace.events.append(Event(allocation, is_free=True))
 
     def begin_step(self) -> None:
-        """The next operators belong to a new training step."""
+        """Note that the next operators belong to a new training step."""
         self.step += 1
         self.trace.step_starts.append(len(self.trace.events))
         self.trace.train_step_macs = 0
 
     def begin_phase(self, phase: Phase) -> None:
-        """The next operators belong to a phase; what outlives the forward pass is kept for the backward."""
+        """Note that a phase begins; what outlives the forward pass is kept for the backward pass."""
         if phase == "backward":
             for allocation in self.live():
                 if allocation.phase in ("forward", "loss") and allocation.kind is None:
@@ -144,23 +144,23 @@ class StorageTracer(TorchDispatchMode):
         self.phase = phase
 
     def mark(self, tensors: Iterable[Tensor], kind: Kind) -> None:
-        """State what the storages of these tensors are for."""
+        """Set the kind of the storages of these tensors."""
         for tensor in tensors:
             if entry := self._live.get(tensor.untyped_storage()._cdata):
                 entry[1].kind = kind
 
     def stop(self) -> Trace:
-        """The finished trace; what dies from now on is no part of it."""
+        """Return the finished trace; what is freed from now on does not belong to it."""
         self._live.clear()
         return self.trace
 
     def live(self) -> Iterator[Allocation]:
-        """Allocations that have not been released."""
+        """Yield the allocations that have not been released."""
         return (allocation for _, allocation in self._live.values())
 
     @contextmanager
     def naming_modules(self, model: nn.Module) -> Iterator[None]:
-        """Note in each allocation the module of the model whose forward pass makes it."""
+        """Note in each allocation which module of the model makes it in its forward pass."""
         names = {module: name for name, module in model.named_modules()}
 
         def enter(module: nn.Module, _inputs: tuple) -> None:
@@ -182,7 +182,7 @@ class StorageTracer(TorchDispatchMode):
 
 @contextmanager
 def _gradients_marked(tracer: StorageTracer, parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Mark each gradient as it is accumulated, so that one freed later is known as what it was."""
+    """Mark each gradient as it is accumulated, so that one freed later is still known as a gradient."""
 
     def mark(parameter: Tensor) -> None:
         tracer.mark([parameter.grad], "gradients")
@@ -207,11 +207,11 @@ def trace_training(
     """Trace a training step on meta tensors.
 
     Args:
-        step: over a model whose parameters are on the meta device.
+        step: the step of a model whose parameters are on the meta device.
         inputs, targets: a batch on the meta device.
-        target: what the rules predict for; needed where there are any.
-        rules: of the memory that operators take beside their results.
-        steps: how many to trace; at least 2, for the optimizer's state.
+        target: target of the rules' predictions; needed if there are any rules.
+        rules: rules for the memory that operators take besides their results.
+        steps: number of steps to trace; at least 2, for the optimizer's state.
 
     Returns:
         The events from the weights' allocation to the end of the last step.
@@ -231,10 +231,10 @@ def trace_training(
 
 
 def repeat_last_step(trace: Trace) -> None:
-    """Append the last step once more: only in a third step do blocks lie where every further step finds them.
+    """Append the last step once more: only from the third step on do blocks lie where every further step finds them.
 
-    What the step releases of the one before, its repetition releases of the step itself. A step that keeps other memory
-    than the one before it is not repeated.
+    What the step releases from the one before, its repetition releases from the step itself. A step that keeps
+    different memory than the one before it is not repeated.
     """
     start = trace.step_starts[-1]
     step = trace.events[start:]
@@ -250,7 +250,7 @@ def repeat_last_step(trace: Trace) -> None:
 
 
 def trace_inference(model: nn.Module, inputs: Inputs, target: Target, rules: Iterable[Rule]) -> Trace:
-    """Trace one forward pass without gradients on meta tensors; arguments as of trace_training."""
+    """Trace one forward pass without gradients on meta tensors; for the arguments, see trace_training."""
     tracer = _tracer_after_moving(model, tensors_of(inputs), target, rules)
     with tracer.naming_modules(model), tracer, torch.no_grad():
         tracer.begin_step()
@@ -264,7 +264,7 @@ def trace_inference(model: nn.Module, inputs: Inputs, target: Target, rules: Ite
 def _tracer_after_moving(
     model: nn.Module, inputs: Iterable[Tensor], target: Target | None, rules: Iterable[Rule]
 ) -> StorageTracer:
-    """A tracer that has seen a model and then its inputs being moved to the device."""
+    """Return a tracer that has seen a model, and then its inputs, being moved to the device."""
     tracer = StorageTracer(target, rules)
     for name, tensor in _in_order_of_moving(model):
         tracer.note(tensor, op=name, kind="weights")
@@ -274,7 +274,7 @@ def _tracer_after_moving(
 
 
 def _in_order_of_moving(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers with their names, in the order in which `module.to(device)` allocates them."""
+    """Yield parameters and buffers with their names, in the order in which `module.to(device)` allocates them."""
     for name, child in module.named_children():
         yield from _in_order_of_moving(child, f"{prefix}{name}.")
     for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -282,7 +282,7 @@ def _in_order_of_moving(module: nn.Module, prefix: str = "") -> Iterator[tuple[s
 
 
 def _settle_kinds(tracer: StorageTracer) -> None:
-    """At the end of a step: what the update left behind is state of the optimizer, the rest was temporary."""
+    """Set the kinds at the end of a step: what the update left behind is optimizer state, the rest was temporary."""
     for allocation in tracer.live():
         if allocation.kind is None and allocation.phase == "optimizer":
             allocation.kind = "optimizer"

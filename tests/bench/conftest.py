@@ -1,6 +1,6 @@
-"""A real Chromium, processes on emulated cards, and for what those do not have a faked NVML.
+"""A real Chromium, processes on emulated cards, and a fake NVML for what those cards lack.
 
-The faked NVML has every function as the real one has it, answering for one GPU with this one process.
+The fake NVML has every function of the real one, and answers for one GPU that runs only this process.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""How the CPU's kernels are compiled, kept and done without, and what every one of them must be."""
+"""How the CPU's kernels are compiled, kept and done without, and what all of them must satisfy."""
 
 import logging
 import shutil

@@ -1,4 +1,4 @@
-"""Two gloo processes train as one does."""
+"""Two gloo processes train as one process does."""
 
 import json
 import os

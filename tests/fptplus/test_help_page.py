@@ -1,4 +1,4 @@
-"""Every command's help: 80 characters, a sentence for every option, abbreviations explained where they first stand."""
+"""Every command's help: 80 characters, a sentence for every option, abbreviations explained at first use."""
 
 import re
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""What the figures show, against the model itself."""
+"""What the figures show, compared with the model itself."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""FPT+ with one value changed, and its components one by one."""
+"""FPT+ with one value changed, and with its components added one by one."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A checkpoint sees an image as its training did, whether it comes as a file, a Pillow image or an array."""
+"""A checkpoint processes an image as its training did, whether it comes as a file, a Pillow image or an array."""
 
 import logging
 from dataclasses import replace

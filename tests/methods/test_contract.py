@@ -1,4 +1,4 @@
-"""What every fine-tuning method must do, whatever it is."""
+"""The contract that every fine-tuning method must fulfil."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Each method against an independent statement of what it is."""
+"""Each method compared with an independent statement of what it is."""
 
 import pytest
 import torch

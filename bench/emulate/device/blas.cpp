@@ -1,4 +1,4 @@
-// cuBLAS: handles remember what they are given; products and solvers are counted and compute nothing.
+// cuBLAS: handles remember their settings; products and solvers are counted but compute nothing.
 // PyTorch gives cuBLAS its scratch memory (cublasSetWorkspace), so none is hidden here.
 #include <cublas_v2.h>
 
@@ -24,14 +24,14 @@ cublasStatus_t multiplied(cublasHandle_t handle, const char* name, const Product
     return called(handle, name);
 }
 
-// A result that the caller reads on the host; on the device it is zero, like everything kernels write.
+// A result that the caller reads on the host; results on the device are zero, like everything that kernels write.
 template <typename Number>
 cublasStatus_t answered(cublasHandle_t handle, const char* name, Number* result) {
     if (handle->pointer_mode == CUBLAS_POINTER_MODE_HOST) *result = Number{};
     return called(handle, name);
 }
 
-// The compute type of functions that do not state one.
+// What the functions without a compute type use for their numbers.
 cublasComputeType_t compute_type(cublasHandle_t handle, cudaDataType type) {
     if (type == CUDA_R_64F || type == CUDA_C_64F) return CUBLAS_COMPUTE_64F;
     return handle->math_mode & CUBLAS_TF32_TENSOR_OP_MATH ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
@@ -67,13 +67,13 @@ EXPORT cublasStatus_t cublasGetPointerMode_v2(cublasHandle_t handle, cublasPoint
     *mode = handle->pointer_mode;
     return CUBLAS_STATUS_SUCCESS;
 }
-// Limits on the memory and multiprocessors of products, which use none.
+// Memory and multiprocessors that products may use; they use none.
 EXPORT cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t, void*, size_t) { return CUBLAS_STATUS_SUCCESS; }
 #if CUBLAS_VERSION >= 110900
 EXPORT cublasStatus_t cublasSetSmCountTarget(cublasHandle_t, int) { return CUBLAS_STATUS_SUCCESS; }
 #endif
 
-// Products of one type: the functions' letter, the type in C, and cuBLAS's name for it.
+// Products of one type: the functions' letter, the type in C and cuBLAS's name of the type.
 #define PRODUCTS(T, Number, TYPE)                                                                                      \
     EXPORT cublasStatus_t cublas##T##gemm_v2(cublasHandle_t handle, cublasOperation_t, cublasOperation_t, int m,       \
                                              int n, int k, const Number*, const Number*, int, const Number*, int,      \

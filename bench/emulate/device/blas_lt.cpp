@@ -1,5 +1,5 @@
 // cuBLASLt: descriptors remember what they are given; one algorithm does every product, without scratch memory.
-// PyTorch allocates a workspace before it asks for an algorithm, and does not look at how much the returned one needs.
+// PyTorch allocates a workspace before it asks for an algorithm, and does not look at what the answer needs.
 #include <cublasLt.h>
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// What the device is: EMULATED_GPU, "key=value" pairs separated by semicolons, as launch.py writes it.
+// What the device is: EMULATED_GPU, "key=value" separated by semicolons, as launch.py writes it.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -58,7 +58,7 @@ std::vector<int> read_visible() {
         for (int device = 0; device < all_devices(); device++) devices.push_back(device);
         return devices;
     }
-    for (const char* entry = mask; *entry;) {  // as in CUDA, up to the first entry that is not a device
+    for (const char* entry = mask; *entry;) {  // like CUDA, up to the first entry that is not a device
         char* end;
         long device = strtol(entry, &end, 10);
         if (end == entry || device < 0 || device >= all_devices()) break;
@@ -78,7 +78,7 @@ thread_local int current = 0;
 }  // namespace
 
 const Card& card() {
-    static const Card the_card = read_card();  // at the first query, so that a forked process may have its own
+    static const Card the_card = read_card();  // when first asked, so that a forked process may have its own
     return the_card;
 }
 
@@ -101,7 +101,7 @@ bool set_current_device(int device) {
 }
 
 static std::mutex mutex;
-static std::string names;  // each preceded by ", "
+static std::string names;  // ", " before each
 
 void unanswered(const char* function) {
     std::lock_guard<std::mutex> guard(mutex);
@@ -115,11 +115,11 @@ void unanswered(const char* function) {
 
 EXPORT void emulated_no_answer(const char* function) { emulated::unanswered(function); }
 
-// Functions without an answer so far, separated by ", "; empty if there are none. Valid until there is another one.
+// Functions that had no answer, separated by ", "; empty if all had one. Valid until another function has none.
 EXPORT const char* emulated_unanswered() {
     std::lock_guard<std::mutex> guard(emulated::mutex);
     return emulated::names.empty() ? "" : emulated::names.c_str() + 2;
 }
 
-// Measurements look for this name: a process that has it has no real GPU.
+// Measuring code looks for this name: a process that has it has no GPU.
 EXPORT int emulated_device() { return 1; }

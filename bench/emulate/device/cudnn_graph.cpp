@@ -2,7 +2,7 @@
 //
 //   tensors, operators -> operation graph -> heuristic or engine -> engine configuration -> execution plan
 //
-// Handles stay here, as they belong to no real device; so do plans, as finishing one would compile its kernels.
+// Handles stay here because they belong to no real device; plans do because finishing one would compile its kernels.
 #include "cudnn_graph.h"
 
 #include <memory>
@@ -15,10 +15,10 @@ namespace {
 
 struct Graph {
     const char* operators;
-    cudnnBackendDescriptor_t executed = nullptr;  // the plan executed first
+    cudnnBackendDescriptor_t executed = nullptr;  // the plan that was executed first
 };
 
-// What is known about a descriptor besides what its planner knows.
+// What is known of a descriptor in addition to what its planner knows.
 struct Known {
     cudnnBackendDescriptorType_t type{};
     std::shared_ptr<Graph> graph;
@@ -34,7 +34,7 @@ Planner& planner() {
     return *the_planner;
 }
 
-// The installed cuDNN also calls its own functions by these names; calls from inside it are passed straight on.
+// The installed cuDNN also calls its own functions by these names; calls from inside are passed straight on.
 thread_local int depth = 0;
 
 struct Inside {
@@ -53,7 +53,7 @@ const char* operators_of(cudnnBackendDescriptorType_t type) {
     }
 }
 
-// Attention consists of products and whatever is between them; PyTorch builds no other graph with products.
+// Attention consists of products and whatever is between them; PyTorch makes no other graph of products.
 const char* operators_of(const cudnnBackendDescriptor_t* operations, int64_t count) {
     for (int64_t i = 0; i < count; i++) {
         auto found = known.find(operations[i]);
@@ -63,7 +63,7 @@ const char* operators_of(const cudnnBackendDescriptor_t* operations, int64_t cou
     return "attention (cuDNN)";
 }
 
-// A descriptor takes over the graph of the descriptors it is given.
+// Graphs are passed on from descriptor to descriptor.
 void note(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name, int64_t count, const void* elements) {
     std::lock_guard<std::mutex> guard(mutex);
     auto found = known.find(descriptor);
@@ -162,8 +162,8 @@ EXPORT cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
     return planner().finalize(descriptor, type);
 }
 
-// A graph is executed by one plan, unless PyTorch measures which one is fastest (torch.backends.cudnn.benchmark). That
-// is not known here, so only the first plan, which cuDNN's heuristic ranks first, can be executed.
+// A graph is executed by one plan, unless PyTorch measures which one is fastest (torch.backends.cudnn.benchmark). Which
+// would be is not known here: all but the first, which cuDNN's heuristic has ranked first, cannot be executed.
 EXPORT cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan,
                                          cudnnBackendDescriptor_t) {
     std::shared_ptr<Graph> graph = known_of(plan).graph;

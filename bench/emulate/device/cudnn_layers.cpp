@@ -1,4 +1,4 @@
-// cuDNN's functions for single layers. Only cuDNN knows the scratch memory of its algorithms: the answer here is none,
+// cuDNN's single-layer functions. Only cuDNN knows the scratch memory of its algorithms: the answer is none, and it is
 // reported as unknown. PyTorch convolves by graphs (cudnn_graph.cpp) unless TORCH_CUDNN_V8_API_DISABLED is set.
 #include "cudnn_parts.h"
 

@@ -1,11 +1,11 @@
-// What the parts of cuDNN share: handles, descriptors that remember what they are given, and the installed library.
+// Shared by the parts of cuDNN: handles, descriptors that remember what they are given, and the installed library.
 //
 //   cudnn.cpp             handles, versions, errors, descriptors
-//   cudnn_layers.cpp      convolution, normalisation and others, one call each
+//   cudnn_layers.cpp      convolution, normalisation and others by one call each
 //   cudnn_recurrent.cpp   recurrent networks
-//   cudnn_graph.cpp       graphs of operators: the entry point for all of them
-//   cudnn_planner.cpp     plans made by the installed cuDNN, for a device that it does not see
-//   cudnn_recall.cpp      plans for an installed cuDNN that cannot make them
+//   cudnn_graph.cpp       graphs of operators: what all of them have in common
+//   cudnn_planner.cpp     plans by the installed cuDNN, for a device that it does not see
+//   cudnn_recall.cpp      plans where the installed cuDNN cannot make them
 #pragma once
 #include <cudnn.h>
 
@@ -30,7 +30,7 @@ struct cudnnFilterStruct {
 
 namespace emulated {
 
-// A function of the cuDNN that PyTorch would use on a GPU; null if there is none with that name.
+// A function of the cuDNN that PyTorch would use on a GPU; null if there is none of that name.
 void* installed_cudnn(const char* function);
 
 inline cudnnStatus_t called(cudnnHandle_t handle, const char* name) {

@@ -1,6 +1,6 @@
-// Plans made by the installed cuDNN itself, for a device that it does not see. Since 9.8 it takes a device's properties
-// as text ("deviceless" planning, CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR), and its heuristics and the scratch memory of
-// each engine need nothing else. So the card is described to it, and it answers as it would on the card.
+// Plans by the installed cuDNN itself, for a device that it does not see: since 9.8 it takes a device's properties as
+// text ("deviceless" planning, CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR), and its heuristics and the scratch memory of each
+// engine need nothing else. So the card is described to it, and its answers are those that it gives on the card.
 #include "cudnn_graph.h"
 
 #if CUDNN_VERSION < 90800
@@ -16,7 +16,7 @@ using namespace emulated;
 
 namespace {
 
-// The device properties that cuDNN reads, by its names for them.
+// The properties of a device that cuDNN reads, by its names for them.
 std::string describe(const cudaDeviceProp& p, int clock_khz, int memory_clock_khz) {
     auto number = [](const char* name, long long value) {
         return std::string(",\"") + name + "\":" + std::to_string(value);
@@ -65,7 +65,7 @@ public:
         return create_ && destroy_ && set_ && get_ && finalize_;
     }
 
-    // Whether it accepts a text with a device's properties.
+    // Whether it accepts a text for a device's properties.
     bool take(const std::string& text) {
         return create_(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, &card_) == CUDNN_STATUS_SUCCESS &&
                set_(card_, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, int64_t(text.size()),
@@ -114,7 +114,7 @@ Planner* emulated::installed_planner() {
     return can_plan ? &planner : nullptr;
 }
 
-// For a process that others are forked from, so that they need not do it: cuDNN loads its libraries when it is given a
+// For a process that others are forked from, so that none of them has to: cuDNN loads its libraries when it is given a
 // description, even an empty one, which it rejects.
 EXPORT void emulated_load_planner() {
     InstalledPlanner planner;

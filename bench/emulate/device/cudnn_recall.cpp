@@ -1,5 +1,5 @@
-// Plans for an installed cuDNN that cannot plan without a device (before 9.8): descriptors remember their contents,
-// every graph has one engine, and its scratch memory is not known.
+// Plans where the installed cuDNN cannot make them without a device (before 9.8): descriptors remember what is set in
+// them, every graph has one engine, and its scratch memory is not known.
 #include <map>
 #include <memory>
 #include <string>
@@ -15,7 +15,7 @@ struct Contents;
 struct Value {
     int64_t count = 0;
     std::string bytes;
-    std::vector<std::shared_ptr<Contents>> descriptors;  // kept as they were given, instead of bytes
+    std::vector<std::shared_ptr<Contents>> descriptors;  // kept as they were, instead of as bytes
 };
 
 struct Contents {
@@ -100,7 +100,7 @@ public:
     }
 
 private:
-    // Returns what was set, or what follows from it; engines have neither settings nor notes.
+    // What was set, or what follows from it; engines have neither settings nor notes.
     static Value recall(const Contents& contents, cudnnBackendAttributeName_t name) {
         if (name == CUDNN_ATTR_ENGINEHEUR_RESULTS) return {1, {}, {configuration_of(contents)}};
         if (name == CUDNN_ATTR_OPERATIONGRAPH_ENGINE_GLOBAL_COUNT) {

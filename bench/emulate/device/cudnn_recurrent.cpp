@@ -1,8 +1,8 @@
-// cuDNN's recurrent networks: sizes and places of the weights are known; scratch memory, and what is kept for the
-// backward pass, is known only to cuDNN.
+// cuDNN's recurrent networks: weights have their sizes and places. Only cuDNN knows the scratch memory, and what is
+// kept for the backward pass.
 //
-// All weights are in one buffer: the matrices of each layer and direction, gate by gate (first for the input, then for
-// the recurrence, then the projection), followed by the biases in the same order.
+// All weights lie in one buffer: the matrices of each layer and direction, gate by gate (first those of the input, then
+// those of the recurrence, then the projection). After all matrices come the biases, in the same order.
 #include "cudnn_parts.h"
 
 using namespace emulated;
@@ -15,7 +15,7 @@ struct cudnnRNNStruct {
     int input_size = 0, hidden_size = 0, projection_size = 0, num_layers = 0;
 };
 
-struct cudnnRNNDataStruct {};  // its contents are never queried
+struct cudnnRNNDataStruct {};  // nothing in it is read again
 
 namespace {
 
@@ -56,7 +56,7 @@ Matrix shape_of(const cudnnRNNStruct& rnn, int pseudo_layer, int index) {
     return matrix;
 }
 
-// Returns where a matrix begins, after all those before it, or the end of all matrices if there is no such matrix.
+// Places of all matrices before a given one, and the end of all of them if it does not exist.
 Matrix place(const cudnnRNNStruct& rnn, int pseudo_layer, int index) {
     size_t matrices = 0, biases = 0;
     Matrix wanted;
@@ -168,7 +168,7 @@ namespace {
 using Tensor = const cudnnTensorDescriptor_t;
 using Network = const cudnnRNNDescriptor_t;
 
-// The input's size comes from its tensor: (batch, features, 1).
+// The input's size comes with its tensor: (batch, features, 1).
 Matrix place(Network rnn, Tensor input, int pseudo_layer, int index) {
     rnn->input_size = input->dimensions[1];
     return place(*rnn, pseudo_layer, index);

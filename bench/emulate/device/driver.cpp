@@ -22,7 +22,7 @@ CUcontext const CONTEXT = reinterpret_cast<CUcontext>(16);
 struct Handle {
     int device;
     size_t bytes;
-    int count;  // one for its creator, and one per mapping
+    int count;  // number of owners: its creator, and its mappings
 };
 
 std::map<CUdeviceptr, Handle*> mapped;
@@ -35,7 +35,7 @@ void release(Handle* handle) {
 
 }  // namespace
 
-// Functions of this library by name, in the one version it has.
+// Functions of this library by name, in the version that exists.
 static CUresult find_function(const char* symbol, void** function) {
     static void* self = dlopen("libcuda.so.1", RTLD_NOW);
     *function = self ? dlsym(self, symbol) : nullptr;
@@ -148,7 +148,7 @@ EXPORT CUresult cuPointerGetAttribute(void* value, CUpointer_attribute attribute
     return CUDA_SUCCESS;
 }
 
-// Kernels that are compiled while the program runs: loaded, counted, unloaded.
+// Kernels that are compiled while the program runs: loaded, counted, dropped.
 EXPORT CUresult cuModuleLoadData(CUmodule* module, const void*) {
     *module = reinterpret_cast<CUmodule>(new char);
     return CUDA_SUCCESS;
@@ -162,7 +162,7 @@ EXPORT CUresult cuModuleUnload(CUmodule module) {
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuModuleGetFunction(CUfunction* function, CUmodule, const char* name) {
-    *function = reinterpret_cast<CUfunction>(strdup(name));  // lives as long as the process, like its count
+    *function = reinterpret_cast<CUfunction>(strdup(name));  // as long as the process lives, like its count
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CUfunction) {
@@ -182,7 +182,7 @@ EXPORT CUresult cuLaunchCooperativeKernel(CUfunction function, unsigned, unsigne
     return CUDA_SUCCESS;
 }
 #if CUDA_VERSION >= 11080
-EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig*, CUfunction function, void**, void**) {  // called by Triton
+EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig*, CUfunction function, void**, void**) {  // Triton's
     emulated_library_call(reinterpret_cast<const char*>(function));
     return CUDA_SUCCESS;
 }

@@ -1,4 +1,4 @@
-// What a runtime call returns; a thread's last error is kept until it is queried.
+// The result of a runtime call; a thread's last error stays until it is asked for.
 #pragma once
 #include <cuda_runtime_api.h>
 

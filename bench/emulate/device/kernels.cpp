@@ -64,7 +64,7 @@ EXPORT unsigned long long emulated_launches() {
     return launched.total;
 }
 
-// Writes "count name\n" for each kernel into a buffer, and returns the bytes needed for all of it.
+// Writes "count name\n" for each kernel into a buffer, and returns the bytes that all of it takes.
 EXPORT size_t emulated_launches_by_name(char* buffer, size_t capacity) {
     std::lock_guard<std::mutex> guard(mutex);
     std::string text;
@@ -85,7 +85,7 @@ EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* configuration, 
 }
 #endif
 
-// Functions that the compiler makes CUDA code call.
+// Functions that compiled CUDA code calls by itself.
 EXPORT unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream) {
     pushed = {grid, block, shared_bytes, stream};
     return 0;
@@ -127,7 +127,7 @@ EXPORT cudaError_t cudaFuncSetCacheConfig(const void*, cudaFuncCache) { return s
 EXPORT cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
     memset(attributes, 0, sizeof *attributes);
     attributes->maxThreadsPerBlock = 1024;
-    attributes->numRegs = 64;  // not those of a particular kernel
+    attributes->numRegs = 64;  // not those of any particular kernel
     attributes->ptxVersion = attributes->binaryVersion = 10 * card().major + card().minor;
     attributes->maxDynamicSharedSizeBytes = int(card().shared_per_block_bytes);
     return succeed();

@@ -1,4 +1,4 @@
-// Numbers of launched kernels, by name.
+// Kernels that were launched, by name.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -8,7 +8,7 @@ namespace emulated {
 
 struct Launches {
     unsigned long long total = 0;
-    std::unordered_map<const char*, unsigned long long> by_name;  // names live as long as their library
+    std::unordered_map<const char*, unsigned long long> by_name;  // names live as long as the library that holds them
 
     void add(const char* name, unsigned long long times = 1) {
         total += times;
@@ -16,10 +16,10 @@ struct Launches {
     }
 };
 
-// Adds to the launches of this process.
+// Adds to this process's launches.
 void count(const Launches& launches);
 
-// Where launches into a stream are counted while it is captured; null outside a capture.
+// Where launches into a stream go while it is captured; null outside a capture.
 Launches* captured_launches(cudaStream_t stream);
 
 }  // namespace emulated

@@ -1,4 +1,4 @@
-// Calls of the libraries: they are counted, products are recorded on request, unknown scratch memory is named.
+// Calls of the libraries: they are counted, their products recorded on request, their unknown scratch memory named.
 #include "library.h"
 
 #include <algorithm>
@@ -43,7 +43,7 @@ void record(const Product& product) {
 
 using namespace emulated;
 
-// Kinds of operators with unknown scratch memory, separated by commas; the text is valid until the thread asks again.
+// Kinds of operators whose scratch memory is not known, separated by commas; valid until the thread asks again.
 EXPORT const char* emulated_unknown_workspaces() {
     thread_local std::string text;
     std::lock_guard<std::mutex> guard(mutex);
@@ -52,7 +52,7 @@ EXPORT const char* emulated_unknown_workspaces() {
     return text.c_str();
 }
 
-// Starts or stops recording matrix products; what was recorded before is discarded.
+// Starts or stops the recording of matrix products, and forgets what was recorded.
 EXPORT void emulated_products_enable(int enable) {
     std::lock_guard<std::mutex> guard(mutex);
     products.clear();

@@ -1,4 +1,4 @@
-// What cuBLAS and cuDNN share: their calls are counted like kernels, and what only they know is reported as unknown.
+// Shared by cuBLAS and cuDNN: their calls are counted like kernels, and what only they know is reported as unknown.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -9,7 +9,7 @@ namespace emulated {
 // A call that computes something in a stream, counted under a name that lives as long as the process.
 void library_call(const char* name, cudaStream_t stream);
 
-// Notes a kind of operators that were told they need no scratch memory, while their need on a GPU is not known.
+// Operators of a kind were told that they need no scratch memory; what they need on a GPU is not known.
 void unknown_workspace(const char* operators);
 
 // A matrix product: batch times (m, k) by (k, n).

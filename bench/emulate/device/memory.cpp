@@ -1,7 +1,7 @@
-// Device memory: addresses without memory behind them, so that a card of any size fits on any machine.
+// Device memory: addresses with nothing behind them, so that a card of any size fits any machine.
 //
-// Results of kernels do not exist. Small copies move real bytes, since programs depend on them (shapes that ranks
-// compare, sizes, flags); anything else copied to the host is zero.
+// What kernels would compute does not exist. Small copies move real bytes, since programs branch on them (shapes that
+// ranks compare, sizes, flags); everything else that is copied to the host is zero.
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -20,9 +20,9 @@ namespace {
 
 constexpr size_t PAGE_BYTES = 2 * MIB;  // cudaMalloc's granularity
 constexpr size_t REAL_HOST_COPY_BYTES = 1 * MIB;
-constexpr size_t REAL_DEVICE_COPY_BYTES = 64 * KIB;  // also for fills; every training step has some
+constexpr size_t REAL_DEVICE_COPY_BYTES = 64 * KIB;  // and fills: every training step has some
 
-// The addresses of one device, reused from the lowest up, so that every machine gets the same ones.
+// The addresses of one device, reused from the lowest on, so that every machine gets the same ones.
 class AddressSpace {
   public:
     void* reserve(size_t bytes, size_t alignment) {
@@ -43,7 +43,7 @@ class AddressSpace {
         auto range = ranges_.find(start);
         if (range == ranges_.end()) return 0;
         size_t bytes = range->second;
-        // this also discards what small copies have left there
+        // this also discards what small copies left there
         mmap(reinterpret_cast<void*>(start), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
              -1, 0);
         ranges_.erase(range);
@@ -52,7 +52,7 @@ class AddressSpace {
 
     bool contains(uintptr_t address) const { return base_ && address >= base_ && address < base_ + size_; }
 
-    // Start and size of the range that contains an address.
+    // Start and size of the range that an address lies in.
     bool range_of(uintptr_t address, uintptr_t* start, size_t* bytes) const {
         auto after = ranges_.upper_bound(address);
         if (after == ranges_.begin()) return false;
@@ -66,7 +66,7 @@ class AddressSpace {
     static uintptr_t round_up(uintptr_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
     bool map() {
-        for (size_t factor = 16; factor > 0; factor /= 2) {  // fragments, reservations: more addresses than memory
+        for (size_t factor = 16; factor > 0; factor /= 2) {  // fragments and reserved addresses take more than the memory
             size_t bytes = card().memory_bytes * factor + PAGE_BYTES;
             void* base = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
             if (base == MAP_FAILED) continue;
@@ -171,7 +171,7 @@ bool is_pinned(const void* address) {
     return after != pinned.begin() && number(address) < std::prev(after)->first + std::prev(after)->second;
 }
 
-// The default pool of each device, for PyTorch's allocator backend cudaMallocAsync.
+// The default pool of each device, for the allocator that PyTorch calls cudaMallocAsync.
 struct Pool {
     uint64_t used = 0, peak = 0, threshold = 0;
 };
@@ -202,7 +202,7 @@ using namespace emulated;
 
 EXPORT cudaError_t cudaMalloc(void** address, size_t bytes) { return allocate(address, bytes); }
 EXPORT cudaError_t cudaFree(void* address) {
-    begin_context(current_device());  // programs create a context with cudaFree(nullptr)
+    begin_context(current_device());  // cudaFree(nullptr) is how programs create a context
     return release(address);
 }
 EXPORT cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
@@ -268,7 +268,7 @@ EXPORT cudaError_t cudaMemset(void* address, int value, size_t bytes) { return f
 EXPORT cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t) {
     return fill(address, value, bytes);
 }
-// Variables of a program's own kernels; the kernels never run.
+// Variables of a program's own kernels, which never run.
 EXPORT cudaError_t cudaMemcpyToSymbol(const void*, const void*, size_t, size_t, cudaMemcpyKind) { return succeed(); }
 EXPORT cudaError_t cudaGetSymbolAddress(void** address, const void* symbol) {
     *address = const_cast<void*>(symbol);

@@ -1,11 +1,11 @@
-// NCCL between the processes of one machine: small messages really travel, since programs depend on them (shapes that
-// ranks compare, sizes, flags); large ones are only counted as launched, like kernels.
+// NCCL between the processes of one machine: small messages are really sent, since programs branch on them (shapes that
+// ranks compare, sizes, flags); large ones only count as launched, like everything that kernels would write.
 //
 // The ranks of a communicator share a file in memory, named by the communicator's id. Each small collective has a
-// number; a rank writes its message into its slot, and reads the others' once they have the same number. Each rank
-// alternates between two slots, so that a slow reader never finds the next message instead of this one.
+// number; a rank writes its message into its place, and reads the others' once they have the same number. Each rank
+// alternates between two places, so that a slow reader never finds the next message in place of this one.
 //
-// Buffers that NCCL itself allocates on a device are not known, and not allocated.
+// The buffers that NCCL itself allocates on a device are not known, and not allocated.
 #include <cuda_runtime_api.h>
 #include <fcntl.h>
 #include <nccl.h>
@@ -29,7 +29,7 @@ using namespace emulated;
 
 namespace {
 
-constexpr size_t SMALL_BYTES = 64 * KIB;  // largest message of one rank that really travels
+constexpr size_t SMALL_BYTES = 64 * KIB;  // largest message of one rank that is really sent
 constexpr size_t QUEUE = 8;               // messages in transit from one rank to another
 constexpr auto PATIENCE = std::chrono::seconds(600);
 
@@ -132,7 +132,7 @@ T combined(T a, T b, int op) {
         case ncclProd: return a * b;
         case ncclMax: return a > b ? a : b;
         case ncclMin: return a < b ? a : b;
-        default: return a + b;  // ncclSum, ncclAvg and operators with a factor
+        default: return a + b;  // ncclSum, ncclAvg and operations with a factor
     }
 }
 
@@ -194,12 +194,12 @@ ncclResult_t join(ncclComm_t* made, const std::string& name, int size, int rank)
             if (!comm->member(other).joined) return false;
         return true;
     });
-    shm_unlink(name.c_str());  // all have it open: it disappears when the last of them ends, in whatever way
+    shm_unlink(name.c_str());  // all have it open: it vanishes when the last of them ends, for whatever reason
     *made = comm;
     return all ? ncclSuccess : ncclSystemError;
 }
 
-// Returns the ranks' messages, in order of rank; empty if one never came. The next call overwrites them.
+// Each rank's message, by ranks; empty if one never came. The next call overwrites them.
 std::vector<const char*> exchanged(ncclComm* comm, const void* sent, size_t bytes) {
     uint64_t number = ++comm->collectives;
     auto all = [&](auto holds) {
@@ -207,7 +207,7 @@ std::vector<const char*> exchanged(ncclComm* comm, const void* sent, size_t byte
             if (!holds(comm->member(other))) return false;
         return true;
     };
-    // its slot is free once all have read the message before the last
+    // its place is free once all have read the last message but one
     if (!comm->wait([&] { return all([&](Member& other) { return other.done + 2 >= number; }); })) return {};
     Place& own = comm->member(comm->rank).places[number % 2];
     if (sent) cudaMemcpy(own.data, sent, bytes, cudaMemcpyDefault);
@@ -221,7 +221,7 @@ std::vector<const char*> exchanged(ncclComm* comm, const void* sent, size_t byte
 
 void have_read(ncclComm* comm) { comm->member(comm->rank).done.store(comm->collectives); }
 
-// A collective of small messages: exchanges them, and lets a function compute this rank's result.
+// A collective of small messages: exchange them, and let a function compute this rank's result.
 template <class Function>
 ncclResult_t collective(const char* name, ncclComm* comm, const void* sent, size_t bytes, Function finish) {
     emulated_library_call(name);
@@ -244,7 +244,7 @@ void deliver_reduced(void* to, const std::vector<const char*>& messages, size_t 
     deliver(to, result.data(), result.size());
 }
 
-// Messages between two ranks. In a group, everything is sent before anything is waited for.
+// Messages between two ranks. In a group, sends precede receives.
 struct Pending {
     ncclComm* comm;
     void* to;
@@ -307,7 +307,7 @@ EXPORT ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_
     int own[2] = {color, key};
     std::vector<const char*> messages = exchanged(comm, own, sizeof own);
     if (messages.empty()) return ncclSystemError;
-    std::vector<std::pair<int, int>> members;  // key and old rank of the members with this color
+    std::vector<std::pair<int, int>> members;  // key and old rank of those with this color
     for (int other = 0; other < comm->size; other++) {
         auto told = reinterpret_cast<const int*>(messages[other]);
         if (told[0] == color) members.push_back({told[1], other});
@@ -334,7 +334,7 @@ EXPORT ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 }
 
 EXPORT ncclResult_t ncclCommAbort(ncclComm_t comm) {
-    if (comm) comm->is_aborted = true;  // not freed: another thread may be waiting in it
+    if (comm) comm->is_aborted = true;  // kept: another thread may be waiting in it
     return ncclSuccess;
 }
 
@@ -385,7 +385,7 @@ EXPORT ncclResult_t ncclCommDeregister(const ncclComm_t, void*) { return ncclSuc
 
 EXPORT ncclResult_t ncclRedOpCreatePreMulSum(ncclRedOp_t* op, void*, ncclDataType_t, ncclScalarResidence_t,
                                              ncclComm_t) {
-    *op = ncclNumOps;  // its factor is ignored: it would scale kernels' values
+    *op = ncclNumOps;  // its factor is ignored: it scales only values that kernels compute
     return ncclSuccess;
 }
 

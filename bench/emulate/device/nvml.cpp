@@ -1,4 +1,4 @@
-// libnvidia-ml.so.1: the same device, its memory and the processes on it. It cannot measure power or clocks.
+// libnvidia-ml.so.1: the same device, its memory and the processes on it. It has no meters of power or clocks.
 #include <cuda.h>
 #include <unistd.h>
 
@@ -166,7 +166,7 @@ EXPORT int nvmlSystemGetProcessName(unsigned pid, char* text, unsigned length) {
     return SUCCESS;
 }
 
-// The answers of a card that cannot measure these.
+// Answers of a card without meters.
 #define NOT_SUPPORTED_HERE(name) \
     EXPORT int name() { return NOT_SUPPORTED; }
 NOT_SUPPORTED_HERE(nvmlDeviceGetPowerUsage)

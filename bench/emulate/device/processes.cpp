@@ -1,4 +1,4 @@
-// Which process uses how much of the machine's devices: a table in a file that every emulated process maps.
+// Who uses how much of the machine's devices: a table in a file that every process of the machine's emulation maps.
 // Without EMULATED_GPU_STATE each process has the devices to itself.
 #include <errno.h>
 #include <fcntl.h>
@@ -48,7 +48,7 @@ Process* table() {
     return processes;
 }
 
-// A process that has ended, but that its parent has not waited for yet, holds no memory any more.
+// A process that has ended holds no memory any more, even if its parent has yet to ask about it.
 bool is_zombie(int pid) {
     char path[32], text[512];
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
@@ -116,7 +116,7 @@ void begin_context(int device) { own().has_context[physical_device(device)] = 1;
 bool take(int device, size_t bytes) {
     begin_context(device);
     if (bytes > card().memory_bytes) return false;
-    own().bytes[physical_device(device)] += bytes;  // before checking, so that no other process takes the same
+    own().bytes[physical_device(device)] += bytes;  // first, so that no other process takes the same bytes
     if (used_bytes(device) <= card().memory_bytes) return true;
     give_back(device, bytes);
     return false;

@@ -1,4 +1,4 @@
-// What the runtime reports about the device, its versions and errors.
+// What the runtime says about the device, about its versions and about what went wrong.
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
@@ -192,7 +192,7 @@ EXPORT const char* cudaGetErrorName(cudaError_t error) { return text_of(error).n
 enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess, cudaDriverEntryPointSymbolNotFound };
 #endif
 
-// Functions of the driver by name: their plain names, or the versioned ones that headers map them to.
+// Functions of the driver, by name; under their plain names, or the versioned ones that headers map them to.
 static cudaError_t driver_function(const char* symbol, void** function, cudaDriverEntryPointQueryResult* result) {
     static void* driver = dlopen("libcuda.so.1", RTLD_NOW);
     *function = driver ? dlsym(driver, symbol) : nullptr;

@@ -1,4 +1,4 @@
-// Streams, events and graph capture. Nothing runs, so everything queued is already done; only capture has a state.
+// Streams, events and graph capture. Nothing runs, so whatever was queued is done; only capture has a state.
 #include <cuda_runtime_api.h>
 
 #include <chrono>
@@ -27,7 +27,7 @@ void release(UserObject* object, unsigned count) {
 
 }  // namespace
 
-// A graph holds the kernels that were launched while it was captured.
+// A graph is the kernels that were launched while it was captured.
 struct Graph {
     Launches launches;
     bool is_capturing = false;
@@ -42,7 +42,7 @@ std::mutex mutex;
 struct Stream {
     int priority = 0;
     unsigned flags = 0;
-    Graph* graph = nullptr;  // the graph being captured, or the last one captured
+    Graph* graph = nullptr;  // the graph that it captures into, or last captured into
 };
 
 struct Event {
@@ -183,7 +183,7 @@ EXPORT cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stre
 }
 EXPORT cudaError_t cudaEventQuery(cudaEvent_t) { return succeed(); }
 EXPORT cudaError_t cudaEventSynchronize(cudaEvent_t) { return succeed(); }
-// The host's time between two events; it says nothing about a device that computes nothing.
+// The host's time between two marks; for a device that computes nothing it is meaningless.
 EXPORT cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
     auto elapsed = reinterpret_cast<Event*>(end)->time - reinterpret_cast<Event*>(start)->time;
     *milliseconds = std::chrono::duration<float, std::milli>(elapsed).count();

@@ -1,1 +1,1 @@
-"""One quantity a file."""
+"""Meters of memory, power and time, one quantity per file."""

@@ -21,7 +21,7 @@ BY_DIFFERENCE = "nvml device, less what was in use before: processes are invisib
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryReading:
-    """Peaks after the warm-up and over the whole run, and NVML's view at the end. None where NVML cannot say."""
+    """Peaks after the warm-up and over the whole run, and NVML's view at the end. None if NVML cannot say."""
 
     measured_peak_allocated_bytes: int
     measured_peak_reserved_bytes: int
@@ -30,25 +30,25 @@ class MemoryReading:
     measured_process_bytes: int | None
     measured_device_bytes: int | None
     measured_context_bytes: int | None
-    """Process less reserved: CUDA context and loaded kernels."""
+    """Process less reserved memory: CUDA context and loaded kernels."""
 
     measured_fragmentation_bytes: int
-    """Reserved less allocated, both at their peaks: blocks cached and not in use."""
+    """Reserved less allocated memory, both at their peaks: blocks cached but not in use."""
 
     process_memory_source: str | None
-    """How the process was told from others."""
+    """How this process was distinguished from others."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """A device before this process has touched it."""
+    """Use of a device before this process touches it."""
 
     used_bytes: int | None
     process_ids: frozenset[int]
 
 
 def usage_of_all() -> dict[str, Usage]:
-    """Every device by its UUID; to be asked before CUDA starts, when it is not yet known which one it will be."""
+    """Return the use of every device by its UUID; ask before CUDA starts, when its device is not yet known."""
     return {
         device.uuid: Usage(device.used_bytes, frozenset(device.process_bytes or ()))
         for device in all_devices()
@@ -60,8 +60,8 @@ class MemoryMeter:
     """Reads the current CUDA device.
 
     Args:
-        device: the same in NVML; None where there is no NVML.
-        before: the device before CUDA was started in this process; None where nobody looked.
+        device: the same device in NVML; None without NVML.
+        before: use of the device before CUDA was started in this process; None if not known.
     """
 
     def __init__(self, device: NvmlDevice | None = None, before: Usage | None = None) -> None:
@@ -69,13 +69,13 @@ class MemoryMeter:
         self._warmup_peaks = (0, 0)
 
     def reset(self) -> None:
-        """Begin a new peak; cached blocks stay, as they do in training."""
+        """Start a new peak; cached blocks stay, as they do in training."""
         torch.cuda.synchronize()
         self._warmup_peaks = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
         torch.cuda.reset_peak_memory_stats()
 
     def read(self) -> MemoryReading:
-        """The peaks since reset(), and since the process began."""
+        """Return the peaks since reset() and since the process began."""
         torch.cuda.synchronize()
         allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
         process_bytes, source = (None, None) if self._device is None else process_memory(self._device, self._before)
@@ -93,7 +93,7 @@ class MemoryMeter:
 
 
 def process_memory(device: NvmlDevice, before: Usage | None) -> tuple[int | None, str | None]:
-    """Memory of this process, and how it was found; (None, None) where it cannot be told from others."""
+    """Return the memory of this process and how it was found; (None, None) if it cannot be told from others."""
     processes = device.process_bytes or {}
     if (own := processes.get(os.getpid())) is not None:
         return own, BY_PROCESS_ID
@@ -108,11 +108,11 @@ def process_memory(device: NvmlDevice, before: Usage | None) -> tuple[int | None
 
 
 def foreign_processes(device: NvmlDevice, before: Usage) -> Mapping[int, str]:
-    """Names, by id, of other processes that computed on the device before this one or came while it ran."""
+    """Return, by id, the names of other processes that computed on the device before this one or while it ran."""
     now = set(device.process_bytes or ())
     came = now - before.process_ids - {os.getpid()}
     if os.getpid() not in now and len(came) == 1:
-        came = set()  # this process under the id that it has outside its container
+        came = set()  # it is this process, under the id that it has outside its container
     return {pid: _name(pid) for pid in sorted((before.process_ids - {os.getpid()}) | came)}
 
 

@@ -1,7 +1,7 @@
-"""NVML: the device that CUDA computes on, what it says of itself, and each of its errors as a sentence.
+"""NVML: which device CUDA computes on, what it reports, and each of its errors as a sentence.
 
 NVML numbers GPUs by PCI bus, CUDA by speed unless CUDA_DEVICE_ORDER says otherwise, and CUDA_VISIBLE_DEVICES renumbers
-what CUDA sees: so devices are matched by UUID, never by index alone.
+what CUDA sees. Devices are therefore matched by UUID, never by index alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -43,21 +43,21 @@ ERRORS: dict[int, str] = {
     pynvml.NVML_ERROR_RESET_TYPE_NOT_SUPPORTED: "the GPU does not have that kind of reset",
     pynvml.NVML_ERROR_UNKNOWN: "the driver failed inside; the system log may say more",
 }
-"""What each code means, and what would cure it."""
+"""Meaning of each error code, and its cure."""
 
 
 class NvmlSilent(Exception):
-    """NVML cannot say anything of the device; the message is why, in words."""
+    """NVML cannot report on the device; the message says why, in words."""
 
 
 def explain(error: pynvml.NVMLError) -> str:
-    """An NVML error as a sentence without its full stop."""
+    """Return an NVML error as a sentence without its full stop."""
     return ERRORS.get(error.value, f"NVML failed with code {error.value}, unknown to this benchmark; update it")
 
 
 @contextmanager
 def nvml_session() -> Iterator[None]:
-    """NVML, started and stopped.
+    """Start NVML, and stop it at the end.
 
     Raises:
         NvmlSilent: if it does not start.
@@ -74,25 +74,25 @@ def nvml_session() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class NvmlDevice:
-    """A GPU or a MIG slice of one. Each question gives None where NVML has no answer; `why_not` then says why."""
+    """A GPU or a MIG slice of one. Each question returns None if NVML has no answer; `why_not` then says why."""
 
     handle: object
-    """Of what CUDA computes on: memory and processes."""
+    """Handle of the device that CUDA computes on: memory and processes."""
 
     board: object
-    """Of the whole GPU: power, temperature and clocks are metered there only."""
+    """Handle of the whole GPU; only there are power, temperature and clocks metered."""
 
     is_mig: bool = False
 
     def ask(self, question: Callable, *arguments: object, board: bool = False) -> object | None:
-        """NVML's answer, or None."""
+        """Return NVML's answer, or None."""
         try:
             return question(self.board if board else self.handle, *arguments)
         except pynvml.NVMLError:
             return None
 
     def why_not(self, question: Callable, *arguments: object) -> str | None:
-        """Why the board does not answer a question; None if it does."""
+        """Return why the board does not answer a question; None if it does."""
         try:
             question(self.board, *arguments)
         except pynvml.NVMLError as error:
@@ -101,39 +101,39 @@ class NvmlDevice:
 
     @property
     def uuid(self) -> str | None:
-        """GPU-… or MIG-…."""
+        """Return the UUID: GPU-… or MIG-…."""
         return self.ask(pynvml.nvmlDeviceGetUUID)
 
     @property
     def used_bytes(self) -> int | None:
-        """Memory in use by all processes and the driver."""
+        """Return the memory in use by all processes and the driver."""
         memory = self.ask(pynvml.nvmlDeviceGetMemoryInfo)
         return None if memory is None else memory.used
 
     @property
     def process_bytes(self) -> dict[int, int | None] | None:
-        """Memory of each compute process by its id, None where the driver does not say; None if it cannot list them."""
+        """Return the memory of each compute process by id, None if unknown; None instead if NVML cannot list them."""
         processes = self.ask(pynvml.nvmlDeviceGetComputeRunningProcesses)
         return None if processes is None else {process.pid: process.usedGpuMemory for process in processes}
 
     @property
     def power_w(self) -> float | None:
-        """Power draw now (NVML says mW)."""
+        """Return the present power draw in watts (NVML reports mW)."""
         return _scaled(self.ask(pynvml.nvmlDeviceGetPowerUsage, board=True), 1e-3)
 
     @property
     def energy_j(self) -> float | None:
-        """Energy since the driver was loaded (NVML says mJ)."""
+        """Return the energy since the driver was loaded in joules (NVML reports mJ)."""
         return _scaled(self.ask(pynvml.nvmlDeviceGetTotalEnergyConsumption, board=True), 1e-3)
 
     @property
     def temperature_c(self) -> int | None:
-        """Of the chip, in °C."""
+        """Return the temperature of the chip in °C."""
         return self.ask(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU, board=True)
 
     @property
     def power_limit_w(self) -> float | None:
-        """The limit in force (NVML says mW)."""
+        """Return the power limit in force in watts (NVML reports mW)."""
         return _scaled(self.ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, board=True), 1e-3)
 
 
@@ -142,14 +142,14 @@ def _scaled(value: int | None, factor: float) -> float | None:
 
 
 def find_device(environ: Mapping[str, str], cuda_uuid: str | None = None) -> NvmlDevice:
-    """The device that CUDA calls 0 in this environment; within nvml_session().
+    """Return the device that CUDA calls 0 in this environment; call it within nvml_session().
 
     Args:
-        environ: with CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER.
-        cuda_uuid: what CUDA says the device's UUID is, without prefix; None where CUDA has not been asked.
+        environ: environment with CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER.
+        cuda_uuid: the device's UUID according to CUDA, without prefix; None if CUDA has not been asked.
 
     Raises:
-        NvmlSilent: if it cannot be told which device that is.
+        NvmlSilent: if it cannot be determined which device that is.
     """
     entry = environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     try:
@@ -165,7 +165,7 @@ def find_device(environ: Mapping[str, str], cuda_uuid: str | None = None) -> Nvm
 
 
 def all_devices() -> Iterator[NvmlDevice]:
-    """Every GPU of the machine, and every MIG slice; within nvml_session()."""
+    """Yield every GPU of the machine and every MIG slice; call it within nvml_session()."""
     for index in range(pynvml.nvmlDeviceGetCount()):
         board = pynvml.nvmlDeviceGetHandleByIndex(index)
         yield NvmlDevice(board, board)
@@ -177,7 +177,7 @@ def all_devices() -> Iterator[NvmlDevice]:
             try:
                 yield NvmlDevice(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(board, number), board, is_mig=True)
             except pynvml.NVMLError:
-                continue  # slots of a GPU that is not cut up
+                continue  # slots of a GPU that is not partitioned
 
 
 def _mig_device(handle: object) -> NvmlDevice:
@@ -193,7 +193,7 @@ def _by_cuda_uuid(uuid: str) -> NvmlDevice:
 
 
 def _by_uuid_prefix(prefix: str) -> NvmlDevice:
-    """CUDA accepts as much of a UUID as is unique."""
+    """Return the device whose UUID begins with a prefix; CUDA accepts any unique prefix."""
     found = [device for device in all_devices() if not device.is_mig and (device.uuid or "").startswith(prefix)]
     if len(found) != 1:
         raise NvmlSilent(f"CUDA_VISIBLE_DEVICES must begin with one GPU's UUID, {prefix!r} fits {len(found)} GPUs")

@@ -1,4 +1,4 @@
-"""Power and energy of a GPU while it trains (FPT+, Table II); nothing is said where the GPU has no counter."""
+"""Power and energy of a GPU while it trains (FPT+, Table II); nothing is reported if the GPU has no counter."""
 
 import statistics
 import threading
@@ -12,7 +12,7 @@ from .nvml import NvmlDevice
 BY_COUNTER = "nvml energy counter"
 BY_SAMPLES = "nvml sampled power"
 MIN_WINDOW_S = 5.0
-"""The driver averages power over up to a second, so a shorter window says little."""
+"""Shortest useful window in seconds: the driver averages power over up to a second, so a shorter one says little."""
 
 MIN_SAMPLES = 20
 
@@ -24,37 +24,37 @@ _SLOWED = {
 
 @dataclass(frozen=True, kw_only=True)
 class PowerReading:
-    """What a window of work has taken. None is "not measured"."""
+    """Power and energy of a window of work. None is "not measured"."""
 
     mean_power_w: float | None
     peak_power_w: float | None
-    """Highest sample; the driver has already averaged each."""
+    """Highest sample in watts; the driver has already averaged each sample."""
 
     idle_power_w: float | None
-    """Of the same GPU just before, with a CUDA context and no work."""
+    """Power of the same GPU just before, with a CUDA context and no work."""
 
     energy_j_per_img: float | None
-    """Net of idle: what the work adds to a GPU that is on anyway."""
+    """Energy per image net of idle: what the work adds to a GPU that is on anyway."""
 
     gross_energy_j_per_img: float | None
-    """All that the GPU took, by images."""
+    """Total energy of the GPU, divided by the number of images."""
 
     power_source: str | None
     power_window_s: float | None
     gpu_temperature_c: int | None
-    """At the end of the window."""
+    """Temperature in °C at the end of the window."""
 
     power_limit_w: float | None
     power_quality: str | None
-    """`good`, or all that speaks against the figures."""
+    """`good`, or everything that speaks against the figures."""
 
 
 class PowerMeter:
-    """Meters one GPU: first idle(), then start(), the work, stop().
+    """Meters one GPU: call idle(), then start(), do the work, then call stop().
 
     Args:
-        device: as NVML knows it.
-        interval_s: between samples.
+        device: the GPU in NVML.
+        interval_s: time between samples in seconds.
     """
 
     def __init__(self, device: NvmlDevice, interval_s: float = 0.05) -> None:
@@ -65,7 +65,7 @@ class PowerMeter:
         self._sampler: threading.Thread | None = None
 
     def idle(self, window_s: float) -> None:
-        """Note what the GPU takes without work; the median over a window."""
+        """Note the GPU's power without work, as the median over a window."""
         self._begin_sampling()
         time.sleep(window_s)
         self._end_sampling()
@@ -77,10 +77,10 @@ class PowerMeter:
         self._begin_sampling()
 
     def stop(self, num_images: int) -> PowerReading:
-        """Close the window; the device must have finished its work.
+        """Close the window and return its reading; the device must have finished its work.
 
         Args:
-            num_images: that the work has processed.
+            num_images: number of images that the work processed.
         """
         window_s, energy_j = time.perf_counter() - self._began_s, self._device.energy_j
         self._end_sampling()
@@ -100,7 +100,7 @@ class PowerMeter:
         )
 
     def _mean(self, energy_j: float | None, window_s: float) -> tuple[float | None, str | None]:
-        """Mean power and where it comes from; a counter that stands still is no counter."""
+        """Return mean power and its source; a counter that stands still does not count."""
         if None not in (energy_j, self._energy_j) and energy_j > self._energy_j:
             return (energy_j - self._energy_j) / window_s, BY_COUNTER
         if self._samples_w:

@@ -1,4 +1,4 @@
-"""Time per training step, and images per second (FPT+, Table II)."""
+"""Time per training step, and throughput in images per second (FPT+, Table II)."""
 
 import statistics
 import time
@@ -10,19 +10,19 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class ThroughputReading:
-    """Time of a training step, data already on the device."""
+    """Time of a training step with its data already on the device."""
 
     step_time_s: float
-    """Median."""
+    """Median time of a step in seconds."""
 
     step_time_p10_s: float
     step_time_p90_s: float
     throughput_img_s: float
-    """Batch size over the median step time."""
+    """Batch size divided by the median step time."""
 
 
 class WallClock:
-    """Marks moments of a processor that works in step with Python."""
+    """Records moments on a processor that works in step with Python."""
 
     def __init__(self) -> None:
         self._marks_s: list[float] = []
@@ -31,12 +31,12 @@ class WallClock:
         self._marks_s.append(time.perf_counter())
 
     def intervals_s(self) -> list[float]:
-        """Seconds from each mark to the next."""
+        """Return the seconds from each mark to the next."""
         return [after - before for before, after in zip(self._marks_s, self._marks_s[1:], strict=False)]
 
 
 class CudaClock:
-    """Marks moments in the stream of a CUDA device, so that nothing waits between steps, as in training."""
+    """Records moments in the stream of a CUDA device, so that nothing waits between steps, as in training."""
 
     def __init__(self) -> None:
         self._marks: list[torch.cuda.Event] = []
@@ -47,7 +47,7 @@ class CudaClock:
         self._marks.append(event)
 
     def intervals_s(self) -> list[float]:
-        """Seconds from each mark to the next; waits for the last (CUDA says ms)."""
+        """Return the seconds from each mark to the next; wait for the last (CUDA reports ms)."""
         self._marks[-1].synchronize()
         return [before.elapsed_time(after) / 1e3 for before, after in zip(self._marks, self._marks[1:], strict=False)]
 
@@ -55,13 +55,13 @@ class CudaClock:
 def time_steps(
     take_step: Callable[[], object], *, batch_size: int, device: str, budget_s: float, min_steps: int, max_steps: int
 ) -> ThroughputReading:
-    """Time steps that have been warmed up: min_steps, and as many more as the budget holds at their pace.
+    """Time steps that have been warmed up: min_steps, and as many more as the budget allows at their pace.
 
     Args:
         take_step: takes one step.
-        batch_size: images a step.
-        device: `cuda` is timed by events in its stream, anything else by the wall.
-        budget_s: for all steps.
+        batch_size: images per step.
+        device: `cuda` is timed by events in its stream, anything else by the wall clock.
+        budget_s: time for all steps, in seconds.
         min_steps, max_steps: bounds on the number of steps.
     """
     times_s = _times_s(take_step, device, min_steps)

@@ -17,9 +17,9 @@ from .stack_table import stack_lines
 
 @dataclass(frozen=True, kw_only=True)
 class PaperStackConfig:
-    """Emulate the 23 memory cells that the paper prints of FPT and FPT+ with PyTorch 2.0.0 into a CSV file.
+    """Emulate the 23 memory cells that the paper prints for FPT and FPT+, with PyTorch 2.0.0, and write a CSV file.
 
-    The exit status is 1 where printed less reserved is not one constant within one stored block for every cell.
+    The exit status is 1 if printed less reserved memory is not one constant within one stored block for every cell.
     """
 
     python: str = str(ROOT / ".nox" / "paper_stack" / "bin" / "python")
@@ -30,7 +30,7 @@ class PaperStackConfig:
 
 
 def main(arguments: list[str]) -> int:
-    """Emulate, keep, print."""
+    """Emulate the cells, save the rows and print them."""
     config = tyro.cli(PaperStackConfig, args=arguments, prog="python -m bench.paper.stack")
     stack = emulate_stack(Path(config.python), stack_cells())
     folder = Path(config.results) / PAPER_FOLDER

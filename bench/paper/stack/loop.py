@@ -1,19 +1,20 @@
-"""The training loop of the official code, written plainly, for a Python with PyTorch 2.0.0 and next to nothing else.
+"""The training loop of the official code, written plainly, for a Python with PyTorch 2.0.0 and little else.
 
     python -m bench.paper.stack.loop < job.json > memory.json
 
-What memory depends on is the order in which the batches come and go:
+Memory depends on the order in which the batches come and go:
 
-    for images, keys, values, targets in loader:   the names take the new batch, on the CPU: the last one's features die
+    for images, keys, values, targets in loader:   the names take the new batch, on the CPU: the old features are freed
         keys, values = moved to the device
-        logits, loss                               the last step's gradients are still there
+        logits, loss                               the last step's gradients still exist
         zero_grad, backward, clip, step
-    evaluate                                       in a function with names of its own: the last training batch's
+    evaluate                                       in a function with its own names: the last training batch's
                                                    features stay, next to those of every validation batch
 
-So an evaluation can add one stored block, the keys of a batch, to what training had reserved before it. Features are
-stored image by image, (layers, heads, n, head_dim); the model takes them with layers first: views, which a product over
-all layers copies.
+So an evaluation can add one stored block, the keys of a batch, to what training had reserved before it.
+
+Features are stored image by image, (layers, heads, n, head_dim). The model takes them with layers first, as views,
+which a product over all layers copies.
 """
 
 import json
@@ -39,7 +40,7 @@ class Cell:
     """Arguments of PlainFPT."""
 
     num_tokens: int
-    """Stored tokens of each image, layer and head."""
+    """Number of stored tokens of each image, layer and head."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,18 @@ class Memory:
     """Peaks of one training by PyTorch's own counters."""
 
     training_reserved_bytes: int
-    """In the first epoch, before any evaluation."""
+    """Peak reserved memory in the first epoch, before any evaluation."""
 
     reserved_bytes: int
     allocated_bytes: int
-    """Of the whole training."""
+    """Peak allocated memory of the whole training."""
 
     block_bytes: int
-    """The keys of one batch."""
+    """Size of the keys of one batch."""
 
 
 def main() -> None:
-    """Train the cells of standard input, each in a fresh process; write the versions and what each took."""
+    """Train the cells on standard input, each in a fresh process; print the versions and the memory of each."""
     asked = json.load(sys.stdin)
     job, cells = StackJob(**asked["job"]), [Cell(**cell) for cell in asked["cells"]]
     with get_context("fork").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
@@ -78,7 +79,7 @@ def main() -> None:
 
 
 def train(job: StackJob, cell: Cell) -> Memory:
-    """Train one cell; its memory."""
+    """Train one cell, and return its memory."""
     model = PlainFPT(**cell.model, fuses_at_once=True).to(DEVICE).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     whole_batches = job.train_images - job.train_images % job.batch_size
@@ -100,7 +101,7 @@ def train(job: StackJob, cell: Cell) -> Memory:
 
 @torch.no_grad()
 def evaluate(model: PlainFPT, loader: Iterator[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Logits of every batch, on the CPU."""
+    """Return the logits of every batch, on the CPU."""
     model.eval()
     logits = []
     for images, keys, values, _ in loader:
@@ -111,7 +112,7 @@ def evaluate(model: PlainFPT, loader: Iterator[tuple[Tensor, ...]]) -> list[Tens
 
 
 def batches(cell: Cell, num_images: int, batch_size: int) -> Iterator[tuple[Tensor, ...]]:
-    """Side images, stored keys and values, and targets on the CPU; their numbers do not matter to memory."""
+    """Yield side images, stored keys and values, and targets on the CPU; their values do not affect memory."""
     layers, heads, lpm_dim = (cell.model[name] for name in ("num_layers", "num_heads", "lpm_dim"))
     stored = layers, heads, cell.num_tokens, lpm_dim // heads
     for start in range(0, num_images, batch_size):

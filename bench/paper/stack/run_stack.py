@@ -1,4 +1,4 @@
-"""Run the official training loop on the paper's software: another Python, its PyTorch 2.0.0, an emulated RTX A6000."""
+"""Run the official training loop on the paper's software: a Python with PyTorch 2.0.0 and an emulated RTX A6000."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from .stack_rows import Stack, StackRow
 
 ROOT = Path(__file__).parents[3]
 TORCH = "2.0.0"
-"""The official code's requirement."""
+"""PyTorch version that the official code requires."""
 
 JOB = {
     "batch_size": 16,
@@ -24,7 +24,7 @@ JOB = {
     "validation_images": MESSIDOR2_IMAGES // 10,
     "epochs": 2,
 }
-"""Sec. IV-A, and the images an epoch that Table II implies. More epochs reserve no more."""
+"""Training job: Sec. IV-A, and the images per epoch that Table II implies. More epochs reserve no more memory."""
 
 
 def emulate_stack(python: Path, printed: list[PrintedCell]) -> Stack:
@@ -32,11 +32,11 @@ def emulate_stack(python: Path, printed: list[PrintedCell]) -> Stack:
 
     Args:
         python: the interpreter of an environment with PyTorch 2.0.0.
-        printed: some of `stack_cells`.
+        printed: cells of `stack_cells`.
 
     Raises:
         CannotEmulate: if the emulated device does not run here.
-        InvalidInput: if the interpreter is not there, has another PyTorch, or fails.
+        InvalidInput: if the interpreter does not exist, has another PyTorch, or fails.
     """
     python, gpu = python.absolute(), GPUS[PAPER_GPU]
     asked = {"job": JOB, "cells": [training_of(one.cell) for one in printed]}
@@ -60,7 +60,7 @@ def emulate_stack(python: Path, printed: list[PrintedCell]) -> Stack:
 
 
 def _torch_folder(python: Path) -> Path:
-    """`torch` in the site-packages of an interpreter."""
+    """Return the folder `torch` in the site-packages of an interpreter."""
     if not python.exists():
         raise InvalidInput(
             f"python must be an interpreter with PyTorch {TORCH}, got {str(python)!r}, which is not "
@@ -77,7 +77,7 @@ def _torch_folder(python: Path) -> Path:
 
 
 def _run(command: list[str], text: str = "", variables: dict[str, str] | None = None) -> str:
-    """Standard output of a command in the project's folder."""
+    """Return the standard output of a command that runs in the project's folder."""
     done = subprocess.run(command, input=text, env=variables, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip() or "no reason given").splitlines()[-1]

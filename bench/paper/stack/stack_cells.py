@@ -1,4 +1,4 @@
-"""The 23 memory cells that the paper prints of FPT and FPT+, and what each of them trains."""
+"""The 23 memory cells that the paper prints for FPT and FPT+, and the training behind each."""
 
 import torch
 
@@ -10,11 +10,12 @@ from methods.backbone import token_count
 
 TABLES = ("I", "III", "IV", "V", "VI")
 METHODS = ("fpt", "fptplus")
-"""A cell is of one of them if its method's name begins so: the others are FPT+ with one value changed."""
+"""Methods covered: a cell belongs to one of them if its method's name begins with it. The others are FPT+ with one
+value changed."""
 
 
 def stack_cells() -> list[PrintedCell]:
-    """Each printed cell once, where it stands first."""
+    """Return each printed cell once, at its first place."""
     found = {}
     for printed in printed_cells():
         if printed.quantity == "memory_mib" and printed.table in TABLES and printed.cell.method.startswith(METHODS):
@@ -23,7 +24,7 @@ def stack_cells() -> list[PrintedCell]:
 
 
 def training_of(cell: CellConfig) -> dict:
-    """What loop.py needs to train a cell: a `loop.Cell` as JSON writes it."""
+    """Return what loop.py needs to train a cell: a `loop.Cell` in JSON form."""
     with torch.device("meta"):
         vit = create_backbone(cell.model, cell.res, cell.num_classes)
     config, num_heads = find_method(cell.method).config, vit.blocks[0].attn.num_heads

@@ -1,7 +1,7 @@
-"""What the paper prints next to what its software reserves when emulated: rows of results/paper/paper_stack.csv.
+"""Printed memory next to what the paper's software reserves when emulated: rows of results/paper/paper_stack.csv.
 
-Printed less reserved is what a process holds besides PyTorch's segments: the CUDA context with its kernels, the same
-for all cells if the emulation is right.
+Printed less reserved memory is what a process holds besides PyTorch's segments: the CUDA context with its kernels. It
+is the same for all cells if the emulation is right.
 """
 
 import csv
@@ -15,10 +15,10 @@ from fptplus import InvalidInput
 from fptplus.whole_file import whole_file
 
 FILE = "paper_stack.csv"
-"""Under results/paper."""
+"""Name of the file under results/paper."""
 
 SEGMENT_MIB = 2
-"""PyTorch reserves memory in multiples of 2 MiB."""
+"""Granularity in MiB: PyTorch reserves memory in multiples of 2 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +27,21 @@ class StackRow:
 
     table: str
     row: str
-    """As the paper's table has it."""
+    """Row of the paper's table."""
 
     method: str
     model: str
     res: int
     printed_mib: float
     training_reserved_mib: float
-    """In the first epoch, before the first evaluation."""
+    """Peak reserved memory in the first epoch, before the first evaluation."""
 
     reserved_mib: float
     allocated_mib: float
-    """Peaks of the whole training, evaluations included."""
+    """Peak of the whole training, evaluations included."""
 
     block_mib: float
-    """One stored block: the keys of a batch."""
+    """Size of one stored block: the keys of a batch."""
 
     torch_version: str
     cuda_version: str
@@ -49,17 +49,17 @@ class StackRow:
 
     @property
     def printed_less_training_mib(self) -> float:
-        """Printed less reserved before the first evaluation."""
+        """Return the printed memory less what is reserved before the first evaluation."""
         return self.printed_mib - self.training_reserved_mib
 
     @property
     def printed_less_reserved_mib(self) -> float:
-        """Printed less reserved, evaluations included."""
+        """Return the printed memory less what is reserved, evaluations included."""
         return self.printed_mib - self.reserved_mib
 
     @property
     def block_segment_mib(self) -> float:
-        """What PyTorch reserves for a stored block."""
+        """Return the memory that PyTorch reserves for a stored block."""
         return -(-self.block_mib // SEGMENT_MIB) * SEGMENT_MIB
 
 
@@ -71,30 +71,30 @@ class Stack:
 
     @cached_property
     def context_mib(self) -> float:
-        """The usual constant: the median of printed less reserved before the first evaluation."""
+        """Return the typical constant: the median of printed less reserved memory before the first evaluation."""
         return median(row.printed_less_training_mib for row in self.rows)
 
     def process_mib(self, row: StackRow) -> float:
-        """Memory of the whole process in training: reserved, and the constant."""
+        """Return the memory of the whole process in training: reserved memory plus the constant."""
         return row.training_reserved_mib + self.context_mib
 
     def constants_mib(self, *, evaluated: bool) -> tuple[float, float]:
-        """Lowest and highest constant that no cell's printed less reserved is off by more than one stored block.
+        """Return the lowest and highest constant that is within one stored block of each cell's printed less reserved.
 
-        There is none where the lowest is above the highest.
+        There is no such constant if the lowest is above the highest.
 
         Args:
-            evaluated: of what is reserved with evaluations, not before the first.
+            evaluated: whether to take what is reserved with evaluations, instead of before the first.
         """
         left = [(_left_mib(row, evaluated=evaluated), row.block_segment_mib) for row in self.rows]
         return max(mib - block for mib, block in left), min(mib + block for mib, block in left)
 
     def counts_evaluation(self, row: StackRow) -> bool:
-        """Whether the print is nearer to what is reserved after an evaluation than before the first."""
+        """Whether the print is closer to what is reserved after an evaluation than to that before the first."""
         return abs(self._off_mib(row, evaluated=True)) < abs(self._off_mib(row, evaluated=False))
 
     def unexplained_mib(self, row: StackRow) -> float:
-        """What is left of the print without the constant and what was reserved at the nearer of the two moments."""
+        """Return the print less the constant and less what was reserved at the closer of the two moments."""
         return self._off_mib(row, evaluated=self.counts_evaluation(row))
 
     def _off_mib(self, row: StackRow, *, evaluated: bool) -> float:
@@ -106,11 +106,11 @@ def _left_mib(row: StackRow, *, evaluated: bool) -> float:
 
 
 _DERIVED = ("printed_less_training_mib", "printed_less_reserved_mib")
-"""Columns written for a reader."""
+"""Derived columns, written for readers."""
 
 
 def write_stack(path: Path, stack: Stack) -> None:
-    """Keep the rows as a CSV file, with printed less reserved for both moments."""
+    """Write the rows to a CSV file, with printed less reserved memory for both moments."""
     names = [field.name for field in fields(StackRow)]
     with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*names, *_DERIVED], lineterminator="\n")
@@ -121,10 +121,10 @@ def write_stack(path: Path, stack: Stack) -> None:
 
 
 def read_stack(path: Path) -> Stack:
-    """The rows kept in a CSV file; none where there is no file.
+    """Return the rows of a CSV file; none if there is no file.
 
     Raises:
-        InvalidInput: if a column is missing or holds no number.
+        InvalidInput: if a column is missing or holds something other than a number.
     """
     if not path.exists():
         return Stack(())

@@ -1,4 +1,4 @@
-"""The paper's print next to its software's memory, on a terminal of 80 columns."""
+"""Printed memory next to that of the paper's software, on a terminal of 80 columns."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ _WIDTHS = (31, 7, 8, 5, 9, 5, 7)
 
 
 def stack_lines(stack: Stack) -> Iterator[str]:
-    """The table, what it says, and whether it holds."""
+    """Yield the lines of the table, its conclusion, and whether it holds."""
     first = stack.rows[0]
     yield "Memory of FPT and FPT+ as printed and as emulated, in MiB"
     yield f"PyTorch {first.torch_version}, {first.gpu}, batch 16, fp32"
@@ -22,7 +22,7 @@ def stack_lines(stack: Stack) -> Iterator[str]:
 
 
 def conclusion(stack: Stack) -> Iterator[str]:
-    """What the rows say of the constant, in lines of 80 columns."""
+    """Yield what the rows say about the constant, in lines of 80 columns."""
     ranges = [stack.constants_mib(evaluated=evaluated) for evaluated in (False, True)]
     if all(low <= high for low, high in ranges):
         yield f"Printed less reserved is one constant within one block in all {len(stack.rows)} cells:"

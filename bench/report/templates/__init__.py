@@ -1,4 +1,4 @@
-"""Pages as Jinja templates: the words are in the template, the numbers come from records."""
+"""Pages as Jinja templates: the words are in the templates, the numbers come from records."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ FOLDER = Path(__file__).parent
 
 
 def render(name: str, **values: object) -> str:
-    """A template filled in; a name it uses and does not get is an error."""
+    """Fill in a template; a name that it uses but does not get is an error."""
     loader = jinja2.FileSystemLoader(FOLDER)
     environment = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, autoescape=name.endswith(".html.j2"), trim_blocks=True
@@ -18,5 +18,5 @@ def render(name: str, **values: object) -> str:
 
 
 def asset(name: str) -> str:
-    """The text of a file beside the templates."""
+    """Return the text of a file next to the templates."""
     return (FOLDER / name).read_text(encoding="utf-8")

@@ -1,4 +1,7 @@
-"""Calls one function in a process of its own: python call_function.py REQUEST ANSWER; it stands alone."""
+"""Call one function in a process of its own: python call_function.py REQUEST ANSWER.
+
+It works without the project's packages.
+"""
 
 import importlib
 import importlib.util
@@ -8,7 +11,7 @@ import sys
 
 
 def main(request, answer):
-    """Call what a request names, and write down what it returns."""
+    """Call the function that a request names, and write down what it returns."""
     with open(request, "rb") as file:
         module, path, name, arguments, named, search = pickle.load(file)
     sys.path[:] = [*dict.fromkeys([*sys.path, *search])]
@@ -22,7 +25,7 @@ def main(request, answer):
 
 
 def find(module, path):
-    """A module by its name where that leads to its file, else by its file."""
+    """Return a module by its name if that leads to its file, else by its file."""
     try:
         found = None if module == "__main__" else importlib.import_module(module)
     except ImportError:

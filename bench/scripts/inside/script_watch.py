@@ -1,11 +1,11 @@
-"""Watches the memory of a training script from inside its process, without a change to it; stands alone.
+"""Watch the memory of a training script from inside its process, without changing it or importing our packages.
 
-    PyTorch's hooks      an optimizer's step begins and ends, a backward pass does     -> phases, by time
-    allocator's history  each block given and taken back, with the lines that asked   -> what is in use at the peak
-    the optimizer        parameters, gradients, state; every module: buffers           -> what a block is for
+    PyTorch's hooks      an optimizer's step or a backward pass begins or ends         -> phases, by time
+    allocator's history  each block given and taken back, with the lines that asked    -> what is in use at the peak
+    the optimizer        parameters, gradients, state; every module: buffers           -> the kind of each block
 
-The history is kept for the first steps only (EMULATED_RECORD_STEPS); the allocator's own counters tell of all others.
-A report is a JSON file of its own for each process, written whole after each recorded step and when the process ends.
+The history is kept for the first steps only (EMULATED_RECORD_STEPS); all other steps are known by the allocator's own
+counters. Each process has its own report, a JSON file that is written whole after each recorded step and at its end.
 """
 
 import atexit
@@ -19,13 +19,13 @@ import threading
 import time
 
 MOST_ENTRIES = 5_000_000
-"""Of the allocator's history."""
+"""Largest number of entries in the allocator's history."""
 
 QUIET_S = 60.0
-"""Without a kernel launched for so long, the script may be waiting for a value that no kernel writes."""
+"""Seconds without a kernel launch after which the script may be waiting for a value that no kernel writes."""
 
 LARGEST = 10
-"""Tensors that are listed."""
+"""Number of tensors that are listed."""
 
 TIMELINE_POINTS = 2000
 
@@ -39,11 +39,11 @@ def start(torch):
 
 
 class Watch:
-    """One process.
+    """Watch of one process.
 
     Args:
-        torch: the module.
-        folder: where its report goes.
+        torch: the PyTorch module.
+        folder: folder for its report.
     """
 
     def __init__(self, torch, folder):
@@ -52,11 +52,11 @@ class Watch:
         self.stop_after = int(os.environ.get("EMULATED_STOP_AFTER_STEPS", "0"))
         self.num_steps = 0
         self.steps_of = {}
-        """Steps done, by optimizer."""
+        """Number of steps done, by optimizer."""
         self.phases = [(0, 0, "setup", None)]
-        """Since when (µs), in which step (from 1), which phase, and the user's line that began it."""
+        """Phases: beginning (µs), step (from 1), name, and the user's line that began it."""
         self.known = []
-        """What was seen in use: (time in µs, {address: (kind, name)})."""
+        """Blocks seen in use: (time in µs, {address: (kind, name)})."""
         self.out_of_memory = []
         self.peaks = []
         self.is_recording = False
@@ -64,11 +64,11 @@ class Watch:
         self.ended = "running"
 
     def cuda_begins(self):
-        """CUDA has been started in this process."""
+        """Note that CUDA has started in this process."""
         torch = self.torch
         if hasattr(torch._C, "_cuda_attach_out_of_memory_observer"):
             torch._C._cuda_attach_out_of_memory_observer(self.memory_runs_out)
-        optimizers = sys.modules["torch.optim.optimizer"]  # hidden from its package by a class of that name
+        optimizers = sys.modules["torch.optim.optimizer"]  # hidden in its package by a class of the same name
         optimizers.register_optimizer_step_pre_hook(self.step_begins)
         optimizers.register_optimizer_step_post_hook(self.step_ends)
         self._watch_backward()
@@ -83,7 +83,7 @@ class Watch:
         try:
             memory._record_memory_history("all", context="alloc", stacks="python", max_entries=MOST_ENTRIES)
             self.is_recording = True
-        except TypeError:  # before PyTorch 2.1: counters alone
+        except TypeError:  # before PyTorch 2.1: counters only
             pass
 
     def _watch_backward(self):
@@ -107,20 +107,20 @@ class Watch:
     phase = "setup"
 
     def first_call(self, _module, _inputs):
-        """A module is called for the first time: what came before is not of the first step."""
+        """Note that a module is called for the first time: what came before does not belong to the first step."""
         self._first_call.remove()
         if self.phase == "setup":
             self._phase("forward")
 
     def step_begins(self, optimizer, _arguments, _options):
-        """An optimizer is about to step: weights, gradients and what is left of older state are in use."""
+        """Note that an optimizer is about to step: weights, gradients and what is left of older state are in use."""
         if os.getpid() != self.pid:
             return
         self._note_known(optimizer)
         self._phase("optimizer", caller(sys._getframe(1)))
 
     def step_ends(self, optimizer, _arguments, _options):
-        """An optimizer has stepped."""
+        """Note that an optimizer has stepped."""
         if os.getpid() != self.pid:
             return
         self._note_known(optimizer)
@@ -137,7 +137,7 @@ class Watch:
             raise SystemExit(0)
 
     def _note_known(self, optimizer):
-        """What the blocks in use are for, by their addresses; an optimizer's too where one is given."""
+        """Note what the blocks in use are for, by their addresses; if an optimizer is given, its blocks too."""
         if not self.is_recording:
             return
         names, known = {}, {}
@@ -158,7 +158,7 @@ class Watch:
         self.known.append((time.time_ns() // 1000, known))
 
     def memory_runs_out(self, device, wanted_bytes, _device_total, _device_free):
-        """The allocator is about to raise; it has tried again after freeing its cache."""
+        """Note that the allocator is about to raise; it has retried after freeing its cache."""
         self._note_known(None)
         self.out_of_memory.append(
             {
@@ -171,12 +171,12 @@ class Watch:
         )
 
     def script_fails(self, kind, error, traceback):
-        """Nobody caught an error."""
+        """Note that an error was not caught."""
         self.ended = f"{kind.__name__}: {error}"
         self.excepthook(kind, error, traceback)
 
     def process_ends(self):
-        """Python is about to end this process."""
+        """Note that Python is about to end this process."""
         if os.getpid() != self.pid:
             return
         if self.ended == "running":
@@ -198,20 +198,20 @@ class Watch:
         self.known.clear()
 
     def _write_snapshot(self, snapshot):
-        """For PyTorch's memory viewer (pytorch.org/memory_viz)."""
+        """Write the snapshot for PyTorch's memory viewer (pytorch.org/memory_viz)."""
         import pickle
 
         with open(os.path.join(self.folder, f"{self.pid}.pickle"), "wb") as file:
             pickle.dump(snapshot, file)
 
     def _counters(self):
-        """Peaks since the process began, on all devices together with the current one's number."""
+        """Return the peaks since the process began, over all devices together, and the current device's number."""
         stats = self.torch.cuda.memory_stats()
         peak = {f"{name}_bytes": stats[f"{name}_bytes.all.peak"] for name in ("allocated", "reserved")}
         return peak | {"retries": stats.get("num_alloc_retries", 0)}
 
     def write(self):
-        """The report as far as it goes."""
+        """Write the report as far as it is known."""
         torch = self.torch
         device = torch.cuda.current_device()
         report = {
@@ -237,7 +237,7 @@ class Watch:
         os.replace(path + ".new", path)
 
     def _notice_waiting(self):
-        """Say where the script is if it launches no kernel for long: it may wait for a value that none writes."""
+        """Say where the script is if it launches no kernel for long: it may wait for a value that no kernel writes."""
         main, last, since = threading.main_thread().ident, launches(), time.monotonic()
         while True:
             time.sleep(QUIET_S / 6)
@@ -259,8 +259,8 @@ class Blocks:
     """The allocator's history of one device.
 
     Args:
-        entries: of the history.
-        phases, known: as of Watch.
+        entries: entries of the history.
+        phases, known: see Watch.
     """
 
     def __init__(self, entries, phases, known):
@@ -298,11 +298,11 @@ class Blocks:
         return "other" if phase[2] == "setup" else "temporary"
 
     def phase_at(self, time_us):
-        """The phase of a moment."""
+        """Return the phase at a moment."""
         return self.phases[bisect.bisect_right(self.times, time_us) - 1]
 
     def summary(self):
-        """Where the peak is, what is in use there, and the sizes of each kind over time."""
+        """Return where the peak is, what is in use there, and the sizes of each kind over time."""
         peak_at, peak, series = self._replay()
         if peak_at is None:
             return {"peak": None}
@@ -337,7 +337,7 @@ class Blocks:
         }
 
     def _replay(self):
-        """The change that makes the peak with the blocks in use there, its bytes, and the sizes over time."""
+        """Return the change that makes the peak with the blocks in use there, its bytes, and the sizes over time."""
         total = peak = 0
         peak_at = -1
         for position, (number, is_given) in enumerate(self.changes):
@@ -361,7 +361,7 @@ class Blocks:
 
 
 class WatchedBlock:
-    """A block of memory from when it was given until it was taken back."""
+    """A block of memory from when it was given to when it was taken back."""
 
     __slots__ = ("address", "freed_us", "inner", "kind", "line", "made_us", "name", "num_bytes")
 
@@ -377,18 +377,18 @@ class WatchedBlock:
 
 
 def note(known, tensor, kind, name):
-    """Remember what the block of a tensor on a device is for; the first kind that is told stays."""
-    tensor = getattr(tensor, "_local_tensor", tensor)  # of a DTensor
+    """Remember what the block of a tensor on a device is for; the first kind noted stays."""
+    tensor = getattr(tensor, "_local_tensor", tensor)  # for a DTensor
     try:
         if tensor is not None and tensor.is_cuda:
             known.setdefault(tensor.untyped_storage().data_ptr(), (kind, name))
     except (AttributeError, RuntimeError):
-        pass  # no tensor, or one without a storage
+        pass  # not a tensor, or one without a storage
 
 
 def roots(torch, objects):
-    """Modules that are in no other one."""
-    modules = [one for one in objects if issubclass(type(one), torch.nn.Module)]  # isinstance would ask the object
+    """Return the modules that are not part of another one."""
+    modules = [one for one in objects if issubclass(type(one), torch.nn.Module)]  # isinstance would query the object
     inner = {id(child) for module in modules for child in module._modules.values()}
     return [module for module in modules if id(module) not in inner]
 
@@ -401,7 +401,7 @@ _LIBRARIES = tuple(
 
 
 def is_library(path):
-    """Whether a file is of the standard library or an installed package, not of the user."""
+    """Whether a file belongs to the standard library or an installed package, not to the user."""
     return os.path.realpath(path).startswith(_LIBRARIES) or "site-packages" in path or path.startswith("<")
 
 
@@ -411,17 +411,17 @@ def is_torch(path):
 
 
 def is_watch(path):
-    """Whether a file is this one."""
+    """Whether a file is this module."""
     return path == __file__
 
 
 def in_words(frame):
-    """A line of the history as train.py:12 (main)."""
+    """Return a line of the history, as train.py:12 (main)."""
     return f"{shortened(frame['filename'])}:{frame['line']} ({frame['name']})"
 
 
 def shortened(path):
-    """A path from the package it is in or from the working directory; of others, the name of the file."""
+    """Return a path relative to its package or the working directory; for other files, just the file name."""
     for folder in (*_LIBRARIES, os.path.join(os.getcwd(), "")):
         if path.startswith(folder):
             return path[len(folder) :].removeprefix("site-packages" + os.sep)
@@ -429,7 +429,7 @@ def shortened(path):
 
 
 def caller(frame):
-    """The user's line that a frame was called from; the innermost one where all are of libraries."""
+    """Return the user's line that a frame was called from; the innermost line if all belong to libraries."""
     first = frame
     while frame is not None:
         path = frame.f_code.co_filename
@@ -440,7 +440,7 @@ def caller(frame):
 
 
 def launches():
-    """Kernels launched in this process."""
+    """Return the number of kernels launched in this process."""
     import ctypes
 
     count = ctypes.CDLL(None).emulated_launches
@@ -449,7 +449,7 @@ def launches():
 
 
 def unanswered():
-    """Functions that the device had no answer to."""
+    """Return the functions that the device had no answer to."""
     import ctypes
 
     ask = ctypes.CDLL(None).emulated_unanswered

@@ -1,7 +1,7 @@
-"""Python imports this module first in each process of a watched script: it waits for PyTorch, and starts the watch.
+"""Python imports this module first in each process of a watched script. It waits for PyTorch and starts the watch.
 
-It stands alone: the script's Python may be another than ours. The environment's own sitecustomize, which this one
-hides, is run as well.
+It works without the project's packages, since the script's Python may be another one. The environment's own
+sitecustomize, which this one hides, is run as well.
 """
 
 import importlib.machinery
@@ -13,7 +13,7 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 class _AfterTorch:
-    """Finds PyTorch as Python would, and starts the watch once it is imported."""
+    """Finds PyTorch as Python would, and starts the watch once it has been imported."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "torch":
@@ -32,7 +32,7 @@ class _AfterTorch:
 
 
 def _module(path):
-    """A module from a file that no path of imports leads to."""
+    """Return a module from a file that is on no import path."""
     spec = importlib.util.spec_from_file_location("_" + os.path.basename(path)[:-3], path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -1,4 +1,4 @@
-"""Sizes of CUDA contexts: what was measured, and what is said of a card from it."""
+"""Sizes of CUDA contexts: what was measured, and what is concluded for each card."""
 
 from dataclasses import replace
 

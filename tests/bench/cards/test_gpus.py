@@ -1,4 +1,4 @@
-"""The catalogue of GPUs, held to what the vendor's data sheets say of the same cards."""
+"""The catalogue of GPUs, compared with the vendor's data sheets for the same cards."""
 
 import inspect
 from dataclasses import replace

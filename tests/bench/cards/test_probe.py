@@ -1,4 +1,4 @@
-"""Asking for the GPU without touching it, and one cell at a time on it."""
+"""Ask for the GPU without touching it, and run one cell at a time on it."""
 
 import subprocess
 from unittest import mock

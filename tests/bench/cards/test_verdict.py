@@ -1,4 +1,4 @@
-"""A verdict says yes or no only where the CUDA context, whatever its size, would not change it."""
+"""A verdict says yes or no only if no possible size of the CUDA context would change it."""
 
 from dataclasses import replace
 

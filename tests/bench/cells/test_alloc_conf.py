@@ -1,4 +1,4 @@
-"""PyTorch's allocator settings: what is asked for goes before the environment's, and only one variable is left."""
+"""Settings of PyTorch's allocator: those asked for override the environment's, and only one variable remains."""
 
 import pytest
 

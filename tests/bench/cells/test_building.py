@@ -1,4 +1,4 @@
-"""What a cell asks for reaches the model and the step that are built for it."""
+"""Everything that a cell asks for reaches the model and the step that are built for it."""
 
 from contextlib import nullcontext
 from dataclasses import replace

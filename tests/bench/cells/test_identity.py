@@ -1,4 +1,4 @@
-"""One list of fields tells cells apart, and every record has them all."""
+"""One list of fields distinguishes cells, and every record has all of them."""
 
 import ast
 from dataclasses import fields, replace

@@ -1,4 +1,4 @@
-"""MACs against closed forms written out by hand for every method and both kinds of attention."""
+"""Multiply-accumulates (MACs) compared with closed forms for every method and both kinds of attention."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The commands that measure, called one after another on the machine of an emulated GPU; their words as JSON.
+"""Run the commands that measure, one after another, on the machine of an emulated GPU; print their output as JSON.
 
 python commands_on_emulated_gpu.py FOLDER
 """

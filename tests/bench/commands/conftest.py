@@ -1,4 +1,4 @@
-"""Commands whose predictions, measurements and figures are stood in for."""
+"""Commands whose predictions, measurements and figures are replaced by stand-ins."""
 
 import sys
 from types import SimpleNamespace

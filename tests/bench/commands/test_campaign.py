@@ -1,4 +1,4 @@
-"""The campaign without a GPU: its cells, its limit, its going on, and the paper's ratios beside faked measurements."""
+"""The campaign without a GPU: its cells, its time limit, resuming, and the paper's ratios next to fake measurements."""
 
 import io
 import time

@@ -1,4 +1,4 @@
-"""The commands that measure run on an emulated GPU from end to end, and nothing that they write counts as measured."""
+"""The commands that measure run end to end on an emulated GPU, and nothing that they write counts as measured."""
 
 import json
 import subprocess

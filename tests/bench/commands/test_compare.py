@@ -1,4 +1,4 @@
-"""Two folders side by side; every number is worked out by hand."""
+"""Comparison of two folders; every number is worked out by hand."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The doctor, on this machine, on an emulated card, and with a faked NVML where that has no answer."""
+"""The doctor, on this machine, on an emulated card, and with a fake NVML for what that card cannot answer."""
 
 from unittest import mock
 

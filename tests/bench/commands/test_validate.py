@@ -1,4 +1,4 @@
-"""Validation with the emulated device in the part of a real one; its grid, arithmetic and going on without any."""
+"""Validation with the emulated device in place of a real one; its grid, arithmetic and resuming without any device."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""What the tests of emulated cells run in the processes of a pool, which find it by name."""
+"""Functions that the tests of emulated cells run in a pool's processes, which find them by name."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What the tests run on an emulated card; functions of a module, since a job's process finds them by name."""
+"""Functions that the tests run on an emulated card; they are in a module since a job's process finds them by name."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""What tests of the measured path run in processes on emulated cards; the processes find these functions by name."""
+"""Functions that tests of the measured path run in processes on emulated cards, which find them by name."""
 
 import io
 import os

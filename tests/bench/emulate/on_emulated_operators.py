@@ -1,4 +1,4 @@
-"""Operators that the tests run on an emulated card; functions of a module, since a job's process finds them by name."""
+"""Operators that the tests run on an emulated card; they are in a module since a job's process finds them by name."""
 
 import ctypes
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What PyTorch itself does on an emulated card, for tests of its model; a job's process finds the functions by name."""
+"""Functions of PyTorch itself on an emulated card, for tests of its model; a job's process finds them by name."""
 
 from contextlib import contextmanager
 from dataclasses import replace

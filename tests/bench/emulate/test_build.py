@@ -1,4 +1,4 @@
-"""Where the emulated device cannot be built, and what is done about a cache that is not as it was left."""
+"""The emulated device where it cannot be built, and with a cache that has been damaged."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Each card of the catalogue, asked by PyTorch on the emulated device, is the card that the catalogue describes."""
+"""Each card of the catalogue, queried by PyTorch on the emulated device, is as the catalogue describes it."""
 
 import pytest
 import torch

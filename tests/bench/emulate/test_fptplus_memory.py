@@ -1,6 +1,6 @@
-"""The memory of FPT+'s step against that of the plain baseline's, both emulated: ViT-B, 512 px, batch 16, A6000.
+"""Memory of FPT+'s step compared with the plain baseline's, both emulated: ViT-B, 512 px, batch 16, A6000.
 
-Without the context of CUDA.
+The CUDA context is not included.
 """
 
 import on_emulated_plain

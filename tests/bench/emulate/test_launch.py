@@ -1,4 +1,4 @@
-"""The environment of an emulated card, also in a process that is on one already."""
+"""The environment of an emulated card, including in a process that is on one already."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What each option of the training step does to memory, as it follows from the parameters' sizes; by both engines."""
+"""How each option of the training step changes memory, derived from the parameters' sizes, with both engines."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What a cell's process dies of becomes the status; the processes here are small ones that speak the journal."""
+"""The cause of death of a cell's process becomes its status; the processes here are small ones that write a journal."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Batches from disk are the images that were put there, whatever axis their model wants the batch on."""
+"""Batches from disk contain the images that were stored, on whichever axis their model expects the batch."""
 
 from itertools import islice
 

@@ -1,6 +1,6 @@
-"""Time and power, which only a GPU that is there has: CUDA and NVML are faked, the steps are real ones on the CPU.
+"""Time and power, which only a real GPU has: CUDA and NVML are fake, the steps are real ones on the CPU.
 
-What else is measured runs on the emulated device (test_measured_path.py).
+Everything else that is measured is tested on the emulated device (test_measured_path.py).
 """
 
 import io

@@ -1,4 +1,4 @@
-"""The four memory counters on the emulated device, and with a faked NVML what it does not have: other containers."""
+"""The four memory counters on the emulated device, and with a fake NVML for what it lacks: other containers."""
 
 import os
 from unittest import mock

@@ -1,4 +1,4 @@
-"""Matching CUDA's device with NVML's on the emulated device; MIG slices, meters and errors with a faked NVML."""
+"""Match CUDA's device with NVML's on the emulated device; MIG slices, meters and errors use a fake NVML."""
 
 import on_emulated_gpu as on_gpu
 import pynvml

@@ -1,4 +1,4 @@
-"""True cells, each in a process of its own, on this machine's CUDA device; on an emulated one where there is none."""
+"""Real cells, each in a process of its own, on this machine's CUDA device, or an emulated one if there is none."""
 
 import on_emulated_gpu as on_gpu
 import pytest

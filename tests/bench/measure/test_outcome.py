@@ -1,4 +1,4 @@
-"""Errors of a device that are outcomes: in PyTorch's own words, as its releases raise them."""
+"""Device errors that are outcomes, in PyTorch's own words, as its releases raise them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Power with a faked NVML and a faked clock; the numbers are worked out by hand."""
+"""Power with a fake NVML and a fake clock; the numbers are worked out by hand."""
 
 from unittest import mock
 

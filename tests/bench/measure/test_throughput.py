@@ -1,4 +1,4 @@
-"""Time per step, by the wall and by CUDA's events."""
+"""Time per step, by the wall clock and by CUDA's events."""
 
 import pytest
 import torch

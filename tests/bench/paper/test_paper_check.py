@@ -1,4 +1,4 @@
-"""The paper check: every printed cell, bands that fail on a wrong record, what contradicts itself."""
+"""The paper check: every printed cell, bands that fail on a wrong record, and contradictions."""
 
 import json
 import shutil

@@ -1,6 +1,7 @@
 """Predicted process memory against Tables I and III of the paper (RTX A6000, PyTorch 2.0, fp32, eager, AdamW).
 
-Our own training step, on the installed PyTorch; the paper's software has its own test (test_paper_stack.py).
+This covers our own training step on the installed PyTorch; the paper's software has its own test
+(test_paper_stack.py).
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""The preloading pass as a cost of its own: the very features that the method trains on, and nothing that learns."""
+"""The preloading pass as a cost of its own: it makes the features that the method trains on, and learns nothing."""
 
 import pytest
 import torch

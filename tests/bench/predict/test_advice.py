@@ -1,4 +1,4 @@
-"""What is advised is held against running it, and against trying every size."""
+"""Advice compared with running it, and with trying every size."""
 
 from dataclasses import replace
 from functools import cache

@@ -1,4 +1,4 @@
-"""Counts are kept by architecture and counted again where what was kept cannot be trusted."""
+"""Counts are kept by architecture, and counted again if what was kept cannot be trusted."""
 
 from dataclasses import replace
 

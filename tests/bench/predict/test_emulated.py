@@ -1,5 +1,5 @@
-"""Cells on emulated cards: what is said of memory agrees with PyTorch's counters, MACs with its counter, verdicts with
-runs.
+"""Cells on emulated cards: memory agrees with PyTorch's counters, multiply-accumulates (MACs) with its counter, and
+verdicts with runs.
 """
 
 from dataclasses import fields, replace

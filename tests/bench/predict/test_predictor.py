@@ -1,4 +1,4 @@
-"""The choice between the emulated device and the meta trace, on machines that have the one or not."""
+"""The choice between the emulated device and the meta trace, on machines with and without the emulated device."""
 
 import sys
 

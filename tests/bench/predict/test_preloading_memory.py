@@ -1,4 +1,4 @@
-"""What preloading needs on a GPU, one image at a time: the bar of a tool that claims to save memory."""
+"""Memory that preloading needs on a GPU, one image at a time: the bar for a tool that claims to save memory."""
 
 from functools import cache
 

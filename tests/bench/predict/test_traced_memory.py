@@ -1,4 +1,4 @@
-"""The meta trace against statements that do not come from it."""
+"""The meta trace compared with statements from independent sources."""
 
 import copy
 from contextlib import nullcontext

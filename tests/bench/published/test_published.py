@@ -1,4 +1,4 @@
-"""What others have measured: the file is whole, the committed comparison meets its bars, and some rows live."""
+"""Measurements by others: the file is complete, the committed comparison meets its bars, and some rows run live."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Records of another card, seed or anything else that identifies a cell change no table of the paper's card."""
+"""Records that differ in card, seed or any other identifying field change no table of the paper's card."""
 
 import json
 import shutil

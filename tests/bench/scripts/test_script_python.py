@@ -1,4 +1,4 @@
-"""The PyTorch that counts is that of the command's own Python."""
+"""The PyTorch that matters is that of the command's own Python."""
 
 import sys
 from pathlib import Path

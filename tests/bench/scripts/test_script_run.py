@@ -1,4 +1,4 @@
-"""A script that nobody has changed runs on an emulated card, and is told what it takes."""
+"""An unchanged script runs on an emulated card, and its memory is reported."""
 
 import json
 import os

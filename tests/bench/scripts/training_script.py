@@ -1,4 +1,4 @@
-"""A training script as people write them; it knows nothing of being watched. Its words go to standard output."""
+"""A training script as people write them; it does not know that it is watched. Its output goes to standard output."""
 
 import argparse
 import os

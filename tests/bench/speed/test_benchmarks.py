@@ -1,4 +1,4 @@
-"""`pytest bench/ --benchmark-only`: what its saved results say."""
+"""`pytest bench/ --benchmark-only`: the contents of its saved results."""
 
 import json
 import subprocess

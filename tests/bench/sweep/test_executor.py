@@ -1,4 +1,4 @@
-"""Jobs of submitit share the cells of one folder out among themselves."""
+"""Jobs of submitit share the cells of one folder among themselves."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""One cell's record: a fault keeps its traceback, and a wrong column is a fault and no record."""
+"""One cell's record: a fault keeps its traceback, and a wrong column is a fault, not a record."""
 
 import pytest
 

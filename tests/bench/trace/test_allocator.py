@@ -1,4 +1,4 @@
-"""The simulated caching allocator: its invariants, the rules of its source, and the real one where there is a GPU."""
+"""The simulated caching allocator: its invariants, the rules of its source, and the real one if there is a GPU."""
 
 import random
 from dataclasses import replace

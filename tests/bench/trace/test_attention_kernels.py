@@ -1,4 +1,4 @@
-"""The choice of an attention kernel, against PyTorch's own on the emulated cards."""
+"""The choice of an attention kernel, compared with PyTorch's own on the emulated cards."""
 
 from itertools import product
 

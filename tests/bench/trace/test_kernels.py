@@ -1,4 +1,4 @@
-"""CUDA's behaviour on meta tensors, against PyTorch's own registrations."""
+"""CUDA's behaviour on meta tensors, compared with PyTorch's own registrations."""
 
 import pytest
 import torch

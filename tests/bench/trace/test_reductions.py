@@ -1,4 +1,4 @@
-"""Scratch memory of sums, against PyTorch's own on the emulated cards."""
+"""Scratch memory of sums, compared with PyTorch's own on the emulated cards."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The memory that CUDA operators take beside their results."""
+"""The memory that CUDA operators take besides their results."""
 
 from itertools import product
 

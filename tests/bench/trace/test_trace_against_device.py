@@ -1,4 +1,4 @@
-"""The meta trace is held to PyTorch itself on the emulated device, cell by cell."""
+"""The meta trace compared with PyTorch itself on the emulated device, cell by cell."""
 
 from dataclasses import fields
 

@@ -1,4 +1,4 @@
-"""Batched augmentation against torchvision's, image by image."""
+"""Batched augmentation compared with torchvision's, image by image."""
 
 import pytest
 import torch

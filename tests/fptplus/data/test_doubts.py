@@ -1,4 +1,4 @@
-"""Labels that look like mistakes are told, or refused where they can be nothing else."""
+"""Labels that look like mistakes are reported, or refused if they can be nothing else."""
 
 import pytest
 from hypothesis import given, settings

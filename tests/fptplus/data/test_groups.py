@@ -1,4 +1,6 @@
-"""Patients are not separated: from a column, a folder or DICOM; and where a given split does so, it is told."""
+"""Patients are not split across sets, whether known from a column, a folder or DICOM; a given split that does so is
+reported.
+"""
 
 from collections import defaultdict
 

@@ -1,4 +1,4 @@
-"""What is passed over in a folder, and that it is told."""
+"""What is skipped in a folder, and that it is reported."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Dropout's mask is drawn as it should be, and what it does is nn.Dropout's."""
+"""Dropout's mask is drawn as it should be, and its effect is that of nn.Dropout."""
 
 import pytest
 import torch

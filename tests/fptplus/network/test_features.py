@@ -1,4 +1,4 @@
-"""Features go through whatever handles the inputs of a model, and keep their meaning."""
+"""Features pass through everything that handles a model's inputs, and keep their meaning."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The frozen pass against timm's own blocks with explicit attention."""
+"""The frozen pass compared with timm's own blocks with explicit attention."""
 
 import copy
 import inspect

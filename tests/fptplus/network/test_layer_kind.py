@@ -1,4 +1,4 @@
-"""Which layers run is what was asked for, and nothing else; the numbers are the same."""
+"""The layers that run are those asked for and no others; the numbers are the same."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""FPT and FPT+ against tensors made by running the official code (tests/golden/README.md)."""
+"""FPT and FPT+ compared with tensors made by running the official code (tests/golden/README.md)."""
 
 from functools import partial
 from pathlib import Path

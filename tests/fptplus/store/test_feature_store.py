@@ -1,4 +1,4 @@
-"""A store that is not whole, or of something else, is refused by the name of the file or the field."""
+"""A store that is incomplete, or belongs to something else, is refused by the name of the file or the field."""
 
 import json
 import shutil

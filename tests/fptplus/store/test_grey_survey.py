@@ -1,4 +1,4 @@
-"""One rule for a data set, found before preloading, stored, kept, and told."""
+"""One rule for a data set: found before preloading, stored, kept and reported."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Preloading: the store holds what the frozen LPM gives, whatever interrupts the writing."""
+"""Preloading: the store holds what the frozen large pre-trained model (LPM) gives, whatever interrupts the writing."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""Rows of a store: the same whether read ahead or kept on the device."""
+"""Rows of a store: the same whether they are read ahead or kept on the device."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself is read as it was written, by releases before and after."""
+"""What a checkpoint says about itself is read as it was written, by earlier and later releases."""
 
 from dataclasses import fields, replace
 

@@ -1,4 +1,4 @@
-"""A process that keeps freed memory has it still after a step; measured in processes of their own."""
+"""A process set to keep freed memory still has it after a step; each test measures in its own process."""
 
 import os
 import subprocess

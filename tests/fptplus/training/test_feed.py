@@ -1,4 +1,4 @@
-"""Batches: every image once an epoch, nothing random but by seed, epoch and step, several processes as one."""
+"""Batches: every image once per epoch, randomness only by seed, epoch and step, several processes like one."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Scores against their definitions, and the paper's own efficiency figures."""
+"""Scores compared with their definitions and with the paper's own efficiency figures."""
 
 import itertools
 

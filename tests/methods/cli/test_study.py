@@ -1,4 +1,4 @@
-"""The comparison on the synthetic task, with the least of everything."""
+"""The comparison on the synthetic task, at its smallest size."""
 
 from dataclasses import fields
 

@@ -1,4 +1,4 @@
-"""The side network's attention against the formula in double precision, by the CPU's kernel and by PyTorch's."""
+"""The side network's attention compared with the formula in double precision, by the CPU's kernel and by PyTorch's."""
 
 import pytest
 import torch

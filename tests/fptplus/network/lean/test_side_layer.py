@@ -1,4 +1,4 @@
-"""A layer of the side network against timm's block, by the CPU's kernels and by PyTorch's operators."""
+"""A layer of the side network compared with timm's block, by the CPU's kernels and by PyTorch's operators."""
 
 import pytest
 import torch

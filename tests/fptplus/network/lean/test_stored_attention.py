@@ -1,6 +1,6 @@
-"""Cross-attention over stored features against the formula in double precision, for every type of store.
+"""Cross-attention over stored features compared with the formula in double precision, for every type of store.
 
-By the CPU's kernel, and by PyTorch's operators as on a GPU: several images at once.
+It is computed by the CPU's kernel, and by PyTorch's operators as on a GPU: several images at once.
 """
 
 import pytest
