@@ -13,7 +13,7 @@ COMMANDS = {
     "run": "Predict memory and compute of methods; measure on a GPU, if any.",
     "advise": "Say which methods fit a GPU, and what would make the others fit.",
     "why": "Show what each method needs its memory for.",
-    "emulate": "Run any training script on a GPU that is not there, to see if it fits.",
+    "emulate": "Run any training script on a GPU that is not there: see if it fits.",
     "plan": "List what a sweep would run, and how long it would take.",
     "validate": "Check emulated and traced memory against this machine's GPU.",
     "campaign": "Measure the paper's efficiency tables on this machine's GPU.",
