@@ -4,7 +4,7 @@
 //   processes.cpp   who uses how much of it, in a file that all processes map
 //   memory.cpp      addresses without memory behind them; copies
 //   streams.cpp     streams, events, graph capture
-//   kernels.cpp     kernels: registered, counted by name, never run
+//   kernels.cpp     kernels: registered and counted by name; fills.cpp runs the one kind that runs
 //   properties.cpp  what the runtime says about the device; errors
 //   driver.cpp      libcuda.so.1: the primary context, virtual memory management
 //   nvml.cpp        libnvidia-ml.so.1

@@ -1,4 +1,4 @@
-// Kernels: known by the names they were registered under, counted when they are launched, and never run.
+// Kernels: known by the names they were registered under, and counted when they are launched. None runs but small fills.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 
 #include "device.h"
 #include "errors.h"
+#include "fills.h"
 #include "launches.h"
 
 namespace emulated {
@@ -29,10 +30,15 @@ const char* name_of(const void* function) {
     return found == names.end() ? "unregistered kernel" : found->second;
 }
 
-cudaError_t launch(const void* function, cudaStream_t stream) {
+cudaError_t launch(const void* function, cudaStream_t stream, void** arguments) {
     Launches* captured = captured_launches(stream);
-    std::lock_guard<std::mutex> guard(mutex);
-    (captured ? *captured : launched).add(name_of(function));
+    const char* name;
+    {
+        std::lock_guard<std::mutex> guard(mutex);
+        name = name_of(function);
+        (captured ? *captured : launched).add(name);
+    }
+    if (!captured) fill_if_small(name, arguments);
     return succeed();
 }
 
@@ -73,15 +79,16 @@ EXPORT size_t emulated_launches_by_name(char* buffer, size_t capacity) {
     return text.size() + 1;
 }
 
-EXPORT cudaError_t cudaLaunchKernel(const void* function, dim3, dim3, void**, size_t, cudaStream_t stream) {
-    return launch(function, stream);
+EXPORT cudaError_t cudaLaunchKernel(const void* function, dim3, dim3, void** arguments, size_t, cudaStream_t stream) {
+    return launch(function, stream, arguments);
 }
-EXPORT cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3, dim3, void**, size_t, cudaStream_t stream) {
-    return launch(function, stream);
+EXPORT cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3, dim3, void** arguments, size_t,
+                                               cudaStream_t stream) {
+    return launch(function, stream, arguments);
 }
 #if CUDART_VERSION >= 11080
-EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* configuration, const void* function, void**) {
-    return launch(function, configuration->stream);
+EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* configuration, const void* function, void** arguments) {
+    return launch(function, configuration->stream, arguments);
 }
 #endif
 
@@ -116,8 +123,8 @@ EXPORT cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* function) {
     *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void*>(function));
     return succeed();
 }
-EXPORT cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3, dim3, void**, size_t, cudaStream_t stream) {
-    return launch(kernel, stream);
+EXPORT cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3, dim3, void** arguments, size_t, cudaStream_t stream) {
+    return launch(kernel, stream, arguments);
 }
 EXPORT cudaError_t cudaKernelSetAttributeForDevice(cudaKernel_t, cudaFuncAttribute, int, int) { return succeed(); }
 #endif

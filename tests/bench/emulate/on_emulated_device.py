@@ -104,3 +104,28 @@ def dies():
 
 def raises():
     raise ValueError("as asked")
+
+
+def filled(name):
+    """Small tensors filled after others of their places had other values, and the beginning of a large one."""
+    dtype = getattr(torch, name)
+    for _ in range(2):
+        kept = [torch.full((9,), value, dtype=dtype, device="cuda") for value in (1, 0)]
+        told = [tensor.tolist() for tensor in kept] + [torch.ones(3, 3, dtype=dtype, device="cuda").flatten().tolist()]
+    return told, torch.full((10**6,), 1, dtype=dtype, device="cuda")[:3].tolist()
+
+
+def scaled_steps(num_steps):
+    """Optimizer steps that mixed precision takes: those whose gradients are said to be finite."""
+    layer, scaler, taken = torch.nn.Linear(64, 64).cuda(), torch.amp.GradScaler(), []
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    optimizer.register_step_post_hook(lambda *_: taken.append(True))
+    for _ in range(num_steps):
+        labels = torch.ones(64, dtype=torch.long).cuda()  # leaves real bytes in a small block
+        scaler.scale(layer(torch.randn(8, 64, device="cuda")).sum() + labels[0]).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        del labels
+    return len(taken)

@@ -64,6 +64,16 @@ def test_a_card_of_any_size_needs_no_memory_of_this_machine(pool):
     assert run(pool, on_device.frees_what_it_keeps_before_it_gives_up, 2**40, gpu=huge)[0] == 0
 
 
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "float64", "int64", "int32", "uint8", "bool"])
+def test_small_fills_are_real_and_large_ones_are_not(pool, name):
+    small, large = run(pool, on_device.filled, name)
+    assert small == [[1] * 9, [0] * 9, [1] * 9] and large == [0] * 3
+
+
+def test_mixed_precision_takes_every_step(pool):
+    assert run(pool, on_device.scaled_steps, 5) == 5
+
+
 def test_small_copies_move_real_bytes_and_large_ones_come_back_as_zeros(pool):
     small, large_sum, _ = run(pool, on_device.small_copies)
     assert small == list(range(10))

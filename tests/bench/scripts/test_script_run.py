@@ -11,7 +11,9 @@ import pytest
 from training_script import WIDTH, build, train
 
 from bench.cards.gpus import GPUS
+from bench.cells.config import CellConfig
 from bench.emulate.build import why_not
+from bench.predict.predictor import predict
 from bench.scripts import FunctionFailed, emulated
 from bench.scripts.script_report import KINDS
 from bench.scripts.script_run import ScriptOptions, run_script
@@ -31,7 +33,7 @@ def emulate(folder, *words, options=(), **settings):
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | settings
     return subprocess.run(
         [*command, "--", sys.executable, SCRIPT, *map(str, words)],
-        cwd=folder, env=environment, input="hello\n", capture_output=True, text=True, check=False, timeout=120,
+        cwd=folder, env=environment, input="hello\n", capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
 
 
@@ -143,6 +145,17 @@ def test_a_command_that_uses_no_card_is_said_to(tmp_path):
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
     )
     assert process.stdout == "hi\n" and "no process of the command has used the card" in process.stderr
+
+
+@pytest.mark.parametrize("method", ["full", "adalora", "fptplus"])
+def test_a_method_takes_the_same_bytes_through_this_door_as_through_the_benchmark(method, tmp_path, capfd):
+    script = str(SCRIPT.with_name("method_script.py"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        run = run_script((sys.executable, script, method), GPUS["a6000"], tmp_path, ScriptOptions())
+    peak = predict(CellConfig(method=method, model="test_vit", res=64, batch_size=8)).peak
+    assert run.exit_status == 0
+    assert capfd.readouterr().out.split() == [str(peak.allocated_bytes), str(peak.reserved_bytes)]
 
 
 def test_ranks_talk_and_gradients_have_buckets_under_ddp(tmp_path):
