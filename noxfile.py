@@ -31,6 +31,9 @@ EXAMPLE = (
 )
 """Commands of `python -m fptplus`, as docs/training.md shows them; a test holds both together."""
 
+NUM_WORKERS = min(os.cpu_count() or 1, 4)
+"""Processes that share the test files out among themselves; each takes up to 2 GB of memory."""
+
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
@@ -57,7 +60,7 @@ def tests(session: nox.Session) -> None:
     """Run the test suite and the linter; arguments go to pytest."""
     _run(session, "-m", "ruff", "check", ".")
     _run(session, "-m", "ruff", "format", "--check", ".")
-    _run(session, "-m", "pytest", *session.posargs)
+    _run(session, "-m", "pytest", "--numprocesses", str(NUM_WORKERS), "--dist", "loadfile", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"], default=False)

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PACKAGES = ("fptplus", "methods", "bench")
-NOT_IMPORTED = {"pytest-benchmark", "ruff"}
-"""A plugin and a program."""
+NOT_IMPORTED = {"pytest-benchmark", "pytest-xdist", "ruff"}
+"""Plugins and a program."""
 
 
 def names(requirements):
