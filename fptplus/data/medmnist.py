@@ -4,6 +4,7 @@
 do not name their classes, which are called by their numbers here.
 """
 
+import threading
 import zipfile
 from pathlib import Path
 
@@ -40,11 +41,13 @@ class MedMNISTArchive:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._images: dict[Split, np.ndarray] = {}
+        self._unpacking = threading.Lock()
 
     def __call__(self, example: Example) -> Image.Image:
         """The example as RGB."""
-        if example.split not in self._images:
-            self._images[example.split] = self._checked_images(example.split)
+        with self._unpacking:  # threads decode at once; one of them unpacks, for all
+            if example.split not in self._images:
+                self._images[example.split] = self._checked_images(example.split)
         return Image.fromarray(self._images[example.split][int(example.name.partition("/")[2])]).convert("RGB")
 
     def labels(self, split: Split) -> np.ndarray:

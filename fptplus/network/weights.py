@@ -5,6 +5,7 @@ Hugging Face and the official code keep query, key and value as three linear lay
 
 import json
 import re
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,38 +42,115 @@ _BLOCK_KEY = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)")
 _QKV = ("query", "key", "value")
 
 
+_NESTED = ("state_dict", "model", "teacher", "model_state_dict", "module")
+"""Entries that training code keeps the tensors of a model under; of a self-distillation the teacher is published."""
+
+_HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
+_OBJECT = re.compile(r"GLOBAL ([\w.]+) was not an allowed global")
+_BLOCKED = re.compile(r"unsupported GLOBAL ([\w.]+) whose module")
+_CAUSE = re.compile(r"WeightsUnpickler error: (.+)")
+_TORCH_ARCHIVE = b"PK\x03\x04"
+_NO_CHECKPOINTS = {
+    b"version https://git-lfs": "is the Git LFS pointer to one; fetch the file itself with git lfs pull.",
+    b"<": "is a web page; download the file that it links to.",
+}
+"""How files begin that are often taken for the checkpoint they stand for."""
+
+
 def read_checkpoint(path: str | Path) -> StateDict:
-    """Tensors of a .safetensors or torch file, on the CPU; a nested `state_dict` or `model` entry is unwrapped.
+    """Tensors of a .safetensors or torch file, or of a Hugging Face folder, on the CPU; nested ones are unwrapped.
+
+    A torch file may hold the arguments of its training (argparse.Namespace) besides; no other code's objects are read.
 
     Raises:
-        InvalidInput: if the file is missing, truncated or no checkpoint.
+        InvalidInput: if the file is missing, truncated or no checkpoint, or holds objects that only code can restore.
     """
     path = Path(path)
+    if path.is_dir():
+        path = _file_in(path)
     if not path.is_file():
         raise InvalidInput(f"weights must name a checkpoint file, got {str(path)!r}, which does not exist.")
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # A Namespace is plain data: restoring one sets attributes, no more. As an open file its name does not matter.
+        with torch.serialization.safe_globals([Namespace]), path.open("rb") as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
         raise _unreadable(path, error) from error
     except Exception as error:  # torch.load lets pickle's own errors through
         if "pickle" not in type(error).__module__ + type(error).__name__.lower():
             raise
         raise _unreadable(path, error) from error
-    for key in ("state_dict", "model"):
-        state = state.get(key, state) if isinstance(state, Mapping) else state
+    state = _unwrapped(state)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InvalidInput(f"weights must hold a dictionary of tensors, {str(path)!r} does not; save a state_dict.")
     return dict(state)
 
 
-def _unreadable(path: Path, error: Exception) -> InvalidInput:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InvalidInput(
-        f"weights must be a readable checkpoint, {str(path)!r} is truncated or damaged ({reason}); copy it again."
+def _unwrapped(state: object) -> object:
+    """The innermost of nested dictionaries that holds the model."""
+    while isinstance(state, Mapping):
+        inner = [state[key] for key in _NESTED if isinstance(state.get(key), Mapping)]
+        if not inner:
+            break
+        state = inner[0]
+    return state
+
+
+def _file_in(folder: Path) -> Path:
+    """The one file of a Hugging Face folder that holds the weights."""
+    for name in _HUGGING_FACE_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    sharded = any(folder.glob("*.index.json"))
+    raise InvalidInput(
+        f"weights must name a checkpoint file or a folder that holds {' or '.join(_HUGGING_FACE_FILES)}, "
+        + (
+            f"{str(folder)!r} holds them in several parts; save them as one."
+            if sharded
+            else f"{str(folder)!r} does not."
+        )
     )
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By the file's beginning, a length and a JSON object; by its name where it begins as nothing known."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" or (path.suffix == ".safetensors" and not start.startswith(_TORCH_ARCHIVE))
+
+
+def _unreadable(path: Path, error: Exception) -> InvalidInput:
+    """Why a file cannot be read, and what to do about it."""
+    said = f"weights must be a readable checkpoint, {str(path)!r} "
+    if isinstance(error, OSError) and error.strerror:
+        return InvalidInput(f"{said}cannot be opened ({error.strerror}).")
+    if blocked := _BLOCKED.search(str(error)):
+        return InvalidInput(f"{said}would run {blocked[1]} when opened; do not trust it.")
+    if found := _OBJECT.search(str(error)):
+        return InvalidInput(
+            f"{said}is whole, but holds a {found[1]} that only running code from the file restores; if you trust it, "
+            "open it with torch.load(…, weights_only=False) and torch.save its tensors alone (docs/training.md)."
+        )
+    if "TorchScript" in str(error):
+        return InvalidInput(f"{said}is a TorchScript program; save the state_dict of torch.jit.load({str(path)!r}).")
+    if path.suffix == ".npz":
+        return InvalidInput(f"{said}is a NumPy archive; pass the timm name of the same weights.")
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    for beginning, reason in _NO_CHECKPOINTS.items():
+        if start.startswith(beginning):
+            return InvalidInput(said + reason)
+    return InvalidInput(f"{said}is truncated or damaged ({_cause(error)}); copy it again.")
+
+
+def _cause(error: Exception) -> str:
+    """The first sentence of an error's own words; of PyTorch's advice to load without care, the cause alone."""
+    if found := _CAUSE.search(str(error)):
+        return found[1]
+    return str(error).splitlines()[0].partition(". ")[0] if str(error) else type(error).__name__
 
 
 def is_hugging_face(state: Mapping[str, Tensor]) -> bool:
@@ -139,20 +217,116 @@ def load_hugging_face_vit(vit: VisionTransformer, state: Mapping[str, Tensor]) -
     """
     converted = hugging_face_to_timm(state)
     if "pos_embed" in converted:
+        _check_position_embeddings(converted["pos_embed"], 1, vit.embed_dim)
         converted["pos_embed"] = resample_position_embeddings(converted["pos_embed"], vit.patch_embed.grid_size[0])
     load_backbone(vit, converted)
+
+
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.", "base_encoder.")
+"""What training code puts before the names of an LPM's tensors."""
+
+_PRETRAINING = re.compile(r"decoder[._]|(dino_|ibot_)?head\.(?!(weight|bias)$)|(momentum_encoder|predictor)\.")
+"""Tensors that only pre-training needs: MAE's decoder, the heads of DINO, iBOT and MoCo. A mask token is left to timm,
+which knows DINOv2's names by it."""
+
+_READ_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_vit(vit: VisionTransformer, state: Mapping[str, Tensor]) -> None:
     """Load an LPM's checkpoint, named as timm or as Hugging Face names it, position embeddings resampled.
 
+    Prefixes that training code puts before the names are removed; what only pre-training needs is left out.
+
     Raises:
-        InvalidInput: if a tensor is missing or has another shape.
+        InvalidInput: if a tensor is missing, has another shape or is no floating-point number, or the checkpoint is of
+            a ViT that computes something else: distilled, or with averaged tokens.
     """
+    state = without_wrappers(state)
+    _check_numbers(state)
+    _check_architecture(vit, state)
     if is_hugging_face(state):
         load_hugging_face_vit(vit, state)
     else:
-        load_backbone(vit, checkpoint_filter_fn(dict(state), vit))
+        state = {name: tensor for name, tensor in state.items() if not _is_pretraining(name)}
+        _check_embeddings(vit, state)
+        load_backbone(vit, checkpoint_filter_fn(state, vit))
+
+
+def without_wrappers(state: Mapping[str, Tensor]) -> StateDict:
+    """The tensors under the names that the LPM's own code gives them.
+
+    A prefix is removed where the class token or the patch embedding has it; tensors without it are kept as they are.
+    """
+    state = dict(state)
+    while prefix := next((wrapper for wrapper in _WRAPPERS if _has_lpm_below(state, wrapper)), None):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if not _is_beside(name, prefix)}
+    return state
+
+
+def _has_lpm_below(state: Mapping[str, Tensor], prefix: str) -> bool:
+    return any(name.startswith(prefix) and "patch_embed" in name for name in state)
+
+
+def _is_beside(name: str, prefix: str) -> bool:
+    """Whether a tensor stands beside a wrapped LPM, as a projection head does."""
+    return not name.startswith(prefix) and bool(_PRETRAINING.match(name))
+
+
+def _is_pretraining(name: str) -> bool:
+    return bool(_PRETRAINING.match(name))
+
+
+def _check_numbers(state: Mapping[str, Tensor]) -> None:
+    """Refuse what loading would cast without a word."""
+    for name, tensor in state.items():
+        if tensor.dtype not in _READ_DTYPES:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise InvalidInput(
+                f"weights must be floating-point numbers of at least 16 bits, {name!r} is {dtype}; "
+                "save the checkpoint before it is quantised."
+            )
+        if not tensor.is_meta and not tensor.isfinite().all():
+            raise InvalidInput(f"weights must be finite, {name!r} in the checkpoint holds NaN or infinity.")
+
+
+def _check_architecture(vit: VisionTransformer, state: Mapping[str, Tensor]) -> None:
+    """Refuse ViTs that compute something else than the model, by the tensors that give them away."""
+    own = vit.state_dict()
+    for name in state:
+        if name.endswith(("dist_token", "distillation_token")):
+            raise InvalidInput(
+                f"weights must be those of a plain ViT, {name!r} in the checkpoint is a distilled DeiT's second class "
+                "token; use DeiT without distillation."
+            )
+        if name.startswith("fc_norm.") and name not in own:
+            raise InvalidInput(
+                f"weights must be those of a ViT that reads its class token, {name!r} in the checkpoint is of one "
+                "fine-tuned on averaged tokens (MAE and RETFound do that); use the checkpoint of its pre-training."
+            )
+
+
+def _check_embeddings(vit: VisionTransformer, state: Mapping[str, Tensor]) -> None:
+    """Refuse patch and position embeddings that resampling would not make right."""
+    patches, own_patches = state.get("patch_embed.proj.weight"), vit.patch_embed.proj.weight
+    if patches is not None and patches.dim() == 4 and patches.shape[2:] != own_patches.shape[2:]:
+        raise InvalidInput(
+            f"the checkpoint must have the model's patch size {own_patches.shape[-1]}, it has {patches.shape[-1]}; "
+            "is it for another model?"
+        )
+    if (pos_embed := state.get("pos_embed")) is not None and vit.pos_embed is not None:
+        prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        if "register_tokens" in state:  # DINOv2 as published: the class token has a position, registers have none
+            prefix = 1
+        _check_position_embeddings(pos_embed, prefix, vit.embed_dim)
+
+
+def _check_position_embeddings(pos_embed: Tensor, prefix: int, dim: int) -> None:
+    square = pos_embed.dim() == 3 and max(0, pos_embed.shape[1] - prefix) ** 0.5
+    if not square or square % 1 or pos_embed.shape[0] != 1 or pos_embed.shape[2] != dim:
+        raise InvalidInput(
+            f"'pos_embed' in the checkpoint must have shape (1, {f'{prefix} + ' if prefix else ''}g², {dim}), "
+            f"got {tuple(pos_embed.shape)}; is it for another model?"
+        )
 
 
 def load_backbone(vit: VisionTransformer, state: Mapping[str, Tensor]) -> None:
