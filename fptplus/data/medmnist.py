@@ -50,6 +50,10 @@ class MedMNISTArchive:
                 self._images[example.split] = self._checked_images(example.split)
         return Image.fromarray(self._images[example.split][int(example.name.partition("/")[2])]).convert("RGB")
 
+    def file_of(self, example: Example) -> Path:
+        """The file, which all examples are in."""
+        return self.path
+
     def labels(self, split: Split) -> np.ndarray:
         """(N,) class indices of a split."""
         labels = self._array(f"{split}_labels")
