@@ -134,6 +134,11 @@ class StoreManifest:
         """Of one stored side image."""
         return 3 * self.image_res * self.image_res
 
+    @property
+    def images_sha256(self) -> str:
+        """Of all stored side images, by their checksums in row order, in however many files they lie."""
+        return hashlib.sha256("".join(shard.images.digests for shard in self.shards).encode()).hexdigest()
+
     def settings(self) -> dict[str, Any]:
         """What was asked for, without what came of it: two runs with equal settings make the same store."""
         made = ("decoding", "examples", "skipped", "sources", "shards")
