@@ -131,7 +131,7 @@ def _unreadable(path: Path, error: Exception) -> InvalidInput:
         return InvalidInput(f"{said}would run {blocked[1]} when opened; do not trust it.")
     if found := _OBJECT.search(str(error)):
         return InvalidInput(
-            f"{said}is whole, but holds a {found[1]} that only running code from the file restores; if you trust it, "
+            f"{said}holds a {found[1]} that only running code from the file restores; if you trust it, "
             "open it with torch.load(…, weights_only=False) and torch.save its tensors alone (docs/training.md)."
         )
     if "TorchScript" in str(error):
@@ -222,12 +222,12 @@ def load_hugging_face_vit(vit: VisionTransformer, state: Mapping[str, Tensor]) -
     load_backbone(vit, converted)
 
 
-_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.", "base_encoder.")
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "teacher.", "backbone.", "encoder.", "base_encoder.")
 """What training code puts before the names of an LPM's tensors."""
 
-_PRETRAINING = re.compile(r"decoder[._]|(dino_|ibot_)?head\.(?!(weight|bias)$)|(momentum_encoder|predictor)\.")
-"""Tensors that only pre-training needs: MAE's decoder, the heads of DINO, iBOT and MoCo. A mask token is left to timm,
-which knows DINOv2's names by it."""
+_PRETRAINING = re.compile(r"decoder[._]|(dino_|ibot_)?head\.(?!(weight|bias)$)|(student|momentum_encoder|predictor)\.")
+"""What only pre-training needs: MAE's decoder, heads and second networks of DINO, iBOT and MoCo.
+A mask token is left to timm, which knows DINOv2's names by it."""
 
 _READ_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -247,19 +247,25 @@ def load_vit(vit: VisionTransformer, state: Mapping[str, Tensor]) -> None:
     if is_hugging_face(state):
         load_hugging_face_vit(vit, state)
     else:
-        state = {name: tensor for name, tensor in state.items() if not _is_pretraining(name)}
         _check_embeddings(vit, state)
         load_backbone(vit, checkpoint_filter_fn(state, vit))
 
 
 def without_wrappers(state: Mapping[str, Tensor]) -> StateDict:
-    """The tensors under the names that the LPM's own code gives them.
+    """An LPM's tensors under the names that its own code gives them, without those that only pre-training needs.
 
-    A prefix is removed where the class token or the patch embedding has it; tensors without it are kept as they are.
+    Raises:
+        InvalidInput: if two tensors have one name without its prefixes, as those of two networks do.
     """
-    state = dict(state)
+    state = _without_pretraining(state)
     while prefix := next((wrapper for wrapper in _WRAPPERS if _has_lpm_below(state, wrapper)), None):
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if not _is_beside(name, prefix)}
+        bare = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+        if len(bare) < len(state):
+            raise InvalidInput(
+                f"weights must be those of one network, the checkpoint holds two, one with names that begin "
+                f"{prefix!r}; save one of them."
+            )
+        state = _without_pretraining(bare)
     return state
 
 
@@ -267,13 +273,8 @@ def _has_lpm_below(state: Mapping[str, Tensor], prefix: str) -> bool:
     return any(name.startswith(prefix) and "patch_embed" in name for name in state)
 
 
-def _is_beside(name: str, prefix: str) -> bool:
-    """Whether a tensor stands beside a wrapped LPM, as a projection head does."""
-    return not name.startswith(prefix) and bool(_PRETRAINING.match(name))
-
-
-def _is_pretraining(name: str) -> bool:
-    return bool(_PRETRAINING.match(name))
+def _without_pretraining(state: Mapping[str, Tensor]) -> StateDict:
+    return {name: tensor for name, tensor in state.items() if not _PRETRAINING.match(name)}
 
 
 def _check_numbers(state: Mapping[str, Tensor]) -> None:
@@ -283,7 +284,7 @@ def _check_numbers(state: Mapping[str, Tensor]) -> None:
             dtype = str(tensor.dtype).removeprefix("torch.")
             raise InvalidInput(
                 f"weights must be floating-point numbers of at least 16 bits, {name!r} is {dtype}; "
-                "save the checkpoint before it is quantised."
+                "is it quantised, or for another model?"
             )
         if not tensor.is_meta and not tensor.isfinite().all():
             raise InvalidInput(f"weights must be finite, {name!r} in the checkpoint holds NaN or infinity.")

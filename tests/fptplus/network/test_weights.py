@@ -137,10 +137,22 @@ def test_of_a_self_distillation_the_teacher_is_loaded_without_its_projection_hea
     assert_loaded(vit, other(1))
 
 
+def test_a_teacher_among_the_names_is_loaded_without_its_student(vit):
+    networks = {f"teacher.backbone.{name}": t for name, t in other(1).items()}
+    fptplus.load_vit(vit, networks | {f"student.backbone.{name}": t for name, t in other(2).items()})
+    assert_loaded(vit, other(1))
+
+
+def test_two_networks_in_one_checkpoint_are_not_mixed(vit):
+    with pytest.raises(InvalidInput, match="the checkpoint holds two, one with names that begin 'backbone.'; save one"):
+        fptplus.load_vit(vit, other(1) | {f"backbone.{name}": tensor for name, tensor in other(2).items()})
+
+
 def test_momentum_contrast_s_base_encoder_is_loaded(vit):
     base = {f"module.base_encoder.{name}": t for name, t in headless(other()).items()}
     momentum = {f"module.momentum_encoder.{name}": t for name, t in headless(other(2)).items()}
     heads = {"module.base_encoder.head.0.weight": torch.ones(8, 64), "module.predictor.0.weight": torch.ones(8, 8)}
+    heads |= {"module.base_encoder.head.1.num_batches_tracked": torch.tensor(9)}
     fptplus.load_vit(vit, momentum | base | heads)
     assert_loaded(vit, other())
 
@@ -148,6 +160,15 @@ def test_momentum_contrast_s_base_encoder_is_loaded(vit):
 def hugging_face_state():
     golden = fptplus.read_checkpoint(GOLDEN / "fpt_reference.safetensors")
     return {name.removeprefix("frozen."): t.clone() for name, t in golden.items() if name.startswith("frozen.")}
+
+
+def test_a_hugging_face_mae_is_read_without_its_decoder():
+    state = hugging_face_state()
+    decoder = {"decoder.mask_token": torch.ones(1), "decoder.decoder_layers.0.layernorm_before.weight": torch.ones(8)}
+    wrapped = {f"vit.{name.removeprefix('vit.')}": tensor for name, tensor in state.items()}
+    wrapped |= {"vit.embeddings.mask_token": torch.ones(1)}
+    found, expected = hugging_face_to_timm(wrapped | decoder), hugging_face_to_timm(state)
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
@@ -178,7 +199,7 @@ def test_a_distilled_deit_is_refused_for_that_reason(vit, name):
 )
 def test_numbers_that_loading_would_cast_are_refused(vit, dtype, said):
     state = other() | {"blocks.0.norm1.weight": torch.ones(64).to(dtype)}
-    with pytest.raises(InvalidInput, match=f"'blocks.0.norm1.weight' is {said}; save"):
+    with pytest.raises(InvalidInput, match=f"'blocks.0.norm1.weight' is {said}; is it quantised"):
         fptplus.load_vit(vit, state)
 
 
@@ -227,8 +248,8 @@ class RunsCode:
 @pytest.mark.parametrize(
     ("beside", "sentence"),
     [
-        (np.float64(1), r"is whole, but holds a numpy\S+ that only running code .*docs/training.md"),
-        (Path("out"), r"is whole, but holds a pathlib\S*Path that only running code"),
+        (np.float64(1), r"holds a numpy\S+ that only running code .*docs/training.md"),
+        (Path("out"), r"holds a pathlib\S*Path that only running code"),
         (RunsCode(), r"would run posix.system when opened; do not trust it"),
     ],
 )
