@@ -1,4 +1,5 @@
 from .errors import InvalidInput as InvalidInput
+from .network.checkpoint_file import read_checkpoint as read_checkpoint
 from .network.features import Features as Features
 from .network.fpt_config import FPT as FPT
 from .network.fpt_config import FPTPLUS as FPTPLUS
@@ -12,4 +13,3 @@ from .network.weights import load_backbone as load_backbone
 from .network.weights import load_hugging_face_vit as load_hugging_face_vit
 from .network.weights import load_official_checkpoint as load_official_checkpoint
 from .network.weights import load_vit as load_vit
-from .network.weights import read_checkpoint as read_checkpoint

@@ -104,11 +104,22 @@ def _create(model: str, **options) -> VisionTransformer:
 
 
 def _read_weights(weights: str) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint file, or of a model that timm downloads."""
-    if not Path(weights).exists() and timm.models.is_model_pretrained(weights):
+    """Tensors of a checkpoint, or of a model that timm downloads."""
+    if Path(weights).exists():
+        return fptplus.read_checkpoint(weights)
+    if not timm.models.is_model_pretrained(weights):
+        raise InvalidInput(
+            f"weights must name a checkpoint file or a timm pretrained model, got {weights!r}, which does not exist."
+        )
+    try:
         with torch.device("cpu"):
             return timm.create_model(weights, pretrained=True).state_dict()
-    return fptplus.read_checkpoint(weights)
+    except Exception as error:  # of whatever carries the download: urllib, requests, httpx, huggingface_hub
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidInput(
+            f"weights must be a checkpoint file, or a timm pretrained model that can be downloaded, {weights} cannot "
+            f"be ({reason}); without a network pass its file."
+        ) from error
 
 
 def patch_size_of(model: str) -> int:

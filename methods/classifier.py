@@ -166,6 +166,7 @@ def build_as_trained(info: CheckpointInfo, *, weights: str | None = None, with_l
         seed=info.training.seed,
         attention=info.attention,
         with_lpm=with_lpm,
+        backbone_sha256=info.backbone_sha256,
     )
 
 

@@ -6,6 +6,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from fptplus.errors import InvalidInput
+from fptplus.training.checkpoint import lpm_sha256
 from fptplus.training.fine_tuning import FineTuning
 
 from .backbone import AttentionMode, Checkpointing, create_backbone
@@ -81,15 +83,17 @@ def build_for_training(
     attention: AttentionMode = "sdpa",
     checkpointing: Checkpointing = "none",
     with_lpm: bool = False,
+    backbone_sha256: str | None = None,
 ) -> FineTuning:
     """Build a method on a model with real weights, on the CPU; benchmarks build theirs from a cell instead.
 
     Args:
-        method: the method, set to the length of its training (`Method.for_training`).
-        model, res, num_classes, attention, checkpointing, weights: see create_backbone.
-        seed: random seed of all random weights.
-        with_lpm: whether a method that trains on preloaded features still gets the weights of its large pre-trained
-            model (LPM), to make features of new images.
+        method: for the length of its training (`Method.for_training`).
+        model, res, num_classes, attention, checkpointing, weights: as create_backbone takes them.
+        seed: of all random weights.
+        with_lpm: whether a method that trains on preloaded features gets the weights of its large pre-trained model
+            (LPM) all the same, to make features of new images.
+        backbone_sha256: what the weights must be for a method that keeps some of them (`lpm_sha256`); None for any.
 
     Raises:
         InvalidInput: if the model, resolution or weights are unsuitable.
@@ -100,5 +104,13 @@ def build_for_training(
         vit = create_backbone(
             model, res, num_classes, attention=attention, checkpointing=checkpointing, weights=weights
         )
-    torch.manual_seed(seed)  # so the trained part does not depend on whether the LPM drew random weights
-    return method.build(vit, res)
+    found_sha256 = backbone_sha256 and lpm_sha256(vit)
+    torch.manual_seed(seed)  # the trained part is the same whether or not the LPM has drawn its weights
+    tuning = method.build(vit, res)
+    keeps_some = any(not parameter.requires_grad for parameter in tuning.model.parameters())
+    if found_sha256 != backbone_sha256 and keeps_some:
+        raise InvalidInput(
+            f"weights must be those of the {model} that was trained on (SHA-256 {backbone_sha256[:12]}…), {weights!r} "
+            f"are others ({found_sha256[:12]}…); name its file."
+        )
+    return tuning

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, get_args
 
 from PIL import Image
@@ -71,6 +72,11 @@ class ImageDataset:
         if not isinstance(self.read, FileReader):
             return self
         return replace(self, read=replace(self.read, greys=greys))
+
+    def file_of(self, example: Example) -> Path | None:
+        """The file that holds an example; None where `read` does not tell."""
+        file_of = getattr(self.read, "file_of", None)
+        return None if file_of is None else file_of(example)
 
     def indices(self, split: Split) -> list[int]:
         """Return the positions in `examples` of the images of a split, in order."""

@@ -304,3 +304,7 @@ class FileReader:
     def path(self, example) -> Path:
         """Return the path of the example's file, with its frame if it names one."""
         return self.root / example.name
+
+    def file_of(self, example) -> Path:
+        """The example's file."""
+        return split_frame(self.path(example))[0]

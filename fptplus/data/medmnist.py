@@ -4,6 +4,7 @@
 do not name their classes; here they are named by their numbers.
 """
 
+import threading
 import zipfile
 from pathlib import Path
 
@@ -40,12 +41,18 @@ class MedMNISTArchive:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._images: dict[Split, np.ndarray] = {}
+        self._unpacking = threading.Lock()
 
     def __call__(self, example: Example) -> Image.Image:
-        """Return an example as RGB."""
-        if example.split not in self._images:
-            self._images[example.split] = self._checked_images(example.split)
+        """The example as RGB."""
+        with self._unpacking:  # threads decode at once; one of them unpacks, for all
+            if example.split not in self._images:
+                self._images[example.split] = self._checked_images(example.split)
         return Image.fromarray(self._images[example.split][int(example.name.partition("/")[2])]).convert("RGB")
+
+    def file_of(self, example: Example) -> Path:
+        """The file, which all examples are in."""
+        return self.path
 
     def labels(self, split: Split) -> np.ndarray:
         """Return the class indices (N,) of a split."""

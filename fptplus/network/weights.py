@@ -11,18 +11,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
 from fptplus.errors import InvalidInput
 
+from .checkpoint_file import StateDict, read_checkpoint
 from .fusion import FineGrainedFusion, ProjectedFusion
 from .layer_kind import LayerKind
 from .model import FineGrainedPromptTuning
 from .side_network import SideNetwork
-
-StateDict = dict[str, Tensor]
 
 _EMBEDDINGS = {
     "embeddings.cls_token": "cls_token",
@@ -40,40 +39,6 @@ _BLOCK = {
 }
 _BLOCK_KEY = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)")
 _QKV = ("query", "key", "value")
-
-
-def read_checkpoint(path: str | Path) -> StateDict:
-    """Read the tensors of a .safetensors or torch file to the CPU; a nested `state_dict` or `model` entry is unwrapped.
-
-    Raises:
-        InvalidInput: if the file is missing, truncated or not a checkpoint.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InvalidInput(f"weights must name a checkpoint file, got {str(path)!r}, which does not exist.")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise _unreadable(path, error) from error
-    except Exception as error:  # torch.load lets pickle's own errors through
-        if "pickle" not in type(error).__module__ + type(error).__name__.lower():
-            raise
-        raise _unreadable(path, error) from error
-    for key in ("state_dict", "model"):
-        state = state.get(key, state) if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InvalidInput(f"weights must hold a dictionary of tensors, {str(path)!r} does not; save a state_dict.")
-    return dict(state)
-
-
-def _unreadable(path: Path, error: Exception) -> InvalidInput:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InvalidInput(
-        f"weights must be a readable checkpoint, {str(path)!r} is truncated or damaged ({reason}); copy it again."
-    )
 
 
 def is_hugging_face(state: Mapping[str, Tensor]) -> bool:
@@ -140,20 +105,117 @@ def load_hugging_face_vit(vit: VisionTransformer, state: Mapping[str, Tensor]) -
     """
     converted = hugging_face_to_timm(state)
     if "pos_embed" in converted:
+        _check_position_embeddings(converted["pos_embed"], 1, vit.embed_dim)
         converted["pos_embed"] = resample_position_embeddings(converted["pos_embed"], vit.patch_embed.grid_size[0])
     load_backbone(vit, converted)
+
+
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "teacher.", "backbone.", "encoder.", "base_encoder.")
+"""What training code puts before the names of an LPM's tensors."""
+
+_PRETRAINING = re.compile(r"decoder[._]|(dino_|ibot_)?head\.(?!(weight|bias)$)|(student|momentum_encoder|predictor)\.")
+"""What only pre-training needs: MAE's decoder, heads and second networks of DINO, iBOT and MoCo.
+A mask token is left to timm, which knows DINOv2's names by it."""
+
+_READ_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_vit(vit: VisionTransformer, state: Mapping[str, Tensor]) -> None:
     """Load an LPM's checkpoint with timm's or Hugging Face's names, and resample its position embeddings.
 
+    Prefixes that training code puts before the names are removed; what only pre-training needs is left out.
+
     Raises:
-        InvalidInput: if a tensor is missing or has another shape.
+        InvalidInput: if a tensor is missing, has another shape or is no floating-point number, or the checkpoint is of
+            a ViT that computes something else: distilled, or with averaged tokens.
     """
+    state = without_wrappers(state)
+    _check_numbers(state)
+    _check_architecture(vit, state)
     if is_hugging_face(state):
         load_hugging_face_vit(vit, state)
     else:
-        load_backbone(vit, checkpoint_filter_fn(dict(state), vit))
+        _check_embeddings(vit, state)
+        load_backbone(vit, checkpoint_filter_fn(state, vit))
+
+
+def without_wrappers(state: Mapping[str, Tensor]) -> StateDict:
+    """An LPM's tensors under the names that its own code gives them, without those that only pre-training needs.
+
+    Raises:
+        InvalidInput: if two tensors have one name without its prefixes, as those of two networks do.
+    """
+    state = _without_pretraining(state)
+    while prefix := next((wrapper for wrapper in _WRAPPERS if _has_lpm_below(state, wrapper)), None):
+        bare = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+        if len(bare) < len(state):
+            raise InvalidInput(
+                f"weights must be those of one network, the checkpoint holds two, one with names that begin "
+                f"{prefix!r}; save one of them."
+            )
+        state = _without_pretraining(bare)
+    return state
+
+
+def _has_lpm_below(state: Mapping[str, Tensor], prefix: str) -> bool:
+    return any(name.startswith(prefix) and "patch_embed" in name for name in state)
+
+
+def _without_pretraining(state: Mapping[str, Tensor]) -> StateDict:
+    return {name: tensor for name, tensor in state.items() if not _PRETRAINING.match(name)}
+
+
+def _check_numbers(state: Mapping[str, Tensor]) -> None:
+    """Refuse what loading would cast without a word."""
+    for name, tensor in state.items():
+        if tensor.dtype not in _READ_DTYPES:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise InvalidInput(
+                f"weights must be floating-point numbers of at least 16 bits, {name!r} is {dtype}; "
+                "is it quantised, or for another model?"
+            )
+        if not tensor.is_meta and not tensor.isfinite().all():
+            raise InvalidInput(f"weights must be finite, {name!r} in the checkpoint holds NaN or infinity.")
+
+
+def _check_architecture(vit: VisionTransformer, state: Mapping[str, Tensor]) -> None:
+    """Refuse ViTs that compute something else than the model, by the tensors that give them away."""
+    own = vit.state_dict()
+    for name in state:
+        if name.endswith(("dist_token", "distillation_token")):
+            raise InvalidInput(
+                f"weights must be those of a plain ViT, {name!r} in the checkpoint is a distilled DeiT's second class "
+                "token; use DeiT without distillation."
+            )
+        if name.startswith("fc_norm.") and name not in own:
+            raise InvalidInput(
+                f"weights must be those of a ViT that reads its class token, {name!r} in the checkpoint is of one "
+                "fine-tuned on averaged tokens (MAE and RETFound do that); use the checkpoint of its pre-training."
+            )
+
+
+def _check_embeddings(vit: VisionTransformer, state: Mapping[str, Tensor]) -> None:
+    """Refuse patch and position embeddings that resampling would not make right."""
+    patches, own_patches = state.get("patch_embed.proj.weight"), vit.patch_embed.proj.weight
+    if patches is not None and patches.dim() == 4 and patches.shape[2:] != own_patches.shape[2:]:
+        raise InvalidInput(
+            f"the checkpoint must have the model's patch size {own_patches.shape[-1]}, it has {patches.shape[-1]}; "
+            "is it for another model?"
+        )
+    if (pos_embed := state.get("pos_embed")) is not None and vit.pos_embed is not None:
+        prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        if "register_tokens" in state:  # DINOv2 as published: the class token has a position, registers have none
+            prefix = 1
+        _check_position_embeddings(pos_embed, prefix, vit.embed_dim)
+
+
+def _check_position_embeddings(pos_embed: Tensor, prefix: int, dim: int) -> None:
+    square = pos_embed.dim() == 3 and max(0, pos_embed.shape[1] - prefix) ** 0.5
+    if not square or square % 1 or pos_embed.shape[0] != 1 or pos_embed.shape[2] != dim:
+        raise InvalidInput(
+            f"'pos_embed' in the checkpoint must have shape (1, {f'{prefix} + ' if prefix else ''}g², {dim}), "
+            f"got {tuple(pos_embed.shape)}; is it for another model?"
+        )
 
 
 def load_backbone(vit: VisionTransformer, state: Mapping[str, Tensor]) -> None:

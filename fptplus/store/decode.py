@@ -14,6 +14,8 @@ from torch import Tensor
 from fptplus.data import Example, ImageDataset
 from fptplus.errors import InvalidInput
 
+from .source_files import SourceFile, SourceReader
+
 IMAGES_AHEAD_PER_THREAD = 2
 
 
@@ -30,6 +32,9 @@ class Decoded:
 
     error: str | None = None
 
+    source: SourceFile | None = None
+    """The file that it was read from; None where it is of none."""
+
 
 def to_square(image: Image.Image, res: int) -> Tensor:
     """Resize an RGB image to a square (3, res, res) of uint8, bilinear, antialiased, without keeping proportions."""
@@ -42,12 +47,16 @@ def decode_ahead(
 ) -> Iterator[Decoded]:
     """Yield the examples' images in order; at most `look_ahead` and a few more are decoded ahead of time."""
 
+    sources = SourceReader(dataset)
+
     def decode(example: Example) -> Decoded:
+        source = sources(example)  # first: a file that changes from here on is noticed later
         try:
             image = dataset.read(example)
         except InvalidInput as error:
-            return Decoded(example.name, error=str(error))
-        return Decoded(example.name, to_square(image, image_res), to_square(image, res) if res else None)
+            return Decoded(example.name, error=str(error), source=source)
+        squares = to_square(image, image_res), to_square(image, res) if res else None
+        return Decoded(example.name, *squares, source=source)
 
     threads = max(1, os.cpu_count() or 1)
     limit = look_ahead + threads * IMAGES_AHEAD_PER_THREAD

@@ -14,6 +14,7 @@ from fptplus.errors import InvalidInput
 from fptplus.whole_file import whole_file
 
 from .layout import RowLayout, StoreDtype
+from .source_files import SourceFile
 
 MANIFEST = "manifest.json"
 FORMAT = "fptplus feature store 1"
@@ -110,6 +111,9 @@ class StoreManifest:
     skipped: tuple[tuple[str, str], ...] = ()
     """Name of each image that could not be decoded, and why."""
 
+    sources: tuple[tuple[str, SourceFile], ...] = ()
+    """Names of images, and the files that they were read from; empty in stores of earlier versions."""
+
     shards: tuple[Shard, ...] = ()
     """Shards of the store; their rows follow one another."""
 
@@ -131,9 +135,14 @@ class StoreManifest:
         """Bytes of one stored side image."""
         return 3 * self.image_res * self.image_res
 
+    @property
+    def images_sha256(self) -> str:
+        """SHA-256 of the checksums of all stored side images in row order; it does not depend on their number of files."""
+        return hashlib.sha256("".join(shard.images.digests for shard in self.shards).encode()).hexdigest()
+
     def settings(self) -> dict[str, Any]:
         """Return what was asked for, without the outcome: two runs with equal settings make the same store."""
-        made = ("decoding", "examples", "skipped", "shards")
+        made = ("decoding", "examples", "skipped", "sources", "shards")
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in made}
 
     def write(self, folder: Path) -> None:
@@ -142,6 +151,7 @@ class StoreManifest:
             "decoding": self.decoding,
             "examples": [[example.name, example.label, example.split] for example in self.examples],
             "skipped": [list(entry) for entry in self.skipped],
+            "sources": {name: source.plain() for name, source in self.sources},
             "shards": [asdict(shard) for shard in self.shards],
         }
         content = json.dumps({"format": FORMAT, "sha256": _body_digest(body), "store": body}, indent=1)
@@ -190,6 +200,7 @@ def _from_plain(body: dict[str, Any]) -> dict[str, Any]:
     made["greys"] = GreyScale.from_plain(body.get("greys"))
     made["examples"] = tuple(Example(*entry) for entry in body["examples"])
     made["skipped"] = tuple((name, reason) for name, reason in body["skipped"])
+    made["sources"] = tuple((name, SourceFile(*source)) for name, source in body.get("sources", {}).items())
     made["shards"] = tuple(
         Shard(
             images=DataFile(**shard["images"]),

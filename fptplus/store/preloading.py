@@ -30,6 +30,7 @@ from .decode import to_square as to_square
 from .feature_store import FeatureStore, StoreDtype
 from .grey_survey import find_greys
 from .manifest import MANIFEST, StoreManifest
+from .source_files import refuse_changed
 from .writer import ShardWriter, merge_shards, shard_of
 
 Progress = Callable[[int, int], None]
@@ -95,7 +96,7 @@ def preload(
 
     Raises:
         InvalidInput: if an image cannot be decoded, features are not finite, the disk is full, or the folder holds
-            something else.
+            something else or was made from files that have changed since.
     """
     out = Path(out)
     greys = _logged_greys(dataset, out) if greys is None else greys
@@ -112,9 +113,10 @@ def preload(
         **(_of_features(backbone, model, weights_sha256, res, precision, store_dtype) if backbone else {}),
     )
     if (out / MANIFEST).exists():
-        return _finished(out, settings)
+        return _finished(out, settings, dataset)
     writer = ShardWriter(out, settings, shard_of(dataset.examples, rank, world_size), rank, world_size)
     try:
+        refuse_changed(out, dataset, writer.examples[: writer.done], writer.begun_with)
         examples = writer.examples[writer.done :]
         images = decode_ahead(dataset, examples, image_res, settings.res, look_ahead=batch_size)
         features = backbone and FeatureMaker(backbone, settings, torch.device(device))
@@ -158,14 +160,15 @@ def _of_features(
     }
 
 
-def _finished(out: Path, settings: StoreManifest) -> FeatureStore:
-    """Open the store that is there already, if it is the one asked for."""
+def _finished(out: Path, settings: StoreManifest, dataset: ImageDataset) -> FeatureStore:
+    """The store that is there already, if it is the one asked for."""
     store = FeatureStore.open(out)
     for field, value in settings.settings().items():
         if (found := store.manifest.settings()[field]) != value:
             raise InvalidInput(
                 f"{out} must be empty or a store with {field} {value}, it is one with {found}; choose another folder."
             )
+    refuse_changed(out, dataset, dataset.examples, dict(store.manifest.sources))
     return store
 
 
@@ -173,8 +176,7 @@ def _finished(out: Path, settings: StoreManifest) -> FeatureStore:
 class _Batch:
     """Images to write together, and those skipped before them."""
 
-    skipped: list[str]
-    """Reason for skipping each image."""
+    skipped: list[Decoded]
 
     decoded: list[Decoded]
 
@@ -191,7 +193,7 @@ def _batches(images: Iterator[Decoded], batch_size: int, skip_bad_images: bool) 
         if image.error is not None:
             if not skip_bad_images:
                 raise InvalidInput(image.error)
-            skipped.append(image.error)
+            skipped.append(image)
     if skipped or batch:
         yield _Batch(skipped, batch)
 
@@ -247,8 +249,8 @@ def _write(writer: ShardWriter, batch: _Batch, made: tuple[Tensor, Tensor] | Non
     """Append a batch, and return the images done by then. It fails if the batch before it did: no gap is ever left."""
     if after is not None:
         after.result()
-    for reason in batch.skipped:
-        writer.skip(reason)
+    for image in batch.skipped:
+        writer.skip(image.error, image.source)
     if not batch.decoded:
         return writer.done
     content = {"images": torch.stack([image.side_image for image in batch.decoded]).flatten(1).numpy()}
@@ -260,5 +262,5 @@ def _write(writer: ShardWriter, batch: _Batch, made: tuple[Tensor, Tensor] | Non
                 f"features must be finite, those of {names} are not; check the weights, or use --precision fp32."
             )
         content["features"] = rows.cpu().numpy()
-    writer.write(content)
+    writer.write(content, [image.source for image in batch.decoded])
     return writer.done

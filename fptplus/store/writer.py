@@ -25,6 +25,7 @@ from fptplus.distributed import Processes
 from fptplus.errors import InvalidInput
 
 from .manifest import MANIFEST, DataFile, Shard, StoreManifest, row_digest
+from .source_files import SourceFile
 
 SYNC_INTERVAL_S = 5.0
 
@@ -59,6 +60,9 @@ class ShardWriter:
         self.rows = 0
         """Number of images written."""
 
+        self.begun_with: dict[str, SourceFile] = {}
+        """Files of the images that were done before, by name."""
+
         self._kinds = row_sizes(settings)
         self._paths = {kind: folder / f"{kind}-{rank}-of-{world_size}.bin" for kind in self._kinds}
         self._progress_path = progress_path(folder, rank, world_size)
@@ -81,25 +85,29 @@ class ShardWriter:
         if self._progress.tell() == 0:
             self._append({self._progress: [_line({"settings": settings.settings()})]})
 
-    def write(self, content: dict[str, np.ndarray]) -> None:
+    def write(self, content: dict[str, np.ndarray], sources: Sequence[SourceFile | None]) -> None:
         """Append the rows of some images.
 
         Args:
-            content: rows (B, row_bytes), uint8, contiguous, by kind: `images`, and `features` if the store has any.
+            content: by kind, `images` and for a store with features `features`: (B, row_bytes) uint8, contiguous.
+            sources: the files that the images were read from, where they are of any.
 
         Raises:
             InvalidInput: if the disk is full; the files are left as they were before these rows.
         """
         count = len(content["images"])
-        lines = [_line({kind: row_digest(rows[index]) for kind, rows in content.items()}) for index in range(count)]
+        lines = [
+            _line({kind: row_digest(rows[index]) for kind, rows in content.items()} | _source_entry(source))
+            for index, source in zip(range(count), sources, strict=True)
+        ]
         self._append({**{self._files[kind]: [rows] for kind, rows in content.items()}, self._progress: lines})
         self.done, self.rows = self.done + count, self.rows + count
         if time.monotonic() - self._synced_at > SYNC_INTERVAL_S:
             self.sync()
 
-    def skip(self, reason: str) -> None:
+    def skip(self, reason: str, source: SourceFile | None) -> None:
         """Note that the next image could not be decoded."""
-        self._append({self._progress: [_line({"skipped": reason})]})
+        self._append({self._progress: [_line({"skipped": reason} | _source_entry(source))]})
         self.done += 1
 
     def sync(self) -> None:
@@ -150,6 +158,8 @@ class ShardWriter:
                     self.done, self.rows = self.done + 1, self.rows + 1
                 else:
                     break
+                if number and (source := _source_in(entry)):
+                    self.begun_with[self.examples[number - 1].name] = source
                 good_bytes += len(line)
         for kind, path in self._paths.items():
             os.truncate(path, self.rows * self._kinds[kind])
@@ -206,8 +216,8 @@ def merge_shards(folder: Path, settings: StoreManifest, dataset: ImageDataset, w
 
 
 def _merged(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_size: int) -> StoreManifest | None:
-    """Return the manifest that the progress of all processes adds up to; None if one of them is not done."""
-    examples, skipped, shards = [], [], []
+    """What the progress of all processes adds up to; None if one of them is not done."""
+    examples, skipped, sources, shards = [], [], [], []
     for rank in range(world_size):
         lines = complete_lines(progress_path(folder, rank, world_size))
         planned = shard_of(dataset.examples, rank, world_size)
@@ -215,6 +225,8 @@ def _merged(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_
             return None
         entries = [entry for _, entry in lines[1:]]
         for example, entry in zip(planned, entries, strict=True):
+            if source := _source_in(entry):
+                sources.append((example.name, source))
             if "skipped" in entry:
                 skipped.append((example.name, entry["skipped"]))
             else:
@@ -222,7 +234,8 @@ def _merged(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_
         shards.append(_shard(settings, entries, rank, world_size))
     if not examples:
         raise InvalidInput(f"at least one image must be readable, none of the {len(skipped)} is: {skipped[0][1]}")
-    return replace(settings, examples=tuple(examples), skipped=tuple(skipped), shards=tuple(shards))
+    made = {"examples": examples, "skipped": skipped, "sources": sources, "shards": shards}
+    return replace(settings, **{name: tuple(entries) for name, entries in made.items()})
 
 
 def _shard(settings: StoreManifest, entries: list[dict], rank: int, world_size: int) -> Shard:
@@ -247,6 +260,15 @@ def write_all(file: FileIO, content: bytes | np.ndarray) -> None:
 
 def _line(entry: dict) -> bytes:
     return (json.dumps(entry) + "\n").encode()
+
+
+def _source_entry(source: SourceFile | None) -> dict:
+    return {"source": source.plain()} if source else {}
+
+
+def _source_in(entry: dict) -> SourceFile | None:
+    """What `_source_entry` noted; None in lines of earlier versions too."""
+    return SourceFile(*entry["source"]) if "source" in entry else None
 
 
 def complete_lines(path: Path) -> list[tuple[bytes, dict]]:

@@ -6,6 +6,7 @@ its weights.
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
@@ -25,6 +26,10 @@ from .training_config import TrainingConfig
 
 BEST = "best.safetensors"
 LAST = "last.pt"
+NOTED_SINCE = ("backbone_sha256", "store_dtype", "store_precision", "images_sha256")
+"""Fields that earlier versions did not note: that they are the same cannot be checked of their runs."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,16 @@ class CheckpointInfo:
     greys: GreyScale = EACH_BY_ITSELF
     """Which values of deep grey images became black and white."""
 
+    backbone_sha256: str | None = None
+    """SHA-256 of the backbone that `weights` gave (`lpm_sha256`), for methods that train on images; None if random."""
+
+    store_dtype: str | None = None
+    store_precision: str | None = None
+    """Number format of the preloaded features, and precision of the LPM that made them; None without features."""
+
+    images_sha256: str | None = None
+    """SHA-256 of the stored images (`StoreManifest.images_sha256`)."""
+
     training: TrainingConfig
     """Hyperparameters of the training."""
 
@@ -110,15 +125,17 @@ class CheckpointInfo:
             processes=int(written.get("processes", 1)),
             decoding=int(written.get("decoding", 1)),
             greys=GreyScale.from_plain(json.loads(written.get("greys", "null"))),
+            **{name: written.get(name) for name in NOTED_SINCE},
             training=TrainingConfig(**hyperparameters),
         )
 
     def metadata(self) -> dict[str, str]:
         """Return the metadata to write: one string per field, including the hyperparameters.
 
-        The decoding version is left out if it is that of earlier versions, so that their runs can be resumed.
+        The decoding version is left out if it is that of earlier versions, so that their runs can be resumed, and so
+        are fields that earlier versions did not have, where there is nothing to write.
         """
-        apart = ("training", "decoding", "greys")
+        apart = ["training", "decoding", "greys", *(name for name in NOTED_SINCE if getattr(self, name) is None)]
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
         written = {name: _string(value) for name, value in (values | asdict(self.training)).items()}
         decoding = {"decoding": str(self.decoding)} if self.decoding > 1 else {}
@@ -206,7 +223,13 @@ def read_training_state(folder: Path, info: CheckpointInfo, device: str) -> dict
             "name another folder."
         ) from error
     identity = info.metadata()
-    for name in identity.keys() | state["identity"].keys():
+    unknown = [name for name in NOTED_SINCE if name in identity and name not in state["identity"]]
+    if unknown:
+        log.warning(
+            f"{folder} holds a run of an earlier version, which did not note {', '.join(unknown)}: that they are still "
+            "the same cannot be checked"
+        )
+    for name in sorted((identity.keys() | state["identity"].keys()) - set(unknown)):
         theirs, ours = state["identity"].get(name), identity.get(name)
         if theirs != ours:
             raise InvalidInput(

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from fptplus.distributed import Processes, process_group
 from fptplus.errors import InvalidInput
 from fptplus.store.feature_store import FeatureStore
 from fptplus.store.preloading import largest_train_res
-from fptplus.training.checkpoint import BEST, CheckpointInfo
+from fptplus.training.checkpoint import BEST, CheckpointInfo, lpm_sha256
 from fptplus.training.efficiency import performance_efficiency
 from fptplus.training.feed import Feed
 from fptplus.training.fine_tuning import FineTuning
@@ -27,7 +28,7 @@ from fptplus.training.trainer import EpochReport, History, OnEpoch, evaluate, tr
 from fptplus.training.training_config import TrainingConfig
 from fptplus.whole_file import whole_file
 from methods import Method, find_method
-from methods.backbone import AttentionMode, Checkpointing, patch_size_of
+from methods.backbone import AttentionMode, Checkpointing, create_backbone, patch_size_of
 from methods.method import build_for_training
 
 from .device import DeviceName, resolve_device
@@ -178,6 +179,12 @@ class Trainings:
                 f"res must be at most the {manifest.image_res} pixels of the store's images, got {self.res}; "
                 "preload with a higher resolution."
             )
+        named_dtype = getattr(self.method, "features", "fp32")  # fp32: a method that takes features of any
+        if self.method.reads_features and named_dtype not in ("fp32", manifest.dtype):
+            raise InvalidInput(
+                f"store must have {named_dtype} features for {self.config.method}, it has {manifest.dtype}; preload "
+                "with --store-dtype, or name the method without its number format."
+            )
 
     @property
     def method(self) -> Method:
@@ -197,6 +204,13 @@ class Trainings:
             return self.store.manifest.res
         patch = patch_size_of(self.model)
         return self.config.res or largest_train_res(self.store.manifest.image_res) // patch * patch
+
+    @cached_property
+    def backbone_sha256(self) -> str | None:
+        """Of the backbone with its weights, where it is trained on images and they come from a file or from timm."""
+        if self.method.reads_features or self.config.weights is None:
+            return None
+        return lpm_sha256(create_backbone(self.model, self.res, 1, weights=self.config.weights))
 
     def hyperparameters(self, lr: float, weight_decay: float, seed: int) -> TrainingConfig:
         """Return the hyperparameters of one training.
@@ -239,6 +253,10 @@ class Trainings:
             processes=self.processes.world_size,
             decoding=manifest.decoding,
             greys=manifest.greys,
+            backbone_sha256=self.backbone_sha256,
+            store_dtype=manifest.dtype if self.method.reads_features else None,
+            store_precision=manifest.precision if self.method.reads_features else None,
+            images_sha256=manifest.images_sha256,
             training=training,
         )
 
@@ -257,6 +275,9 @@ class Trainings:
             attention=self.config.attention,
             checkpointing=self.config.checkpointing,
         )
+        if tuning.preloader is not None:
+            self.store.check_matches(token_ratio=tuning.preloader.token_ratio, layers=tuning.preloader.tapped_layers)
+            self._refuse_relabelling(name)
         tuning.model.to(self.device)
         visible = self.processes.is_first
         if visible:
@@ -276,6 +297,20 @@ class Trainings:
             with whole_file(folder / "test.json") as beside:
                 beside.write_text(json.dumps(asdict(scores), indent=1) + "\n")
         return self._row(training, history, tuning, folder, scores.auc, scores.accuracy)
+
+    def _refuse_relabelling(self, name: str) -> None:
+        """See that a run of an earlier version, which does not know its store, keeps the dtype that runs.csv notes."""
+        path, dtype = self.config.out / "runs.csv", self.store.manifest.dtype
+        for row in pd.read_csv(path).itertuples() if path.exists() else ():
+            if (
+                Path(row.checkpoint).parent.name == name
+                and isinstance(row.store_dtype, str)
+                and row.store_dtype != dtype
+            ):
+                raise InvalidInput(
+                    f"out must be a new folder or hold a training of the same kind, {str(path)!r} has {name} with "
+                    f"store_dtype {row.store_dtype}, asked is {dtype}; name another folder."
+                )
 
     def _row(
         self,

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from fptplus.data import open_dataset
+from fptplus.data import ImageDataset, open_dataset
 from fptplus.errors import InvalidInput
 from fptplus.network.frozen_backbone import FrozenBackbone
 from fptplus.store.feature_store import FeatureStore
 from fptplus.store.preloading import FeatureMaker
+from fptplus.store.source_files import refuse_changed
 from fptplus.store.verification import check_row
 from fptplus.training.checkpoint import lpm_sha256
 from methods import create_backbone
@@ -24,8 +25,8 @@ from .device import DeviceName, resolve_device
 class VerifyStoreConfig:
     """Check a store's manifest, the size of its files and the checksum of every row.
 
-    With --data (and --weights) the features of a few images are also recomputed and compared. The exit status is 1 if
-    anything is wrong.
+    With --data the image files must still be those that it was made from, and (with --weights) the features of a few
+    images are recomputed and compared. The exit status is 1 if anything is wrong.
 
     Example: --store stores/messidor2
     """
@@ -57,17 +58,20 @@ def main(config: VerifyStoreConfig) -> int:
         store = FeatureStore.open(config.store)
         store.verify()
         console.print(f"{config.store}: {len(store):,} rows as they were written", highlight=False, soft_wrap=True)
-        if config.data is not None and store.has_features:
-            _make_again(store, config, console)
+        if config.data is not None:
+            dataset = open_dataset(config.data, seed=config.seed)
+            refuse_changed(store.folder, dataset, dataset.examples, dict(store.manifest.sources))
+            if store.has_features:
+                _make_again(store, config, dataset, console)
     except InvalidInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _make_again(store: FeatureStore, config: VerifyStoreConfig, console: Console) -> None:
-    """Compare the features of a few images with those recomputed from the originals."""
-    manifest, dataset = store.manifest, open_dataset(config.data, seed=config.seed)
+def _make_again(store: FeatureStore, config: VerifyStoreConfig, dataset: ImageDataset, console: Console) -> None:
+    """Compare the features of a few images with what the LPM gives for the originals."""
+    manifest = store.manifest
     torch.manual_seed(config.seed)
     vit = create_backbone(manifest.model, manifest.res, len(manifest.classes), weights=config.weights)
     store.check_matches(weights_sha256=lpm_sha256(vit))

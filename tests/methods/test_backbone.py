@@ -1,9 +1,10 @@
 import pytest
+import timm
 import torch
 
 from fptplus import InvalidInput
 from methods import create_backbone
-from methods.backbone import published_params
+from methods.backbone import _read_weights, published_params
 
 RES = 224
 
@@ -59,3 +60,20 @@ def test_drop_path_skips_blocks_in_training_more_often_the_higher_they_are_and_n
         logits[rate] = vit(images), vit.eval()(images)
     assert torch.equal(logits[0.0][1], logits[0.5][1])
     assert not torch.allclose(logits[0.0][0], logits[0.5][0])
+
+
+def test_a_pretrained_name_without_a_network_is_one_sentence(monkeypatch):
+    def no_network(*args, **kwargs):
+        raise ConnectionError("Network is unreachable\nand so on")
+
+    monkeypatch.setattr(timm, "create_model", no_network)
+    with pytest.raises(
+        InvalidInput, match=r"vit_small_patch16_384 cannot be \(Network is unreachable\); without a"
+    ) as e:
+        _read_weights("vit_small_patch16_384")
+    assert "\n" not in str(e.value)
+
+
+def test_weights_that_are_neither_a_file_nor_a_pretrained_name_are_refused():
+    with pytest.raises(InvalidInput, match="a checkpoint file or a timm pretrained model, got 'none.pt'"):
+        create_backbone("test_vit", 64, 5, weights="none.pt")

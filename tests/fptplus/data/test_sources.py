@@ -1,4 +1,6 @@
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from PIL import Image
 
 from fptplus import InvalidInput
 from fptplus.data import open_dataset
+from fptplus.data.medmnist import MedMNISTArchive
 
 COLOURS = {"cat": (250, 0, 0), "dog": (0, 250, 0), "10": (0, 0, 250), "9": (9, 9, 9)}
 
@@ -236,3 +239,17 @@ def test_damaged_archives_are_refused(tmp_path):
         (tmp_path / "cut.npz").write_bytes(content)
         with pytest.raises(InvalidInput, match=r"cut\.npz must be a MedMNIST \.npz file"):
             open_dataset(tmp_path / "cut.npz")
+
+
+def test_threads_unpack_a_medmnist_split_once(tmp_path, monkeypatch):
+    dataset, unpacked, together = open_dataset(medmnist(tmp_path / "mnist.npz")), [], Barrier(4)
+    unpack = MedMNISTArchive._checked_images
+    monkeypatch.setattr(MedMNISTArchive, "_checked_images", lambda *a: (unpacked.append(a[1]), unpack(*a))[1])
+
+    def read(example):
+        together.wait()
+        return dataset.read(example)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read, [example for example in dataset.examples if example.split == "train"][:1] * 4))
+    assert unpacked == ["train"]

@@ -209,10 +209,10 @@ def interrupted(folder, monkeypatch, after, dataset=None):
     with monkeypatch.context() as patch:
         plain = ShardWriter.write
 
-        def write(writer, content):
+        def write(writer, content, sources):
             if writer.done >= after - 1:
                 patch.setattr("fptplus.store.writer.write_all", full_in_the_middle)
-            plain(writer, content)
+            plain(writer, content, sources)
 
         patch.setattr(ShardWriter, "write", write)
         with pytest.raises(InvalidInput) as error:
@@ -240,11 +240,11 @@ def test_a_batch_that_fails_is_not_followed_by_the_next_one(reference, tmp_path,
     """The disk is full for one write only: what is computed after it must not take its place."""
     plain, calls = ShardWriter.write, []
 
-    def write(writer, content):
+    def write(writer, content, sources):
         calls.append(content)
         if len(calls) == 2:
             raise InvalidInput("no room for a moment.")
-        plain(writer, content)
+        plain(writer, content, sources)
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "write", write)

@@ -61,6 +61,14 @@ def test_verify_refuses_the_originals_with_another_lpm(folder, tmp_path, capsys)
     assert "must have weights_sha256" in capsys.readouterr().err
 
 
+def test_verify_names_images_that_have_changed_in_stores_without_features_too(folder, tmp_path, capsys):
+    images = shutil.copytree(folder, tmp_path / "images")
+    assert preload(images, tmp_path / "store", "--method", "lora") == 0
+    Image.new("RGB", (40, 50)).save(images / "val" / "ill" / "1.png")
+    assert main(["verify", "--store", str(tmp_path / "store"), "--data", str(images)]) == 1
+    assert "1 image changed since it was begun: val/ill/1.png" in capsys.readouterr().err
+
+
 def test_an_unreadable_image_stops_or_is_skipped_and_listed(folder, tmp_path, capsys):
     bad = folder / "train" / "ill" / "bad.png"
     bad.write_bytes(b"no picture")
