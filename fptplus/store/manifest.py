@@ -137,7 +137,7 @@ class StoreManifest:
 
     @property
     def images_sha256(self) -> str:
-        """SHA-256 of the checksums of all stored side images in row order; it does not depend on their number of files."""
+        """SHA-256 of the checksums of all stored side images in row order; the number of files does not matter."""
         return hashlib.sha256("".join(shard.images.digests for shard in self.shards).encode()).hexdigest()
 
     def settings(self) -> dict[str, Any]:

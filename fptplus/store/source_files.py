@@ -31,7 +31,7 @@ class SourceFile:
 
     @classmethod
     def read(cls, path: Path) -> "SourceFile":
-        """That of a file as it is now."""
+        """Return that of a file as it is now."""
         found = path.stat()
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -77,7 +77,7 @@ class SourceReader:
 def refuse_changed(
     store: Path, dataset: ImageDataset, examples: Sequence[Example], known: Mapping[str, SourceFile]
 ) -> None:
-    """Hold the files of a data set against those that a store was made from; files that are gone are passed over.
+    """Compare the files of a data set with those that a store was made from; files that are gone are passed over.
 
     Args:
         store: its folder.

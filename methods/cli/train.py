@@ -207,7 +207,7 @@ class Trainings:
 
     @cached_property
     def backbone_sha256(self) -> str | None:
-        """Of the backbone with its weights, where it is trained on images and they come from a file or from timm."""
+        """SHA-256 of a backbone that is trained on images and has weights; None for others."""
         if self.method.reads_features or self.config.weights is None:
             return None
         return lpm_sha256(create_backbone(self.model, self.res, 1, weights=self.config.weights))
