@@ -15,7 +15,11 @@ class Scores:
     """A classifier on one split."""
 
     auc: float
-    """Macro one-vs-rest area under the ROC curve, 0 to 1."""
+    """Macro one-vs-rest area under the ROC curve (AUC) of the probabilities, 0 to 1."""
+
+    auc_of_logits: float
+    """As the official code reports its AUC: of the raw logits, which rank images otherwise than probabilities do.
+    Macro one-vs-rest; of two classes, that of the second alone. Compare the paper's tables with this one."""
 
     accuracy: float
     loss: float
@@ -24,6 +28,10 @@ class Scores:
     auc_by_class: tuple[float, ...]
     confusion: tuple[tuple[int, ...], ...]
     """Images by true class (rows) and predicted class (columns)."""
+
+
+class Diverged(InvalidInput):
+    """A model whose outputs are no longer numbers: it has no AUC."""
 
 
 def check_auc_is_defined(labels: Tensor, classes: Sequence[str], split: str) -> None:
@@ -47,15 +55,33 @@ def check_auc_is_defined(labels: Tensor, classes: Sequence[str], split: str) -> 
 
 
 def score(logits: Tensor, labels: Tensor) -> Scores:
-    """Scores of (N, classes) logits against (N,) class indices; each class must occur (check_auc_is_defined)."""
+    """Scores of (N, classes) logits against (N,) class indices; each class must occur (check_auc_is_defined).
+
+    Raises:
+        Diverged: if a logit is not finite.
+    """
+    if not logits.isfinite().all():
+        raise Diverged(
+            f"logits must be finite, those of {int((~logits.isfinite().all(dim=1)).sum())} of {len(logits)} images "
+            "are not: the training diverged; train with a lower lr, or in fp32."
+        )
     classes = logits.shape[1]
     logits = logits.double()
     by_class = multiclass_auroc(logits.softmax(dim=1), labels, classes, average=None)
     predicted = logits.argmax(dim=1)
     return Scores(
         auc=by_class.mean().item(),
+        auc_of_logits=_auc_of_logits(logits, labels),
         accuracy=(predicted == labels).double().mean().item(),
         loss=torch.nn.functional.cross_entropy(logits, labels).item(),
         auc_by_class=tuple(by_class.tolist()),
         confusion=tuple(tuple(row) for row in multiclass_confusion_matrix(predicted, labels, classes).tolist()),
     )
+
+
+def _auc_of_logits(logits: Tensor, labels: Tensor) -> float:
+    """AUC by the order of each class's own logits, as torcheval gives it to the official code."""
+    classes = logits.shape[1]
+    ranks = torch.stack([column.unique(return_inverse=True)[1] for column in logits.unbind(dim=1)], dim=1)
+    by_class = multiclass_auroc(ranks.double() / len(ranks), labels, classes, average=None)  # 0 to 1: taken as it is
+    return (by_class[1] if classes == 2 else by_class.mean()).item()

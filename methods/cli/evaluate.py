@@ -132,7 +132,12 @@ def print_scores(console: Console, scores: Scores, classes: tuple[str, ...], spl
     for index, (name, auc, counts) in enumerate(rows, start=1):
         table.add_row(str(index), name, f"{100 * auc:.2f}", *map(str, counts))
     console.print(table)
-    console.print(f"AUC {100 * scores.auc:.2f} %, accuracy {100 * scores.accuracy:.2f} %", highlight=False)
+    console.print(
+        f"AUC {100 * scores.auc:.2f} %, accuracy {100 * scores.accuracy:.2f} %; AUC of the raw logits, as the official "
+        f"code reports it: {100 * scores.auc_of_logits:.2f} %",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def print_efficiency(

@@ -1,13 +1,14 @@
 """Scores against their definitions, and the paper's own efficiency figures."""
 
 import itertools
+import math
 
 import pytest
 import torch
 
 from fptplus import InvalidInput
 from fptplus.training.efficiency import performance_efficiency
-from fptplus.training.metrics import check_auc_is_defined, score
+from fptplus.training.metrics import Diverged, check_auc_is_defined, score
 
 
 def area_by_counting_pairs(scores, positive):
@@ -25,6 +26,26 @@ def test_auc_is_the_mean_over_classes_of_the_chance_that_a_positive_outranks_a_n
     scores = score(logits, labels)
     assert scores.auc_by_class == pytest.approx(expected, abs=1e-6)
     assert scores.auc == pytest.approx(sum(expected) / 4, abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_official_code_s_auc_is_that_of_each_class_s_raw_logits(classes):
+    """torcheval ranks raw logits, beyond 0 to 1 as they are; of two classes it sees the second alone."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % classes
+    logits = 40 * torch.randn(60, classes, generator=generator) + torch.nn.functional.one_hot(labels, classes)
+    logits[:, -1] += 1e3
+    expected = [area_by_counting_pairs(logits[:, c], labels == c) for c in range(classes)]
+    scores = score(logits, labels)
+    official = expected[1] if classes == 2 else sum(expected) / classes
+    assert scores.auc_of_logits == pytest.approx(official, abs=1e-6) != pytest.approx(scores.auc, abs=1e-3)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_outputs_that_are_no_numbers_have_no_auc_rather_than_a_half(value):
+    logits = torch.tensor([[1.0, 0], [0, value], [0, 1], [1, 0]])
+    with pytest.raises(Diverged, match="logits must be finite, those of 1 of 4 images are not"):
+        score(logits, torch.tensor([0, 1, 0, 1]))
 
 
 def test_confusion_counts_each_image_once_by_truth_and_prediction():
