@@ -1,5 +1,8 @@
 """What a fine-tuning method is: it turns a ViT into something to train."""
 
+import logging
+from collections.abc import Callable
+from functools import cache
 from typing import Protocol, Self
 
 import torch
@@ -70,6 +73,12 @@ def image_fine_tuning(model: nn.Module, res: int, **fields) -> FineTuning:
     )
 
 
+@cache
+def log_once(note: str) -> None:
+    """Warn of something, once in a process."""
+    logging.getLogger(__name__).warning(note)
+
+
 def build_for_training(
     method: Method,
     model: str,
@@ -81,6 +90,7 @@ def build_for_training(
     attention: AttentionMode = "sdpa",
     checkpointing: Checkpointing = "none",
     with_lpm: bool = False,
+    on_note: Callable[[str], None] = log_once,
 ) -> FineTuning:
     """Build a method over a model with real weights, on the CPU; benchmarks build theirs from a cell instead.
 
@@ -90,6 +100,7 @@ def build_for_training(
         seed: of all random weights.
         with_lpm: whether a method that trains on preloaded features gets the weights of its large pre-trained model
             (LPM) all the same, to make features of new images.
+        on_note: told if the model keeps pre-trained weights that are random ones.
 
     Raises:
         InvalidInput: if the model, resolution or weights are not what they must be.
@@ -101,4 +112,9 @@ def build_for_training(
             model, res, num_classes, attention=attention, checkpointing=checkpointing, weights=weights
         )
     torch.manual_seed(seed)  # the trained part is the same whether or not the LPM has drawn its weights
-    return method.build(vit, res)
+    pretrained = {id(parameter) for name, parameter in vit.named_parameters() if not name.startswith("head.")}
+    tuning = method.build(vit, res)
+    modules = [module for module in (tuning.model, tuning.preloader) if module is not None]
+    if weights is None and needs_lpm and any(id(p) in pretrained for module in modules for p in module.parameters()):
+        on_note(f"{model} has random weights (seed {seed}); pass --weights for others")
+    return tuning

@@ -5,7 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_auroc, multiclass_confusion_matrix
+from torchmetrics.functional.classification import (
+    multiclass_auroc,
+    multiclass_confusion_matrix,
+    multiclass_recall,
+    multiclass_specificity,
+)
 
 from fptplus.errors import InvalidInput
 
@@ -26,6 +31,12 @@ class Scores:
     """Mean cross-entropy."""
 
     auc_by_class: tuple[float, ...]
+
+    sensitivity_by_class: tuple[float, ...]
+    specificity_by_class: tuple[float, ...]
+    """Share of the class's images, and of all others', that are predicted right as being or not being of the class; an
+    image is predicted to be of the class of its highest logit."""
+
     confusion: tuple[tuple[int, ...], ...]
     """Images by true class (rows) and predicted class (columns)."""
 
@@ -75,6 +86,8 @@ def score(logits: Tensor, labels: Tensor) -> Scores:
         accuracy=(predicted == labels).double().mean().item(),
         loss=torch.nn.functional.cross_entropy(logits, labels).item(),
         auc_by_class=tuple(by_class.tolist()),
+        sensitivity_by_class=tuple(multiclass_recall(predicted, labels, classes, average=None).tolist()),
+        specificity_by_class=tuple(multiclass_specificity(predicted, labels, classes, average=None).tolist()),
         confusion=tuple(tuple(row) for row in multiclass_confusion_matrix(predicted, labels, classes).tolist()),
     )
 
@@ -85,3 +98,36 @@ def _auc_of_logits(logits: Tensor, labels: Tensor) -> float:
     ranks = torch.stack([column.unique(return_inverse=True)[1] for column in logits.unbind(dim=1)], dim=1)
     by_class = multiclass_auroc(ranks.double() / len(ranks), labels, classes, average=None)  # 0 to 1: taken as it is
     return (by_class[1] if classes == 2 else by_class.mean()).item()
+
+
+INTERVAL_SCORES = ("auc", "auc_of_logits", "accuracy")
+"""Scores that get a confidence interval."""
+
+
+def confidence_intervals(
+    logits: Tensor, labels: Tensor, *, resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """95 % confidence intervals of INTERVAL_SCORES, by the percentiles of a bootstrap over the images.
+
+    Images are drawn anew within each class, so that every class has as many in each resample and its AUC is defined.
+    Images are taken as independent: where several are of one patient, the intervals are too narrow.
+
+    Args:
+        logits, labels: as `score` takes them.
+        resamples: how often to draw.
+        seed: of the draws.
+
+    Raises:
+        Diverged: if a logit is not finite.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    logits, labels = logits.cpu(), labels.cpu()
+    members = [torch.nonzero(labels == label).squeeze(1) for label in range(logits.shape[1])]
+    scores = []
+    for _ in range(resamples):
+        draws = [rows[torch.randint(len(rows), (len(rows),), generator=generator)] for rows in members]
+        chosen = torch.cat(draws)
+        resampled = score(logits[chosen], labels[chosen])
+        scores.append([getattr(resampled, name) for name in INTERVAL_SCORES])
+    low, high = torch.tensor(scores, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975]).double(), dim=0)
+    return {name: (low[i].item(), high[i].item()) for i, name in enumerate(INTERVAL_SCORES)}

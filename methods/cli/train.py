@@ -398,7 +398,7 @@ def report(console: Console, rows: list[RunRow], repeats: list[RunRow], out: Pat
     """All trainings, and mean and standard deviation of the repeats of the best hyperparameters."""
     console.print("Area under the ROC curve (AUC) and accuracy, %", style="bold")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    headings = ("lr", "weight decay", "seed", "best epoch", "val AUC", "test AUC", "AUC of logits", "test accuracy")
+    headings = ("lr", "weight decay", "seed", "best epoch", "val AUC", "test AUC", "logits AUC", "accuracy")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:

@@ -8,7 +8,7 @@ import torch
 
 from fptplus import InvalidInput
 from fptplus.training.efficiency import performance_efficiency
-from fptplus.training.metrics import Diverged, check_auc_is_defined, score
+from fptplus.training.metrics import Diverged, check_auc_is_defined, confidence_intervals, score
 
 
 def area_by_counting_pairs(scores, positive):
@@ -52,6 +52,28 @@ def test_confusion_counts_each_image_once_by_truth_and_prediction():
     scores = score(torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 3, 1], [0, 0, 1]]), torch.tensor([0, 1, 2, 2]))
     assert scores.confusion == ((1, 0, 0), (0, 1, 0), (0, 1, 1))
     assert scores.accuracy == 0.75
+
+
+def test_sensitivity_and_specificity_are_shares_of_the_class_and_of_the_others():
+    scores = score(torch.eye(3)[[0, 0, 1, 2, 2, 0]], torch.tensor([0, 0, 0, 1, 2, 2]))
+    assert scores.sensitivity_by_class == pytest.approx((2 / 3, 0, 1 / 2))
+    assert scores.specificity_by_class == pytest.approx((2 / 3, 4 / 5, 3 / 4))
+
+
+def test_intervals_hold_the_score_and_narrow_with_more_images():
+    def interval(images):
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.arange(images) % 2
+        logits = torch.randn(images, 2, generator=generator) + torch.nn.functional.one_hot(labels, 2)
+        found = confidence_intervals(logits, labels, resamples=100)
+        assert found == confidence_intervals(logits, labels, resamples=100)
+        for name, (low, high) in found.items():
+            assert 0 <= low < getattr(score(logits, labels), name) < high <= 1
+        low, high = found["auc"]
+        return high - low
+
+    wide, narrow = interval(40), interval(640)
+    assert narrow == pytest.approx(wide / 4, rel=0.5)
 
 
 def test_a_split_of_one_class_has_no_auc():

@@ -36,7 +36,7 @@ def test_a_training_that_diverges_is_recorded_and_never_the_grid_s_winner(store,
     assert runs.auc.isna().to_dict() == {1e37: True, 1e-3: False}
     printed = capsys.readouterr().out
     assert "lr1e+37-wd0.1-seed0 diverged" in printed and "weights in " in printed
-    assert "AUC of logits" in printed and "as the official code reports it" in printed
+    assert "logits AUC" in printed and "as the official code reports it" in printed
 
 
 def test_a_grid_that_diverges_altogether_fails(store, tmp_path, capsys):
