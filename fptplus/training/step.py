@@ -65,7 +65,7 @@ class TrainingStep:
     Args:
         model: gives logits (B, classes) from the tensors of a batch.
         optimizer: over the model's learnable parameters.
-        autocast: makes the context that forward and loss run in.
+        autocast: makes the context that forward and cross-entropy run in.
         scaler: scales the loss of an fp16 step; None otherwise.
         regularizer: a further loss term of the method (AdaLoRA's orthogonality), or None.
         after_step: called with the number of steps done, gradients still there (AdaLoRA's rank allocation), or None.
@@ -157,8 +157,8 @@ class TrainingStep:
             logits = self.model(*inputs)
             on_phase("loss")
             loss = F.cross_entropy(logits, targets)
-            if self.regularizer is not None:
-                loss = loss + self.regularizer()
+        if self.regularizer is not None:  # of weights, which are fp32: autocast would round it
+            loss = loss + self.regularizer()
         return loss if self.accumulation_steps == 1 else loss / self.accumulation_steps
 
     def _update(self) -> None:
