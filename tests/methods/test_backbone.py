@@ -1,9 +1,10 @@
 import pytest
+import timm
 import torch
 
 from fptplus import InvalidInput
 from methods import create_backbone
-from methods.backbone import published_params
+from methods.backbone import PUBLISHED_WEIGHTS, published_params
 
 RES = 224
 
@@ -59,3 +60,22 @@ def test_drop_path_skips_blocks_in_training_more_often_the_higher_they_are_and_n
         logits[rate] = vit(images), vit.eval()(images)
     assert torch.equal(logits[0.0][1], logits[0.5][1])
     assert not torch.allclose(logits[0.0][0], logits[0.5][0])
+
+
+def test_the_paper_s_weights_are_found_by_its_name_with_its_layer_norm_eps(monkeypatch):
+    """google/vit-base-patch16-384 was no name of weights at all."""
+    asked, create = [], timm.create_model
+
+    def answer(name, pretrained=False, **options):
+        if pretrained:
+            asked.append(name)
+            return create("test_vit", img_size=64, num_classes=3)
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", answer)
+    for name, in_timm in PUBLISHED_WEIGHTS.items():
+        vit = create_backbone("test_vit", 64, 3, weights=name)
+        assert asked[-1] == in_timm and timm.models.is_model_pretrained(in_timm)
+        assert {m.eps for m in vit.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-12}
+    vit = create_backbone("test_vit", 64, 3, weights="test_vit.r160_in1k")
+    assert {m.eps for m in vit.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}

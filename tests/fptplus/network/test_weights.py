@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 
 import fptplus
 from fptplus import InvalidInput
@@ -85,3 +86,13 @@ def test_a_checkpoint_that_is_no_official_one_is_refused(vit, tmp_path):
     torch.save(vit.state_dict(), tmp_path / "vit.pt")
     with pytest.raises(InvalidInput, match="'fusion_module.prompts', which is missing"):
         fptplus.load_official_checkpoint(tmp_path / "vit.pt")
+
+
+def test_a_hugging_face_checkpoint_brings_its_layer_norm_eps():
+    """timm's 1e-6 was kept, where the checkpoint was made with 1e-12."""
+    golden = fptplus.read_checkpoint(GOLDEN / "fpt_reference.safetensors")
+    frozen = {name.removeprefix("frozen."): t for name, t in golden.items() if name.startswith("frozen.")}
+    vit = VisionTransformer(img_size=96, patch_size=16, embed_dim=48, depth=4, num_heads=3, num_classes=5)
+    assert {m.eps for m in vit.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
+    fptplus.load_vit(vit, frozen)
+    assert {m.eps for m in vit.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-12}
