@@ -154,7 +154,7 @@ def draw_tokens(path: Path, image: Image.Image, view: TokenView, title: str) -> 
     shown = np.ma.masked_equal(shares, 0)
     colors = heat.imshow(100 * shown, cmap="inferno", alpha=0.75, extent=(0, side, side, 0), interpolation="nearest")
     drawing.colorbar(colors, ax=heat, label="% of the attention", shrink=0.85)
-    drawing.suptitle(title, fontsize=11)
+    drawing.suptitle(title, fontsize=11, parse_math=False)  # a file name may hold a $
     _save(drawing, path)
 
 
@@ -172,7 +172,8 @@ def draw_attention_on_prompts(path: Path, shares: Sequence[float], first_layer: 
     bars = axes.bar(layers, shares, color=BLUE)
     axes.set_xticks(layers)
     axes.bar_label(bars, fmt="%.3f", fontsize=8, padding=2)
-    axes.set(title=title, xlabel="layer of the LPM", ylabel="attention on the prompts")
+    axes.set_title(title, parse_math=False)
+    axes.set(xlabel="layer of the LPM", ylabel="attention on the prompts")
     axes.set_ylim(0, max(1.15 * max(shares), 0.05))
     axes.spines[["top", "right"]].set_visible(False)
     _save(drawing, path)
@@ -181,5 +182,5 @@ def draw_attention_on_prompts(path: Path, shares: Sequence[float], first_layer: 
 def _save(drawing: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"svg.hashsalt": "fptplus"}):
-        drawing.savefig(path.with_suffix(".png"), dpi=130)
-        drawing.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+        drawing.savefig(path.with_name(f"{path.name}.png"), dpi=130)  # a name may hold a dot that begins no suffix
+        drawing.savefig(path.with_name(f"{path.name}.svg"), metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""Fine-tuning methods over one shared ViT: METHODS are the paper's ten, VARIANTS and ABLATIONS modify FPT+."""
+"""Fine-tuning methods over one shared ViT: METHODS are the ten of the paper, VARIANTS and ABLATIONS others."""
 
 from dataclasses import replace
 from difflib import get_close_matches
@@ -37,6 +37,8 @@ METHODS: dict[str, Method] = {
 """The ten methods of the paper's Table I, in its order."""
 
 VARIANTS: dict[str, Method] = {
+    "adapter_96": AdapterTuning(title="Adapter, one a block", bottleneck=96, sublayers=("mlp",), layer_norm=True),
+    "attention_pos": AttentionTuning(title="Attention-tuning, positions", position_embeddings=True),
     "fpt_live": replace(METHODS["fpt"], title="FPT, live LPM", live=True),
     "fptplus_live": replace(METHODS["fptplus"], title="FPT+, live LPM", live=True),
     "fptplus_bf16": replace(METHODS["fptplus"], title="FPT+, bf16 features", features="bf16"),
@@ -50,8 +52,8 @@ VARIANTS: dict[str, Method] = {
         replace(FPTPLUS, token_ratio=1.0), "Fusion modules, asymmetric input", "FPT+, Sec. IV-G1", live=True
     ),
 }
-"""FPT and FPT+ with the frozen large pre-trained model (LPM) run in every step; FPT+ with features stored smaller, and
-its components one by one (Fig. 7)."""
+"""Other forms of two baselines, and FPT and FPT+ with the frozen LPM run in every step, on features stored smaller, and
+FPT+'s components one by one (Fig. 7)."""
 
 ABLATIONS: dict[str, Method] = dict(fptplus_ablations(METHODS["fptplus"]))
 """FPT+ with one hyperparameter changed, such as fptplus_side64 or fptplus_prompts4. They run only when named."""

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fptplus
 from fptplus import InvalidInput
+from fptplus.network.weights import HUGGING_FACE_EPS, set_layer_norm_eps
 
 MODELS: dict[str, str] = {
     "vit_s": "vit_small_patch16_384",
@@ -21,6 +22,12 @@ MODELS: dict[str, str] = {
     "vit_l": "vit_large_patch16_384",
 }
 """timm's names by short name: ViT/16 published with 384-px position embeddings, which the paper's counts imply."""
+
+PUBLISHED_WEIGHTS: dict[str, str] = {
+    "google/vit-base-patch16-384": "vit_base_patch16_384.orig_in21k_ft_in1k",
+    "facebook/dino-vitb16": "vit_base_patch16_224.dino",
+}
+"""The paper's weights by their names at Hugging Face, and the same in timm, which lacks those of ViT-L."""
 
 AttentionMode = Literal["eager", "sdpa", "flash", "efficient"]
 Checkpointing = Literal["none", "block"]
@@ -45,8 +52,8 @@ def create_backbone(
         attention: `eager` for explicit score matrices, any other value for fused kernels.
         checkpointing: `block` to recompute every block in the backward pass.
         drop_path: probability that the last block is skipped in training; it falls to 0 at the first.
-        weights: a checkpoint file (timm or Hugging Face) or a timm pretrained name; None for random weights. On the
-            meta device they are only checked.
+        weights: a checkpoint file (timm or Hugging Face), a timm pretrained name or one of PUBLISHED_WEIGHTS; on the
+            meta device only checked. None for random weights.
 
     Raises:
         InvalidInput: if the name is unknown, the model is not a plain ViT, its patch size does not divide `res`, or the
@@ -55,6 +62,8 @@ def create_backbone(
     vit = _create(model, img_size=res, num_classes=num_classes, drop_path_rate=drop_path)
     if weights is not None:
         fptplus.load_vit(vit, _read_weights(weights))
+        if weights in PUBLISHED_WEIGHTS:
+            set_layer_norm_eps(vit, HUGGING_FACE_EPS)
     for block in vit.blocks:
         block.attn.fused_attn = attention != "eager"
         if checkpointing == "block":
@@ -104,9 +113,10 @@ def _create(model: str, **options) -> VisionTransformer:
 
 
 def _read_weights(weights: str) -> dict[str, Tensor]:
-    """Tensors of a checkpoint, or of a model that timm downloads."""
+    """Read the tensors of a checkpoint, or of a model that timm downloads."""
     if Path(weights).exists():
         return fptplus.read_checkpoint(weights)
+    weights = PUBLISHED_WEIGHTS.get(weights, weights)
     if not timm.models.is_model_pretrained(weights):
         raise InvalidInput(
             f"weights must name a checkpoint file or a timm pretrained model, got {weights!r}, which does not exist."

@@ -6,10 +6,8 @@ classifier.predict("eye.png")      # {"healthy": 0.93, ...}
 A file, a Pillow image and an array are all decoded as they are in training.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -26,7 +24,7 @@ from fptplus.training.checkpoint import CheckpointInfo, load_learnable, lpm_sha2
 from fptplus.training.fine_tuning import FineTuning
 
 from . import find_method
-from .method import build_for_training
+from .method import build_for_training, log_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +78,16 @@ class Classifier:
         """
         if (frames := count_frames(image)) > 1:
             which = "the one that it stands at" if isinstance(image, Image.Image) else "the middle one"
-            _log_once(f"of {frames} frames {which} is read; name another as path#frame, counted from 1")
+            log_once(f"of {frames} frames {which} is read; name another as path#frame, counted from 1")
         if self.decoding < DECODING and isinstance(image, str | Path) and is_dicom_file(split_frame(Path(image))[0]):
-            _log_once(
+            log_once(
                 "the checkpoint is of an earlier version, which took padding, tables and windows of DICOM otherwise; "
                 "preload and train again"
             )
         decoded = decode(image)
         if isinstance(decoded, GreyImage):
             for note in decoded.doubts(self.greys):
-                _log_once(note)
+                log_once(note)
         return to_rgb(decoded, self.greys)
 
     def predict(self, image: ImageSource) -> dict[str, float]:
@@ -108,11 +106,6 @@ class Classifier:
         """Return RGB images as training sees them: made square, then resized, then normalised."""
         squares = torch.stack([to_square(image, kept_res) for image in images]).to(self.device)
         return normalize(render(squares, plain_views(len(images)), res), self.mean, self.std)
-
-
-@cache
-def _log_once(note: str) -> None:
-    logging.getLogger(__name__).warning(note)
 
 
 def load_classifier(path: str | Path, *, weights: str | None = None, device: str = "cpu") -> Classifier:

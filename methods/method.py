@@ -1,5 +1,8 @@
 """The interface of a fine-tuning method: it makes a ViT ready to train."""
 
+import logging
+from collections.abc import Callable
+from functools import cache
 from typing import Protocol, Self
 
 import torch
@@ -72,6 +75,12 @@ def image_fine_tuning(model: nn.Module, res: int, **fields) -> FineTuning:
     )
 
 
+@cache
+def log_once(note: str) -> None:
+    """Warn of something, once in a process."""
+    logging.getLogger(__name__).warning(note)
+
+
 def build_for_training(
     method: Method,
     model: str,
@@ -84,6 +93,7 @@ def build_for_training(
     checkpointing: Checkpointing = "none",
     with_lpm: bool = False,
     backbone_sha256: str | None = None,
+    on_note: Callable[[str], None] = log_once,
 ) -> FineTuning:
     """Build a method on a model with real weights, on the CPU; benchmarks build theirs from a cell instead.
 
@@ -94,6 +104,7 @@ def build_for_training(
         with_lpm: whether a method that trains on preloaded features gets the weights of its large pre-trained model
             (LPM) all the same, to make features of new images.
         backbone_sha256: what the weights must be for a method that keeps some of them (`lpm_sha256`); None for any.
+        on_note: told if the model keeps pre-trained weights that are random ones.
 
     Raises:
         InvalidInput: if the model, resolution or weights are unsuitable.
@@ -106,7 +117,11 @@ def build_for_training(
         )
     found_sha256 = backbone_sha256 and lpm_sha256(vit)
     torch.manual_seed(seed)  # the trained part is the same whether or not the LPM has drawn its weights
+    pretrained = {id(parameter) for name, parameter in vit.named_parameters() if not name.startswith("head.")}
     tuning = method.build(vit, res)
+    modules = [module for module in (tuning.model, tuning.preloader) if module is not None]
+    if weights is None and needs_lpm and any(id(p) in pretrained for module in modules for p in module.parameters()):
+        on_note(f"{model} has random weights (seed {seed}); pass --weights for others")
     keeps_some = any(not parameter.requires_grad for parameter in tuning.model.parameters())
     if found_sha256 != backbone_sha256 and keeps_some:
         raise InvalidInput(

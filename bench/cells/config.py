@@ -210,7 +210,8 @@ class Selection:
     method: UseAppendAction[tuple[str, ...]] = ()
     """Fine-tuning method. Default: the paper's ten, which are full, linear, vpt, attention, adapter, bitfit, lora,
     adalora, fpt and fptplus. Also: fpt_live and fptplus_live, which run the backbone in every step; fptplus_bf16 and
-    fptplus_int8, which store smaller features; fpt_preloading and fptplus_preloading, the frozen pass alone."""
+    fptplus_int8, which store smaller features; adapter_96 and attention_pos, other forms of adapter and attention;
+    fpt_preloading and fptplus_preloading, the frozen pass alone."""
 
     model: UseAppendAction[tuple[str, ...]] = ()
     """Backbone: vit_s, vit_b, vit_l or any plain Vision Transformer in timm. Default: vit_b."""

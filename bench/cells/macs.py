@@ -4,12 +4,14 @@ One MAC is one multiplication with its addition. PyTorch's counter calls it two 
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from math import prod
 from typing import Any
+from unittest import mock
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, flop_registry
@@ -84,14 +86,15 @@ def fvcore_macs(model: nn.Module, inputs: Inputs) -> int | None:
         from fvcore.nn.jit_handles import bmm_flop_jit
     except ImportError:
         return None
-    with warnings.catch_warnings(), _patch_embeddings_as_products(model):
-        warnings.simplefilter("ignore")  # the tracer's remarks on shapes; tracing a batch of one as it is does no harm
+    with warnings.catch_warnings(), _convolutions_apart():
+        warnings.simplefilter("ignore")  # the tracer's remarks on shapes; a batch of one is traced as it is
         analysis = FlopCountAnalysis(model, inputs)
         # fvcore's own rule breaks if a product is written into a third tensor
         analysis.set_op_handle("aten::bmm", lambda operands, results: bmm_flop_jit(operands[:2], results))
         for function, inputs_with_tokens in ((NormedQKV, 2), (AfterAttention, 1)):  # opaque to the tracer
             rule = partial(_layer_norm_and_linears, inputs_with_tokens)
             analysis.set_op_handle(f"prim::PythonOp.{function.__name__}", rule)
+        analysis.set_op_handle(f"prim::PythonOp.{Convolution.__name__}", _convolution)
         return int(analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total())
 
 
@@ -107,21 +110,35 @@ def _layer_norm_and_linears(inputs_with_tokens: int, operands: Sequence[Any], re
 
 
 @contextmanager
-def _patch_embeddings_as_products(model: nn.Module) -> Iterator[None]:
-    """Run patch embeddings as matrix products, which they are: PyTorch cannot trace a convolution on meta tensors."""
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == m.stride]
-    for convolution in convolutions:
-        convolution.forward = partial(_embed_patches, convolution)
-    try:
+def _convolutions_apart() -> Iterator[None]:
+    """Let convolutions run as functions that a tracer does not see into: it cannot trace one on meta tensors."""
+    with ExitStack() as stack:
+        for name in ("conv1d", "conv2d", "conv3d"):
+            apart = partial(_convolved, getattr(F, name))
+            stack.enter_context(mock.patch.object(F, name, apart))
         yield
-    finally:
-        for convolution in convolutions:
-            del convolution.forward
 
 
-def _embed_patches(convolution: nn.Conv2d, images: Tensor) -> Tensor:
-    """Return the convolution of (B, C, H, W) images as patches times weights; its kernel size equals its stride."""
-    (height, width), (rows, columns) = images.shape[-2:], convolution.kernel_size
-    patches = images.unflatten(3, (int(width) // columns, columns)).unflatten(2, (int(height) // rows, rows))
-    patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
-    return F.linear(patches, convolution.weight.flatten(1), convolution.bias).permute(0, 3, 1, 2)
+def _convolved(convolve: Callable[..., Tensor], input: Tensor, weight: Tensor, *rest: Any, **options: Any) -> Tensor:
+    return Convolution.apply(input, weight, lambda images, kernels: convolve(images, kernels, *rest, **options))
+
+
+class Convolution(torch.autograd.Function):
+    """A convolution on meta tensors in one piece, for counting: it has no backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, convolve: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """A tensor of the shape that the convolution of images (B, C, ...) has, which takes sizes that are numbers."""
+        tracing = torch._C._get_tracing_state()
+        torch._C._set_tracing_state(None)
+        try:
+            shape = convolve(images, weight).shape
+        finally:
+            torch._C._set_tracing_state(tracing)
+        return images.new_empty(shape)
+
+
+def _convolution(operands: Sequence[Any], results: Sequence[Any]) -> int:
+    """fvcore's count of a Convolution: each number of the result (B, C, ...) is a product with a channel's kernel."""
+    kernel = operands[1].type().sizes()[1:]
+    return prod(results[0].type().sizes()) * prod(kernel)

@@ -263,3 +263,12 @@ _ALL = (
 )
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _ALL}
+
+
+def preset_of_normalization(mean: Sequence[float], std: Sequence[float]) -> Preset | None:
+    """The preset that a store was made with, by its mean and standard deviation, which no two have; None if none.
+
+    A store keeps these to their last digit, and does not keep the preset's name.
+    """
+    named = (tuple(mean), tuple(std))
+    return next((preset for preset in _ALL if (preset.mean, preset.std) == named), None)

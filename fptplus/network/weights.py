@@ -23,6 +23,9 @@ from .layer_kind import LayerKind
 from .model import FineGrainedPromptTuning
 from .side_network import SideNetwork
 
+HUGGING_FACE_EPS = 1e-12
+"""Epsilon of every LayerNorm of Hugging Face's ViT, and so of the official code's LPM; timm's have 1e-6."""
+
 _EMBEDDINGS = {
     "embeddings.cls_token": "cls_token",
     "embeddings.position_embeddings": "pos_embed",
@@ -98,7 +101,8 @@ def resample_position_embeddings(pos_embed: Tensor, grid: int) -> Tensor:
 def load_hugging_face_vit(vit: VisionTransformer, state: Mapping[str, Tensor]) -> None:
     """Load a Hugging Face ViT's tensors into a timm ViT, and resample position embeddings to its resolution.
 
-    The head is loaded if it has the model's number of classes, and left as it is otherwise.
+    The head is loaded where it has the model's number of classes, and left as it is otherwise. LayerNorms get the eps
+    that such a checkpoint was made with.
 
     Raises:
         InvalidInput: if a tensor is missing or has another shape.
@@ -108,6 +112,14 @@ def load_hugging_face_vit(vit: VisionTransformer, state: Mapping[str, Tensor]) -
         _check_position_embeddings(converted["pos_embed"], 1, vit.embed_dim)
         converted["pos_embed"] = resample_position_embeddings(converted["pos_embed"], vit.patch_embed.grid_size[0])
     load_backbone(vit, converted)
+    set_layer_norm_eps(vit, HUGGING_FACE_EPS)
+
+
+def set_layer_norm_eps(vit: VisionTransformer, eps: float) -> None:
+    """Give every LayerNorm of a ViT this eps."""
+    for module in vit.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = eps
 
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "teacher.", "backbone.", "encoder.", "base_encoder.")

@@ -63,9 +63,9 @@ class TrainingStep:
     """One optimization step of any model on one batch.
 
     Args:
-        model: returns logits (B, classes) for the tensors of a batch.
-        optimizer: optimizer of the model's learnable parameters.
-        autocast: function that makes the context in which forward and loss run.
+        model: gives logits (B, classes) from the tensors of a batch.
+        optimizer: over the model's learnable parameters.
+        autocast: makes the context that forward and cross-entropy run in.
         scaler: scales the loss of an fp16 step; None otherwise.
         regularizer: returns a further loss term of the method (AdaLoRA's orthogonality), or None.
         after_step: called with the steps done, while gradients still exist (AdaLoRA's rank allocation), or None.
@@ -157,8 +157,8 @@ class TrainingStep:
             logits = self.model(*inputs)
             on_phase("loss")
             loss = F.cross_entropy(logits, targets)
-            if self.regularizer is not None:
-                loss = loss + self.regularizer()
+        if self.regularizer is not None:  # of weights, which are fp32: autocast would round it
+            loss = loss + self.regularizer()
         return loss if self.accumulation_steps == 1 else loss / self.accumulation_steps
 
     def _update(self) -> None:

@@ -5,6 +5,7 @@ training run that is killed at any moment and started again repeats the epoch it
 ended.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -31,7 +32,7 @@ from .checkpoint import (
 from .cpu_memory import keep_freed_memory
 from .feed import Feed, seed_at
 from .fine_tuning import FineTuning
-from .metrics import Scores, check_auc_is_defined, score
+from .metrics import Diverged, Scores, check_auc_is_defined, score
 from .step import make_optimizer
 
 
@@ -55,6 +56,11 @@ class EpochReport:
     throughput_img_s: float
     """Training images per second."""
 
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss is no longer a number; the scores of validation are NaN if it is theirs."""
+        return not (math.isfinite(self.train_loss) and math.isfinite(self.val_loss))
+
 
 @dataclass
 class History:
@@ -64,8 +70,14 @@ class History:
 
     @property
     def best(self) -> EpochReport | None:
-        """The first epoch with the highest validation AUC."""
-        return max(self.epochs, key=lambda epoch: epoch.val_auc, default=None)
+        """The first epoch of the highest validation AUC; None if none has one."""
+        scored = [epoch for epoch in self.epochs if not epoch.diverged]
+        return max(scored, key=lambda epoch: epoch.val_auc, default=None)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the training ended because a loss was no longer a number."""
+        return any(epoch.diverged for epoch in self.epochs)
 
     def table(self) -> pd.DataFrame:
         """Return a table with one row per epoch."""
@@ -96,7 +108,8 @@ def train(
         on_step: called after each step with the number of steps done and the total.
 
     Returns:
-        All epochs. The model has the weights of the best one.
+        All epochs; the one in which a loss is no longer a number is the last (`History.diverged`). The model has the
+        weights of the best, if there is one.
 
     Raises:
         InvalidInput: if a class is missing in validation, the training split holds less than a batch, or `folder` holds
@@ -110,24 +123,37 @@ def train(
     history = run.resumed()
     for report in history.epochs:
         on_epoch(report)
-    for epoch in range(len(history.epochs), config.epochs):
+    while len(history.epochs) < config.epochs and not history.diverged:
+        epoch = len(history.epochs)
         train_loss, lr, train_s = run.train_epoch(epoch, on_step)
-        scores = evaluate(tuning.model, validation, config.precision)
         images = training.steps_per_epoch * config.batch_size
-        report = EpochReport(
-            epoch + 1, train_loss, scores.loss, scores.auc, scores.accuracy, lr, train_s, images / train_s
-        )
+        validated = _validated(tuning.model, validation, config.precision)
+        report = EpochReport(epoch + 1, train_loss, *validated, lr, train_s, images / train_s)
         history.epochs.append(report)
         run.keep(history)
         on_epoch(report)
     training.processes.wait()
-    load_learnable(tuning.model, folder / BEST)
+    if history.best is not None:
+        load_learnable(tuning.model, folder / BEST)
     return history
+
+
+def _validated(model: nn.Module, validation: Feed, precision: Precision) -> tuple[float, float, float]:
+    """Loss, AUC and accuracy; NaN where the model has diverged."""
+    try:
+        scores = evaluate(model, validation, precision)
+    except Diverged:
+        return math.nan, math.nan, math.nan
+    return scores.loss, scores.auc, scores.accuracy
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, feed: Feed, precision: Precision = "fp32") -> Scores:
-    """Score a model on all images of a feed's split, gathered from all processes."""
+    """Scores on all images of a feed's split, gathered from all processes.
+
+    Raises:
+        Diverged: if the model's outputs are not finite.
+    """
     logits, labels = predict_logits(model, feed, precision)
     return score(feed.processes.gathered(logits), feed.processes.gathered(labels))
 

@@ -1,12 +1,17 @@
 """`python -m fptplus evaluate`: score a checkpoint on a split of a store, or classify images."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pandas as pd
+import torch
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 from tyro.conf import UseAppendAction
 
 from fptplus.errors import InvalidInput
@@ -15,8 +20,8 @@ from fptplus.training.checkpoint import CheckpointInfo, load_learnable
 from fptplus.training.efficiency import performance_efficiency
 from fptplus.training.feed import Feed
 from fptplus.training.fine_tuning import FineTuning
-from fptplus.training.metrics import Scores, check_auc_is_defined
-from fptplus.training.trainer import evaluate
+from fptplus.training.metrics import Scores, check_auc_is_defined, confidence_intervals, score
+from fptplus.training.trainer import predict_logits
 from fptplus.whole_file import whole_file
 from methods import find_method
 from methods.classifier import build_as_trained, load_classifier
@@ -59,7 +64,14 @@ class EvaluateConfig:
     """Peak memory of the method and of full fine-tuning in MiB, as `python -m bench` prints both, for the PME."""
 
     out: Path | None = None
-    """JSON file to write the scores to."""
+    """JSON file to write the scores and their confidence intervals to, or the probabilities of images."""
+
+    predictions: Path | None = None
+    """CSV file to write a row for each image to: its name, the true class where there is a store, the predicted class
+    and the probability of each class."""
+
+    resamples: int = 1000
+    """Bootstrap resamples for the 95 % confidence intervals; 0: no intervals."""
 
 
 def main(config: EvaluateConfig) -> int:
@@ -70,28 +82,84 @@ def main(config: EvaluateConfig) -> int:
         raise InvalidInput(
             f"memory-mib must be two numbers above 0, got {config.memory_mib[0]:g} {config.memory_mib[1]:g}."
         )
+    if config.resamples < 0:
+        raise InvalidInput(f"resamples must be at least 0, got {config.resamples}.")
     device, console = resolve_device(config.device), Console()
     if config.image:
-        classifier = load_classifier(config.checkpoint, weights=config.weights, device=device)
-        for path in config.image:
-            shares = classifier.predict(path)
-            console.print(f"{path}: " + ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
-        return 0
-    store, info = FeatureStore.open(config.store), CheckpointInfo.read(config.checkpoint)
-    tuning, scores = score_on(store, info, config, device)
-    if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(config.out) as beside:
-            beside.write_text(json.dumps(asdict(scores), indent=1) + "\n")
-    print_scores(console, scores, store.manifest.classes, config.split)
-    print_efficiency(console, tuning, scores, config.memory_mib)
+        classify(console, config, device)
+    else:
+        evaluate_split(console, config, device)
     return 0
 
 
-def score_on(
+def classify(console: Console, config: EvaluateConfig, device: str) -> None:
+    """Print the probabilities of image files, and write them where asked."""
+    classifier = load_classifier(config.checkpoint, weights=config.weights, device=device)
+    probabilities = []
+    for path in config.image:
+        shares = classifier.predict(path)
+        probabilities.append(shares)
+        line = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
+        console.print(f"{path}: {line}", markup=False)  # a name may hold brackets
+    names = [str(path) for path in config.image]
+    if config.out is not None:
+        pairs = zip(names, probabilities, strict=True)
+        _write_json(config.out, [{"image": name, "probabilities": shares} for name, shares in pairs])
+    if config.predictions is not None:
+        values = torch.tensor([list(shares.values()) for shares in probabilities], dtype=torch.float64)
+        write_predictions(config.predictions, names, values, classifier.classes)
+
+
+def evaluate_split(console: Console, config: EvaluateConfig, device: str) -> None:
+    """Print the scores on a split of a store, and write them where asked."""
+    store, info = FeatureStore.open(config.store), CheckpointInfo.read(config.checkpoint)
+    tuning, logits, labels = outputs_on(store, info, config, device)
+    scores = score(logits, labels)
+    intervals = confidence_intervals(logits, labels, resamples=config.resamples) if config.resamples else {}
+    if config.out is not None:
+        _write_json(config.out, asdict(scores) | {"confidence_intervals_95": intervals})
+    if config.predictions is not None:
+        rows = store.rows(config.split)
+        names = [store.manifest.examples[row].name for row in rows]
+        write_predictions(config.predictions, names, logits.double().softmax(dim=1), info.classes, labels)
+    print_scores(console, scores, store.manifest.classes, config.split, intervals)
+    print_efficiency(console, tuning, scores, config.memory_mib)
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as beside:
+        beside.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def write_predictions(
+    path: Path, names: list[str], probabilities: Tensor, classes: tuple[str, ...], labels: Tensor | None = None
+) -> None:
+    """A CSV row for each image.
+
+    Args:
+        path: of the file.
+        names: of N images.
+        probabilities: (N, classes).
+        classes: their names.
+        labels: (N,) true class indices; None where they are not known.
+    """
+    columns: dict[str, Sequence] = {"image": names}
+    if labels is not None:
+        columns["true_class"] = [classes[label] for label in labels.tolist()]
+    columns["predicted_class"] = [classes[index] for index in probabilities.argmax(dim=1).tolist()]
+    columns |= {f"probability_{name}": probabilities[:, index].tolist() for index, name in enumerate(classes)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as beside:
+        pd.DataFrame(columns).to_csv(beside, index=False)
+
+
+def outputs_on(
     store: FeatureStore, info: CheckpointInfo, config: EvaluateConfig, device: str
-) -> tuple[FineTuning, Scores]:
-    """Score a checkpoint on a split of a store.
+) -> tuple[FineTuning, Tensor, Tensor]:
+    """What a checkpoint makes of a split of a store: its model, logits (N, classes) and true class indices (N,).
+
+    Both are on the CPU, in the order of the store's rows.
 
     Raises:
         InvalidInput: if the store has another LPM or other classes than the checkpoint, or the split lacks a class.
@@ -117,22 +185,41 @@ def score_on(
         device=device,
     )
     check_auc_is_defined(store.labels[store.rows(config.split)], info.classes, config.split)
-    return tuning, evaluate(tuning.model, feed, info.training.precision)
+    logits, labels = predict_logits(tuning.model, feed, info.training.precision)
+    return tuning, logits.cpu(), labels.cpu()
 
 
-def print_scores(console: Console, scores: Scores, classes: tuple[str, ...], split: str) -> None:
-    """Print area under the ROC curve (AUC) and accuracy, the AUC of each class, and the confusion matrix."""
+def print_scores(
+    console: Console,
+    scores: Scores,
+    classes: tuple[str, ...],
+    split: str,
+    intervals: Mapping[str, tuple[float, float]],
+) -> None:
+    """AUC and accuracy with their confidence intervals, each class and the confusion matrix."""
     console.print(f"{split} split; rows are true classes, numbered columns the predicted ones", style="bold")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("")
     table.add_column("Class", overflow="fold")
-    for heading in ("AUC %", *map(str, range(1, 1 + len(classes)))):
+    for heading in ("AUC %", "Sensitivity %", "Specificity %", *map(str, range(1, 1 + len(classes)))):
         table.add_column(heading, justify="right", no_wrap=True)
-    rows = zip(classes, scores.auc_by_class, scores.confusion, strict=True)
-    for index, (name, auc, counts) in enumerate(rows, start=1):
-        table.add_row(str(index), name, f"{100 * auc:.2f}", *map(str, counts))
+    shares = (scores.auc_by_class, scores.sensitivity_by_class, scores.specificity_by_class)
+    rows = zip(classes, zip(*shares, strict=True), scores.confusion, strict=True)
+    for index, (name, of_class, counts) in enumerate(rows, start=1):
+        table.add_row(str(index), escape(name), *(f"{100 * share:.2f}" for share in of_class), *map(str, counts))
     console.print(table)
-    console.print(f"AUC {100 * scores.auc:.2f} %, accuracy {100 * scores.accuracy:.2f} %", highlight=False)
+
+    def shown(name: str) -> str:
+        interval = intervals.get(name)
+        between = "" if interval is None else f" (95 % interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
+        return f"{100 * getattr(scores, name):.2f} %{between}"
+
+    console.print(
+        f"AUC {shown('auc')}, accuracy {shown('accuracy')}; AUC of the raw logits, as the official code reports it: "
+        f"{shown('auc_of_logits')}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def print_efficiency(

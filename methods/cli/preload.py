@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -102,7 +103,7 @@ def main(config: PreloadConfig) -> int:
     method = find_method(config.method)
     if processes.is_first:
         _announce(console, config, dataset, method)
-    made_with = _lpm(config, method, len(dataset.classes)) | _normalization(config)
+    made_with = _lpm(console, config, method, len(dataset.classes)) | _normalization(config)
     made_with["greys"] = _surveyed(config, dataset, console, visible=processes.is_first)
     begun_at = time.monotonic()
     try:
@@ -151,8 +152,8 @@ def _surveyed(config: PreloadConfig, dataset: ImageDataset, console: Console, *,
     return survey.greys
 
 
-def _lpm(config: PreloadConfig, method: Method, num_classes: int) -> dict[str, object]:
-    """Return the frozen LPM and what describes it, for methods that read its features."""
+def _lpm(console: Console, config: PreloadConfig, method: Method, num_classes: int) -> dict[str, object]:
+    """The frozen LPM and what it is, for methods that read its features."""
     if not method.reads_features:
         return {}
     tuning = build_for_training(
@@ -163,6 +164,7 @@ def _lpm(config: PreloadConfig, method: Method, num_classes: int) -> dict[str, o
         weights=config.weights,
         seed=config.seed,
         with_lpm=True,
+        on_note=partial(_print_note, console),
     )
     weights_sha256 = lpm_sha256(tuning.preloader.vit)
     return {
@@ -193,8 +195,6 @@ def _announce(console: Console, config: PreloadConfig, dataset: ImageDataset, me
         _print_note(console, note)
     if config.preset is not None and (expected := find_preset(config.preset).expected_images) != len(dataset.examples):
         console.print(f"note: {config.preset} is expected to have {expected:,} images", highlight=False, soft_wrap=True)
-    if config.weights is None and method.reads_features:
-        console.print(f"note: {config.model} has random weights (seed {config.seed}); pass --weights for others")
 
 
 def _table_of_classes(dataset: ImageDataset) -> Table:

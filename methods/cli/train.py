@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,11 +12,13 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import UseAppendAction
 
+from fptplus.data.presets import preset_of_normalization
 from fptplus.distributed import Processes, process_group
 from fptplus.errors import InvalidInput
 from fptplus.store.feature_store import FeatureStore
@@ -24,6 +27,7 @@ from fptplus.training.checkpoint import BEST, CheckpointInfo, lpm_sha256
 from fptplus.training.efficiency import performance_efficiency
 from fptplus.training.feed import Feed
 from fptplus.training.fine_tuning import FineTuning
+from fptplus.training.metrics import Diverged, Scores
 from fptplus.training.trainer import EpochReport, History, OnEpoch, evaluate, train
 from fptplus.training.training_config import TrainingConfig
 from fptplus.whole_file import whole_file
@@ -74,7 +78,8 @@ class TrainConfig:
     """Images per training step, over all processes."""
 
     lr: UseAppendAction[tuple[float, ...]] = ()
-    """Initial learning rate. Default: 0.001."""
+    """Initial learning rate. Default: for FPT and FPT+ on a store that was made with --preset, the one that the
+    official code has for that data set; else 0.001."""
 
     weight_decay: UseAppendAction[tuple[float, ...]] = ()
     """Decoupled weight decay. Default: 0.1."""
@@ -117,10 +122,16 @@ class RunRow:
     weight_decay: float
     seed: int
     epochs: int
-    best_epoch: int
+    status: str
+    """ok, or diverged: a loss was no longer a number. Such a run has no scores and never wins a search."""
+
+    best_epoch: int | None
     val_auc: float
     auc: float
     """AUC on the test split, in percent, with the weights of the best validation AUC."""
+
+    auc_of_logits: float
+    """The same of the raw logits, as the official code reports it and the paper prints it."""
 
     accuracy: float
     """Accuracy on the test split, in percent."""
@@ -134,6 +145,11 @@ class RunRow:
     device: str
     checkpoint: str
 
+    @property
+    def diverged(self) -> bool:
+        """Whether it has no scores."""
+        return self.status == "diverged"
+
 
 def main(config: TrainConfig) -> int:
     """Search the grid, repeat the best, report."""
@@ -146,15 +162,21 @@ def main(config: TrainConfig) -> int:
         job = Trainings(config, FeatureStore.open(config.store), device, processes)
         grid = [
             job.hyperparameters(lr, weight_decay, config.seed)
-            for lr, weight_decay in product(config.lr or (1e-3,), config.weight_decay or (0.1,))
+            for lr, weight_decay in product(config.lr or (job.default_lr(console),), config.weight_decay or (0.1,))
         ]
         rows = {one: job.run(one) for one in dict.fromkeys(grid)}
-        best = max(rows, key=lambda one: rows[one].val_auc)
-        repeats = [replace(best, seed=config.seed + index) for index in range(config.repeats)]
+        scored = [one for one in rows if not rows[one].diverged]
+        best = max(scored, key=lambda one: rows[one].val_auc, default=None)
+        repeats = [replace(best, seed=config.seed + index) for index in range(config.repeats)] if best else []
         rows |= {one: job.run(one) for one in repeats if one not in rows}
         if processes.is_first:
             write_rows(list(rows.values()), config.out)
             report(console, list(rows.values()), [rows[one] for one in repeats], config.out)
+    if best is None:
+        raise Diverged(
+            f"lr must let at least one training converge, all {len(rows)} diverged (lr "
+            f"{', '.join(f'{lr:g}' for lr in sorted({one.lr for one in rows}))}); name a lower one, or train in fp32."
+        )
     return 0
 
 
@@ -211,6 +233,15 @@ class Trainings:
         if self.method.reads_features or self.config.weights is None:
             return None
         return lpm_sha256(create_backbone(self.model, self.res, 1, weights=self.config.weights))
+
+    def default_lr(self, console: Console) -> float:
+        """Learning rate where none is named: the official code's for FPT and FPT+ on one of the paper's data sets."""
+        preset = preset_of_normalization(self.store.manifest.mean, self.store.manifest.std)
+        if preset is None or not self.method.reads_features:
+            return 1e-3
+        if self.processes.is_first:
+            console.print(f"lr {preset.lr:g}, the official code's for {preset.title}", highlight=False)
+        return preset.lr
 
     def hyperparameters(self, lr: float, weight_decay: float, seed: int) -> TrainingConfig:
         """Return the hyperparameters of one training.
@@ -292,11 +323,20 @@ class Trainings:
                 on_step=on_step,
                 on_epoch=on_epoch,
             )
-        scores = evaluate(tuning.model, self.feed("test", training), training.precision)
-        if visible:
+        scores = None if history.diverged else self._tested(tuning, training)
+        if visible and scores is not None:
             with whole_file(folder / "test.json") as beside:
                 beside.write_text(json.dumps(asdict(scores), indent=1) + "\n")
-        return self._row(training, history, tuning, folder, scores.auc, scores.accuracy)
+        elif visible:
+            print(f"{name} diverged: a loss or an output is no longer a number")
+        return self._row(training, history, tuning, folder, scores)
+
+    def _tested(self, tuning: FineTuning, training: TrainingConfig) -> Scores | None:
+        """Scores on the test split; None where the outputs are not numbers."""
+        try:
+            return evaluate(tuning.model, self.feed("test", training), training.precision)
+        except Diverged:
+            return None
 
     def _refuse_relabelling(self, name: str) -> None:
         """See that a run of an earlier version, which does not know its store, keeps the dtype that runs.csv notes."""
@@ -318,9 +358,9 @@ class Trainings:
         history: History,
         tuning: FineTuning,
         folder: Path,
-        auc: float,
-        accuracy: float,
+        scores: Scores | None,
     ) -> RunRow:
+        best = None if scores is None else history.best
         return RunRow(
             method=self.config.method,
             model=self.model,
@@ -330,10 +370,12 @@ class Trainings:
             weight_decay=training.weight_decay,
             seed=training.seed,
             epochs=training.epochs,
-            best_epoch=history.best.epoch,
-            val_auc=100 * history.best.val_auc,
-            auc=100 * auc,
-            accuracy=100 * accuracy,
+            status="ok" if best else "diverged",
+            best_epoch=best.epoch if best else None,
+            val_auc=100 * best.val_auc if best else math.nan,
+            auc=100 * scores.auc if best else math.nan,
+            auc_of_logits=100 * scores.auc_of_logits if best else math.nan,
+            accuracy=100 * scores.accuracy if best else math.nan,
             learnable_params=tuning.learnable_params,
             total_params=tuning.total_params,
             train_s=sum(epoch.train_s for epoch in history.epochs),
@@ -374,33 +416,59 @@ def _tensorboard(folder: Path):
 
 
 def write_rows(rows: list[RunRow], out: Path) -> None:
-    """Write runs.csv: these trainings, and those of earlier calls with the same folder."""
+    """runs.csv: these trainings, and those of earlier calls into the same folder; two calls at once keep both's."""
     path = out / "runs.csv"
-    earlier = [pd.read_csv(path)] if path.exists() else []
-    table = pd.concat([*earlier, pd.DataFrame([asdict(row) for row in rows])])
-    run = table.checkpoint.map(lambda path: Path(path).parent.name)  # does not depend on the working directory
-    table = table[~run.duplicated(keep="last")].sort_values("checkpoint")
-    with whole_file(path) as beside:
-        table.to_csv(beside, index=False)
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".runs.csv.lock"):
+        earlier = [pd.read_csv(path)] if path.exists() else []
+        table = pd.concat([*earlier, pd.DataFrame([asdict(row) for row in rows])])
+        table["status"] = table["status"].fillna("ok")  # rows of an earlier version
+        run = table.checkpoint.map(lambda path: Path(path).parent.name)  # the same wherever the folder is called from
+        table = table[~run.duplicated(keep="last")].sort_values("checkpoint")
+        with whole_file(path) as beside:
+            table.to_csv(beside, index=False)
 
 
 def report(console: Console, rows: list[RunRow], repeats: list[RunRow], out: Path) -> None:
-    """Print all trainings, and mean and standard deviation of the repeats with the best hyperparameters."""
-    console.print("Area under the ROC curve and accuracy, %", style="bold")
+    """All trainings, and mean and standard deviation of the repeats of the best hyperparameters."""
+    console.print("Area under the ROC curve (AUC) and accuracy, %", style="bold")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("lr", "weight decay", "seed", "best epoch", "val AUC", "test AUC", "test accuracy"):
+    headings = ("lr", "weight decay", "seed", "best epoch", "val AUC", "test AUC", "logits AUC", "accuracy")
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        numbers = (f"{row.val_auc:.2f}", f"{row.auc:.2f}", f"{row.accuracy:.2f}")
-        table.add_row(f"{row.lr:g}", f"{row.weight_decay:g}", str(row.seed), str(row.best_epoch), *numbers)
+        numbers = ("diverged",) if row.diverged else (str(row.best_epoch), *map(_percent, _scores_of(row)))
+        table.add_row(f"{row.lr:g}", f"{row.weight_decay:g}", str(row.seed), *numbers)
     console.print(table)
-    aucs, share = [row.auc for row in repeats], repeats[0].learnable_params / repeats[0].total_params
-    deviation = f" ± {statistics.stdev(aucs):.2f} over {len(aucs)} seeds" if len(aucs) > 1 else ""
-    mean = statistics.mean(aucs)
+    if converged := [row for row in repeats if not row.diverged]:
+        _report_repeats(console, converged, len(repeats))
+        console.print(f"weights in {converged[0].checkpoint}", highlight=False, soft_wrap=True)
+    console.print(f"runs in {out}/runs.csv", highlight=False, soft_wrap=True)
+
+
+def _scores_of(row: RunRow) -> tuple[float, ...]:
+    return row.val_auc, row.auc, row.auc_of_logits, row.accuracy
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _report_repeats(console: Console, rows: list[RunRow], repeats: int) -> None:
+    """Both AUCs over the seeds that converged, and the paper's performance-to-parameter efficiency (PPE)."""
+    share = rows[0].learnable_params / rows[0].total_params
+    diverged = f" ({repeats - len(rows)} of {repeats} seeds diverged)" if len(rows) < repeats else ""
+    auc, auc_of_logits = (_over_seeds([getattr(row, name) for row in rows]) for name in ("auc", "auc_of_logits"))
     console.print(
-        f"{repeats[0].method}: test AUC {mean:.2f}{deviation}; {100 * share:.2f} % of the parameters learnable, "
-        f"PPE {performance_efficiency(mean, share):.2f}",
+        f"{rows[0].method}: test AUC {auc}{diverged}, of the raw logits, as the official code reports it, "
+        f"{auc_of_logits}; {100 * share:.2f} % of the parameters learnable, "
+        f"PPE {performance_efficiency(statistics.mean(row.auc for row in rows), share):.2f}",
         highlight=False,
         soft_wrap=True,
     )
-    console.print(f"runs in {out}/runs.csv, weights in {repeats[0].checkpoint}", highlight=False, soft_wrap=True)
+
+
+def _over_seeds(values: list[float]) -> str:
+    """Mean, and where there are several their standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.2f} over {len(values)} seeds" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"

@@ -1,5 +1,7 @@
 """`python -m fptplus visualize`: what FPT and FPT+ look at, from a trained checkpoint (Fig. 6 and 9)."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import torch
 from rich.console import Console
 from tyro.conf import UseAppendAction
 
+from fptplus.data.images import split_frame
 from fptplus.errors import InvalidInput
 from fptplus.token_figures import attention_on_prompts, draw_attention_on_prompts, draw_tokens, view_tokens
 from fptplus.training.checkpoint import CheckpointInfo
@@ -57,10 +60,11 @@ def main(config: VisualizeConfig) -> int:
     backbone, trained = classifier.preloader, classifier.model
     layer = backbone.tapped_layers[-1] if config.layer is None else config.layer - 1
     images = [classifier.decode(path) for path in config.image]
-    for path, image in zip(config.image, images, strict=True):
+    names = figure_names(config.image)
+    for path, name_of_image, image in zip(config.image, names, images, strict=True):
         for head in config.head or (0,):
             view = view_tokens(backbone, trained, classifier.lpm_images([image]), layer=layer, head=head)
-            name = f"tokens_{path.stem}_layer{layer + 1}_head{head}"
+            name = f"tokens_{name_of_image}_layer{layer + 1}_head{head}"
             draw_tokens(config.out / name, image, view, f"{path.name}: layer {layer + 1}, head {head}")
     shares = torch.stack([attention_on_prompts(trained, *classifier.inputs([image])) for image in images]).mean(dim=0)
     title = f"Attention on the prompts, mean over {len(images)} image{'s' if len(images) > 1 else ''}"
@@ -68,3 +72,17 @@ def main(config: VisualizeConfig) -> int:
     draw_attention_on_prompts(config.out / "attention_on_prompts", shares.tolist(), first_layer, title)
     console.print(f"figures in {config.out}", highlight=False)
     return 0
+
+
+def figure_names(images: Sequence[Path]) -> list[str]:
+    """A name for each image: its file's stem and frame, and a number where others before it have the same."""
+    names, seen = [], Counter()
+    for path in images:
+        file, frame = split_frame(path)
+        name = file.stem if frame is None else f"{file.stem}_frame{frame}"
+        while name in seen:
+            seen[name] += 1
+            name = f"{name}-{seen[name]}"
+        seen[name] += 1
+        names.append(name)
+    return names

@@ -102,3 +102,12 @@ def test_figures_are_written_as_png_and_svg(backbone, trained, tmp_path):
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"tokens.png", "tokens.svg", "bars.png", "bars.svg"}
     with Image.open(tmp_path / "a" / "tokens.png") as picture:
         assert picture.size[0] > 1000
+
+
+def test_a_name_with_dollars_and_dots_is_drawn_and_kept_as_it_is(backbone, trained, tmp_path):
+    view = view_tokens(backbone, trained, torch.randn(1, 3, 64, 64), layer=backbone.tapped_layers[-1], head=0)
+    title = "a$_{$b.png: layer 2"
+    draw_tokens(tmp_path / "tokens_v1.0_layer2", Image.new("RGB", (64, 64), "red"), view, title)
+    draw_attention_on_prompts(tmp_path / "tokens_v1.5_layer2", [0.1, 0.2], 7, title)
+    names = {f"tokens_v1.{version}_layer2.{kind}" for version in (0, 5) for kind in ("png", "svg")}
+    assert {path.name for path in tmp_path.iterdir()} == names

@@ -4,7 +4,7 @@ import torch
 
 from fptplus import InvalidInput
 from methods import create_backbone
-from methods.backbone import _read_weights, published_params
+from methods.backbone import PUBLISHED_WEIGHTS, _read_weights, published_params
 
 RES = 224
 
@@ -77,3 +77,22 @@ def test_a_pretrained_name_without_a_network_is_one_sentence(monkeypatch):
 def test_weights_that_are_neither_a_file_nor_a_pretrained_name_are_refused():
     with pytest.raises(InvalidInput, match="a checkpoint file or a timm pretrained model, got 'none.pt'"):
         create_backbone("test_vit", 64, 5, weights="none.pt")
+
+
+def test_the_paper_s_weights_are_found_by_its_name_with_its_layer_norm_eps(monkeypatch):
+    """google/vit-base-patch16-384 was no name of weights at all."""
+    asked, create = [], timm.create_model
+
+    def answer(name, pretrained=False, **options):
+        if pretrained:
+            asked.append(name)
+            return create("test_vit", img_size=64, num_classes=3)
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", answer)
+    for name, in_timm in PUBLISHED_WEIGHTS.items():
+        vit = create_backbone("test_vit", 64, 3, weights=name)
+        assert asked[-1] == in_timm and timm.models.is_model_pretrained(in_timm)
+        assert {m.eps for m in vit.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-12}
+    vit = create_backbone("test_vit", 64, 3, weights="test_vit.r160_in1k")
+    assert {m.eps for m in vit.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}

@@ -16,6 +16,7 @@ from fptplus.store.feature_store import FeatureStore
 from fptplus.training.checkpoint import CheckpointInfo
 from methods import classifier as classifiers
 from methods.classifier import load_classifier
+from methods.method import log_once
 
 
 def deep(index):
@@ -48,7 +49,7 @@ def deep_checkpoint(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def forgetful():
     """What was said once may be said again in the next test."""
-    classifiers._log_once.cache_clear()
+    log_once.cache_clear()
 
 
 def test_predicting_sees_the_very_pixels_of_training(deep_checkpoint):

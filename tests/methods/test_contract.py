@@ -30,6 +30,8 @@ LEARNABLE = {
     "fptplus_int8": r"(side|fusion)\..*",
     "fpt_live": r"trained\.(side|fusion)\..*",
     "fptplus_live": r"trained\.(side|fusion)\..*",
+    "adapter_96": r"head\..*|blocks\.\d+\.mlp\.adapter\.(norm|down|up)\.(weight|bias)",
+    "attention_pos": r"head\..*|pos_embed|blocks\.\d+\.attn\.(qkv|proj)\.(weight|bias)",
     "side_only": r"side\..*",
     "side_mlp": r"(side|mlps)\..*",
     "side_fusion": r"trained\.(side|fusion)\..*",

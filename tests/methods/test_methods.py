@@ -8,6 +8,7 @@ from fptplus.network.features import tensors_of
 from fptplus.training.step import make_optimizer
 from methods import create_backbone, find_method
 from methods.adalora import AdaLoRA, orthogonality
+from methods.backbone import published_params
 from methods.lora import TARGETS, LoRA, separate_qkv
 
 MODEL, RES, CLASSES = "test_vit", 64, 5
@@ -44,10 +45,26 @@ def test_vpt_adds_no_prompt_to_the_pooled_tokens(images):
         assert vit.forward_features(images).shape[1] == (RES // 16) ** 2 + vit.num_prefix_tokens
 
 
-def test_an_adapter_starts_as_the_identity(vit, images):
+@pytest.mark.parametrize("method", ["adapter", "adapter_96"])
+def test_an_adapter_starts_as_the_identity(vit, images, method):
     with torch.no_grad():
         before = vit(images)
-        torch.testing.assert_close(find_method("adapter").build(vit, RES).model(images), before)
+        torch.testing.assert_close(find_method(method).build(vit, RES).model(images), before)
+
+
+@pytest.mark.parametrize(
+    ("method", "percent"), [("adapter", 2.032), ("adapter_96", 2.042), ("attention", 32.80), ("attention_pos", 33.71)]
+)
+def test_baselines_the_paper_does_not_describe_have_these_shares_of_vit_b(method, percent):
+    """Printed: 2.03 for the adapter, 33.8 for attention-tuning. The paper counts the LPM as published."""
+    with torch.device("meta"):
+        vit = create_backbone("vit_b", 512, 5)
+        tuning = find_method(method).build(vit, 512)
+        published = published_params(create_backbone("vit_b", 512, 5))
+    assert 100 * tuning.learnable_params / tuning.total_params == pytest.approx(percent, abs=0.005)
+    as_printed = 100 * tuning.learnable_params / (tuning.learnable_params + published)
+    if method.startswith("adapter"):
+        assert as_printed == pytest.approx({"adapter": 2.022, "adapter_96": 2.033}[method], abs=0.0005)
 
 
 def test_separate_qkv_gives_what_the_fused_layer_gives(vit, images):

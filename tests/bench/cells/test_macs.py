@@ -7,7 +7,7 @@ import torch
 
 from bench.cells.building import build_on
 from bench.cells.config import CellConfig
-from bench.cells.macs import fvcore_macs
+from bench.cells.macs import forward_macs, fvcore_macs
 from bench.predict.predictor import predict
 from methods import METHODS, VARIANTS
 
@@ -250,6 +250,29 @@ def test_fvcore_says_the_same_of_meta_tensors_as_of_real_ones():
         on_meta = fvcore_macs(meta.model, meta.example_inputs(1))
     counted = analysis(real.model, real.example_inputs(1)).unsupported_ops_warnings(False)
     assert on_meta == counted.uncalled_modules_warnings(False).total()
+
+
+class Convolutions(torch.nn.Module):
+    """One of each kind, one of them grouped and one without a module."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.depthwise = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Conv2d(8, 8, 3, padding="same", groups=8)
+        self.line, self.head = torch.nn.Conv1d(8, 4, 3), torch.nn.Linear(4, 2)
+
+    def forward(self, images):
+        maps = self.depthwise(self.patches(images))
+        maps = torch.nn.functional.conv2d(maps, self.depthwise.weight, groups=8, padding=1)
+        return self.head(self.line(maps.flatten(2)).mean(dim=2))
+
+
+def test_fvcore_counts_a_method_with_convolutions_of_any_kind():
+    """A tracer cannot trace a convolution on meta tensors, which failed the cell."""
+    pytest.importorskip("fvcore")
+    with torch.device("meta"):
+        model, inputs = Convolutions(), (torch.randn(1, 3, 16, 16),)
+        patches, depthwise, line = 16 * 8 * 3 * 16, 16 * 8 * 9, 14 * 4 * 8 * 3
+        assert fvcore_macs(model, inputs) == patches + 2 * depthwise + line + 8 == forward_macs(model, inputs)
 
 
 @pytest.mark.parametrize("method", VARIANTS)

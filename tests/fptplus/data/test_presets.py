@@ -10,7 +10,7 @@ from PIL import Image
 
 from fptplus import InvalidInput
 from fptplus.data import open_dataset
-from fptplus.data.presets import PRESETS, find_preset
+from fptplus.data.presets import PRESETS, find_preset, preset_of_normalization
 
 ISIC2018_HEADER = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC"
 
@@ -218,3 +218,9 @@ def test_the_paper_s_counts_are_met():
     """Paper, Sec. IV-A: 662 to 12,522 samples, 2 to 7 classes."""
     assert sorted(preset.expected_images for preset in PRESETS.values())[:: len(PRESETS) - 1] == [662, 12_522]
     assert {preset.num_classes for preset in PRESETS.values()} == {2, 3, 5, 7}
+
+
+def test_a_store_s_normalization_says_with_which_preset_it_was_made():
+    for preset in PRESETS.values():
+        assert preset_of_normalization(list(preset.mean), list(preset.std)) is preset
+    assert preset_of_normalization((0.5,) * 3, (0.5,) * 3) is None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 
 import fptplus
 from fptplus import InvalidInput
@@ -280,3 +281,13 @@ def test_a_checkpoint_is_known_by_its_content_not_by_its_name(vit, tmp_path, suf
     save_file(other(), written) if suffixes[0] == ".safetensors" else torch.save(other(), written)
     written.rename(renamed)
     assert fptplus.read_checkpoint(renamed).keys() == other().keys()
+
+
+def test_a_hugging_face_checkpoint_brings_its_layer_norm_eps():
+    """timm's 1e-6 was kept, where the checkpoint was made with 1e-12."""
+    golden = fptplus.read_checkpoint(GOLDEN / "fpt_reference.safetensors")
+    frozen = {name.removeprefix("frozen."): t for name, t in golden.items() if name.startswith("frozen.")}
+    vit = VisionTransformer(img_size=96, patch_size=16, embed_dim=48, depth=4, num_heads=3, num_classes=5)
+    assert {m.eps for m in vit.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
+    fptplus.load_vit(vit, frozen)
+    assert {m.eps for m in vit.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-12}

@@ -187,3 +187,18 @@ def test_sgd_without_momentum_keeps_no_state_and_steps_against_the_gradient(mode
     TrainingStep(model, optimizer)(*batch())
     torch.testing.assert_close(model[1].bias.detach(), before - 0.1 * model[1].bias.grad)
     assert not any(torch.is_tensor(value) for state in optimizer.state.values() for value in state.values())
+
+
+def test_a_regularizer_of_the_weights_is_not_rounded_by_autocast(model):
+    """It ran under autocast, where a Gram matrix is made in bf16."""
+    basis, seen = torch.full((1, 3), 1 / 3), []
+
+    def regularizer():
+        seen.append(basis @ basis.T)
+        return seen[-1].sum()
+
+    step = TrainingStep(
+        model, sgd(model), autocast=lambda: torch.autocast("cpu", torch.bfloat16), regularizer=regularizer
+    )
+    step(*batch())
+    assert seen[0].dtype == torch.float32 and seen[0].item() == pytest.approx(1 / 3, abs=1e-6)

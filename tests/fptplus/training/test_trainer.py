@@ -200,3 +200,19 @@ def test_backbones_are_made_as_everywhere_else():
     tuning = build_for_training(METHODS["full"], "test_vit", 64, 3, weights=None, seed=7)
     for name, tensor in expected.state_dict().items():
         assert torch.equal(tensor, tuning.model.state_dict()[name])
+
+
+@pytest.mark.parametrize("diverges_in", [1, 2])
+def test_a_training_whose_loss_is_no_number_ends_as_diverged_and_stays_so(diverges_in, tmp_path):
+    def spoil(report):
+        if report.epoch == diverges_in - 1:
+            with torch.no_grad():
+                next(p for p in tuning.model.parameters() if p.requires_grad).fill_(math.nan)
+
+    tuning = small_fptplus()
+    lr = 1e30 if diverges_in == 1 else 3e-3
+    history = fit(tuning, tmp_path, lr=lr, on_epoch=spoil)
+    assert history.diverged and len(history.epochs) == diverges_in
+    assert math.isnan(history.epochs[-1].val_auc) and (history.best is None) == (diverges_in == 1)
+    again = fit(small_fptplus(), tmp_path, lr=lr, on_step=lambda *_: pytest.fail("a step was taken"))
+    assert again.diverged and (tmp_path / "best.safetensors").exists() == (diverges_in == 2)
