@@ -14,7 +14,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from fptplus import InvalidInput
-from fptplus.whole_file import whole_file
+from fptplus.whole_file import unfinished_files, whole_file
 
 from .output_folder import writable_folder
 from .record import COLUMNS, Record
@@ -130,8 +130,9 @@ class ResultsStore:
     def write_csv(self) -> None:
         """Rebuild results.csv from the records, and remove what a process that died while writing has left."""
         with self._lock:
-            for unfinished in (*self.records_folder.glob(".*.json.*"), *self.folder.glob(".results.csv.*")):
-                unfinished.unlink()
+            left = (*unfinished_files(self.records_folder, "*.json"), *unfinished_files(self.folder, "results.csv"))
+            for path in left:
+                path.unlink()
             table = pd.DataFrame([asdict(record) for record in self.records()], columns=list(COLUMNS), dtype=object)
             _write(self.csv_path, table.to_csv(index=False))
 

@@ -29,7 +29,7 @@ from .decode import to_square as to_square
 from .feature_store import FeatureStore, StoreDtype
 from .grey_survey import find_greys
 from .manifest import MANIFEST, StoreManifest
-from .writer import ShardWriter, merge_shards, shard_of
+from .writer import AlreadyFinished, ShardWriter, merge_shards, shard_of
 
 Progress = Callable[[int, int], None]
 """Told the images done, and all of them, of this process."""
@@ -112,7 +112,10 @@ def preload(
     )
     if (out / MANIFEST).exists():
         return _finished(out, settings)
-    writer = ShardWriter(out, settings, shard_of(dataset.examples, rank, world_size), rank, world_size)
+    try:
+        writer = ShardWriter(out, settings, shard_of(dataset.examples, rank, world_size), rank, world_size)
+    except AlreadyFinished:  # since the line above
+        return _finished(out, settings)
     try:
         examples = writer.examples[writer.done :]
         images = decode_ahead(dataset, examples, image_res, settings.res, look_ahead=batch_size)

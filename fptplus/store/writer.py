@@ -10,6 +10,7 @@ the machine the checksums tell which rows arrived.
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -28,6 +29,12 @@ from .manifest import MANIFEST, DataFile, Shard, StoreManifest, row_digest
 
 SYNC_INTERVAL_S = 5.0
 
+_PROGRESS_NAME = re.compile(r"progress-[0-9]+-of-[0-9]+\.jsonl")
+
+
+class AlreadyFinished(InvalidInput):
+    """Another process has finished the store in the meantime."""
+
 
 def shard_of(examples: Sequence[Example], rank: int, world_size: int) -> Sequence[Example]:
     """The examples that one of several processes preloads: a contiguous share, so that shards follow each other."""
@@ -44,7 +51,9 @@ class ShardWriter:
         rank, world_size: which process of how many.
 
     Raises:
-        InvalidInput: if another process is writing the same files, or they were begun with other settings.
+        AlreadyFinished: if the store has its manifest; its rows are left alone.
+        InvalidInput: if another process is writing the same files, they were begun with other settings, or they are
+            not of preloading.
     """
 
     def __init__(
@@ -70,7 +79,11 @@ class ShardWriter:
                 f"{self._progress_path} must be written by one process, another one is at it; wait for it or stop it."
             ) from error
         try:
+            if (folder / MANIFEST).exists():
+                self._progress_path.with_suffix(".lock").unlink(missing_ok=True)
+                raise AlreadyFinished(f"{folder} must be unfinished to be written to, it holds {MANIFEST}; open it.")
             _refuse_other_world_size(folder, world_size)
+            self._refuse_foreign_files()
             self._resume()
         except InvalidInput:
             self._lock.release()
@@ -143,7 +156,7 @@ class ShardWriter:
             files = {kind: stack.enter_context(path.open("rb")) for kind, path in self._paths.items()}
             for number, (line, entry) in enumerate(complete_lines(self._progress_path)):
                 if number == 0:
-                    self._refuse_other_settings(entry["settings"])
+                    self._refuse_other_settings(begun_settings(entry, self._progress_path))
                 elif "skipped" in entry:
                     self.done += 1
                 elif all(row_digest(file.read(self._kinds[kind])) == entry[kind] for kind, file in files.items()):
@@ -154,6 +167,15 @@ class ShardWriter:
         for kind, path in self._paths.items():
             os.truncate(path, self.rows * self._kinds[kind])
         os.truncate(self._progress_path, good_bytes)
+
+    def _refuse_foreign_files(self) -> None:
+        """What no progress file tells of was not written by preloading, and is not cut."""
+        for path in () if self._progress_path.exists() else self._paths.values():
+            if path.exists() and path.stat().st_size:
+                raise InvalidInput(
+                    f"{path} must come with {self._progress_path.name}, which is missing; choose another folder, or "
+                    "move the file away."
+                )
 
     def _refuse_other_settings(self, begun: dict) -> None:
         for field, value in self.settings.settings().items():
@@ -187,6 +209,25 @@ def progress_path(folder: Path, rank: int, world_size: int) -> Path:
     return folder / f"progress-{rank}-of-{world_size}.jsonl"
 
 
+def progress_files(folder: Path) -> list[Path]:
+    """Those of all processes, and no file that only looks alike."""
+    return [path for path in folder.glob("progress-*.jsonl") if _PROGRESS_NAME.fullmatch(path.name)]
+
+
+def begun_settings(first: dict, path: Path) -> dict:
+    """The settings in the first entry of a progress file.
+
+    Raises:
+        InvalidInput: if the file is not of preloading.
+    """
+    settings = first.get("settings") if isinstance(first, dict) else None
+    if not isinstance(settings, dict):
+        raise InvalidInput(
+            f"{path} must begin with the settings of a store, it does not; choose another folder, or move it away."
+        )
+    return settings
+
+
 def merge_shards(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_size: int) -> bool:
     """Write the manifest if every process has finished, and remove what only resuming needs; whether it was done.
 
@@ -200,8 +241,10 @@ def merge_shards(folder: Path, settings: StoreManifest, dataset: ImageDataset, w
                 return False
             with disk_errors_said(folder, "the images without their manifest"):
                 merged.write(folder)
-        for path in (*folder.glob("progress-*.jsonl"), *folder.glob("*.lock")):
-            path.unlink(missing_ok=True)
+        for progress in progress_files(folder):
+            progress.unlink(missing_ok=True)
+            progress.with_suffix(".lock").unlink(missing_ok=True)
+        (folder / "manifest.lock").unlink(missing_ok=True)
     return True
 
 
@@ -263,7 +306,7 @@ def complete_lines(path: Path) -> list[tuple[bytes, dict]]:
 
 
 def _refuse_other_world_size(folder: Path, world_size: int) -> None:
-    for path in folder.glob("progress-*-of-*.jsonl"):
+    for path in progress_files(folder):
         begun = int(path.stem.rsplit("-", 1)[1])
         if begun != world_size:
             raise InvalidInput(

@@ -191,9 +191,18 @@ def test_progress_is_told_of_every_cell(store):
 
 
 def test_what_a_dying_process_left_half_written_is_removed(store):
-    (store.records_folder / ".abc.json.x1y2").write_text('{"half')
+    for folder, name in ((store.records_folder, "abc.json"), (store.folder, "results.csv")):
+        (folder / f".{name}.0123abcd.unfinished").write_text('{"half')
     run_sweep(CELLS[:1], store, SILENT, Device())
-    assert not list(store.records_folder.glob(".*.json.*"))
+    assert not list(store.records_folder.glob(".*.json.*")) and not list(store.folder.glob(".results.csv.*"))
+
+
+def test_what_others_left_in_the_results_folder_stays(store):
+    foreign = [store.records_folder / ".abc.json.swp", store.folder / ".results.csv.swp", store.folder / "poetry.lock"]
+    for path in foreign:
+        path.write_text("mine")
+    run_sweep(CELLS[:1], store, SILENT, Device())
+    assert [path.read_text() for path in foreign] == ["mine"] * 3
 
 
 def test_a_cell_in_hand_is_not_ours(store):
