@@ -4,6 +4,7 @@ Several processes, on several machines, may use one folder: file locks keep them
 """
 
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,10 +15,13 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from fptplus import InvalidInput
+from fptplus.output_folder import writable_folder
 from fptplus.whole_file import unfinished_files, whole_file
 
-from .output_folder import writable_folder
 from .record import COLUMNS, Record
+
+LOCK_LIMIT_S = 60.0
+"""Writing a record or the table takes a moment; whoever needs longer hangs."""
 
 
 class ResultsStore:
@@ -79,7 +83,7 @@ class ResultsStore:
                 device it never is.
         """
         path = self.records_folder / f"{record.cell_id}.json"
-        with self._lock:
+        with self._locked():
             if (earlier := self.find(record.cell_id)) is not None and earlier.is_measured:
                 if record.is_emulated:
                     raise InvalidInput(
@@ -92,7 +96,25 @@ class ResultsStore:
                         "name another folder with --out, or --redo what is to be measured again."
                     )
                 self._put_aside(path)
-            _write(path, _as_text(record))
+            try:
+                _write(path, _as_text(record))
+            except OSError as error:
+                raise _kept_elsewhere(record, path, error) from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Be the only one to write records; nobody holds this longer than a moment."""
+        try:
+            self._lock.acquire(timeout=LOCK_LIMIT_S)
+        except Timeout as error:
+            raise InvalidInput(
+                f"{self._lock.lock_file} must be held for a moment only, another process has held it for "
+                f"{LOCK_LIMIT_S:g} s; end that process, then call it again."
+            ) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _put_aside(self, path: Path) -> None:
         """A second name for a record, so that it has one at every moment."""
@@ -129,12 +151,26 @@ class ResultsStore:
 
     def write_csv(self) -> None:
         """Rebuild results.csv from the records, and remove what a process that died while writing has left."""
-        with self._lock:
+        with self._locked():
             left = (*unfinished_files(self.records_folder, "*.json"), *unfinished_files(self.folder, "results.csv"))
             for path in left:
                 path.unlink()
             table = pd.DataFrame([asdict(record) for record in self.records()], columns=list(COLUMNS), dtype=object)
             _write(self.csv_path, table.to_csv(index=False))
+
+
+def _kept_elsewhere(record: Record, path: Path, error: OSError) -> Exception:
+    """What to say of a record that its folder does not take; it is kept among temporary files, if these take it."""
+    reason = error.strerror or str(error)
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix=f"{path.stem}-", suffix=".json", delete=False) as file:
+            file.write(_as_text(record))
+    except OSError:
+        return error
+    return InvalidInput(
+        f"{str(path)!r} must be written to the disk, it could not be ({reason}); its record is kept in {file.name!r}: "
+        "make room, move it there and call it again."
+    )
 
 
 def _as_text(record: Record) -> str:

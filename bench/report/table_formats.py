@@ -96,10 +96,10 @@ class Printer:
     """Prints views at once, or keeps rows until all are there."""
 
     form: TableFormat = "table"
-    console: Console = field(default_factory=lambda: Console(highlight=False))
+    console: Console = field(default_factory=lambda: Console(highlight=False, markup=False, emoji=False))
     """Standard output."""
 
-    aside: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+    aside: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, markup=False, emoji=False))
     """Where notes go when programs read standard output."""
 
     rows: list[DataRow] = field(default_factory=list)

@@ -10,6 +10,7 @@ from rich.table import Table
 from tyro.conf import UseAppendAction
 
 from fptplus.errors import InvalidInput
+from fptplus.output_folder import check_output_folder
 from fptplus.store.feature_store import FeatureStore
 from fptplus.training.checkpoint import CheckpointInfo, load_learnable
 from fptplus.training.efficiency import performance_efficiency
@@ -22,6 +23,7 @@ from methods import find_method
 from methods.classifier import build_as_trained, load_classifier
 
 from .device import DeviceName, resolve_device
+from .plain_console import plain_console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,11 @@ def main(config: EvaluateConfig) -> int:
         raise InvalidInput(
             f"memory-mib must be two numbers above 0, got {config.memory_mib[0]:g} {config.memory_mib[1]:g}."
         )
-    device, console = resolve_device(config.device), Console()
+    if config.out is not None:
+        if config.out.is_dir():
+            raise InvalidInput(f"out must be a file to write the scores to, {str(config.out)!r} is a folder.")
+        check_output_folder(config.out.parent)
+    device, console = resolve_device(config.device), plain_console()
     if config.image:
         classifier = load_classifier(config.checkpoint, weights=config.weights, device=device)
         for path in config.image:
@@ -80,7 +86,6 @@ def main(config: EvaluateConfig) -> int:
     store, info = FeatureStore.open(config.store), CheckpointInfo.read(config.checkpoint)
     tuning, scores = score_on(store, info, config, device)
     if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(config.out) as beside:
             beside.write_text(json.dumps(asdict(scores), indent=1) + "\n")
     print_scores(console, scores, store.manifest.classes, config.split)

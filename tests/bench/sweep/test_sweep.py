@@ -6,6 +6,7 @@ import random
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -121,6 +122,16 @@ def test_sweeps_that_share_a_redo_do_not_redo_each_other_s_cells(store):
     for device in devices:
         run_sweep(CELLS[:3], store, SILENT, device, redo)
     assert (len(devices[0].asked), len(devices[1].asked)) == (3, 0)
+
+
+@pytest.mark.parametrize("date", ["2999-01-01T00:00:00.000+00:00", "2020-01-01T00:00:00", "yesterday", None])
+def test_a_record_of_an_impossible_date_is_redone_all_the_same(store, date):
+    run_sweep(CELLS[:1], store, SILENT, Device())
+    store.write(replace(store.find(CELLS[0].cell_id), started_at=date), supersede=True)
+    rules = Rules(redo=Redo(what="all", before=datetime.now(UTC)))
+    with pytest.warns(UserWarning, match="in the future") if date == "2999-01-01T00:00:00.000+00:00" else nullcontext():
+        run_sweep(CELLS[:1], store, SILENT, device := Device(), rules)
+    assert device.asked == [CELLS[0].res]
 
 
 def test_two_sweeps_into_one_folder_share_its_cells_out(tmp_path):
