@@ -31,14 +31,17 @@ class ResultsStore:
 
     Args:
         folder: made where it is missing.
+        read_only: whether only to read; the folder is then neither made nor written.
 
     Raises:
         InvalidInput: if nothing can be written there.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = writable_folder(folder)
-        self.records_folder = writable_folder(self.folder / "records")
+    def __init__(self, folder: str | Path, *, read_only: bool = False) -> None:
+        self.folder = Path(folder) if read_only else writable_folder(folder)
+        self.records_folder = self.folder / "records"
+        if not read_only:
+            writable_folder(self.records_folder)
         self.csv_path = self.folder / "results.csv"
         self._lock = FileLock(self.records_folder / ".lock")
 

@@ -131,6 +131,8 @@ def _settle(
     wait: bool,
 ) -> bool:
     """Find or make the record of one cell; False if another sweep has it in hand."""
+    if wait:
+        progress.phase(f"waiting for another process that runs {cell.method} {cell.model} {cell.res} px")
     with store.claim(cell.cell_id, wait=wait) as is_ours:
         if not is_ours:
             return False

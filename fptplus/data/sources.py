@@ -22,8 +22,8 @@ def open_dataset(source: str | Path, *, seed: int = 0, group_level: int | None =
         group_level: which folder below a class folder is a patient's, 1 for the first; None if none is.
 
     Raises:
-        InvalidInput: if the seed is negative, the source does not exist or is of no known kind, or its classes or splits
-            are not such that a model can be trained, chosen and tested on them.
+        InvalidInput: if the seed is negative, the source does not exist or is of no known kind, or its classes or
+            splits are not such that a model can be trained, chosen and tested on them.
     """
     if seed < 0:
         raise InvalidInput(f"seed must be at least 0, got {seed}.")

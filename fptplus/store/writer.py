@@ -29,6 +29,9 @@ from .manifest import MANIFEST, DataFile, Shard, StoreManifest, row_digest
 
 SYNC_INTERVAL_S = 5.0
 
+MERGE_LIMIT_S = 600.0
+"""Writing the manifest of a million images takes seconds; whoever needs longer hangs."""
+
 _PROGRESS_NAME = re.compile(r"progress-[0-9]+-of-[0-9]+\.jsonl")
 
 
@@ -232,9 +235,9 @@ def merge_shards(folder: Path, settings: StoreManifest, dataset: ImageDataset, w
     """Write the manifest if every process has finished, and remove what only resuming needs; whether it was done.
 
     Raises:
-        InvalidInput: if not one image could be decoded.
+        InvalidInput: if not one image could be decoded, or another process is at it for ever.
     """
-    with FileLock(folder / "manifest.lock"):
+    with _manifest_lock(folder):
         if not (folder / MANIFEST).exists():
             merged = _merged(folder, settings, dataset, world_size)
             if merged is None:
@@ -246,6 +249,22 @@ def merge_shards(folder: Path, settings: StoreManifest, dataset: ImageDataset, w
             progress.with_suffix(".lock").unlink(missing_ok=True)
         (folder / "manifest.lock").unlink(missing_ok=True)
     return True
+
+
+@contextmanager
+def _manifest_lock(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / "manifest.lock")
+    try:
+        lock.acquire(timeout=MERGE_LIMIT_S)
+    except Timeout as error:
+        raise InvalidInput(
+            f"{lock.lock_file} must be held for a moment only, another process has held it for {MERGE_LIMIT_S:g} s; "
+            "end that process, then repeat the command."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _merged(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_size: int) -> StoreManifest | None:

@@ -108,6 +108,19 @@ def test_a_lock_that_is_held_for_ever_is_named(store, monkeypatch):
         store.write(record())
 
 
+def test_reading_needs_no_folder_that_can_be_written(store, monkeypatch, tmp_path):
+    store.write(made := record())
+
+    def read_only(**options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    assert ResultsStore(store.folder, read_only=True).records() == [made]
+    assert ResultsStore(tmp_path / "none", read_only=True).records() == [] and not (tmp_path / "none").exists()
+    with pytest.raises(InvalidInput, match="Read-only file system"):
+        ResultsStore(store.folder)
+
+
 def test_records_are_plain_json(store):
     store.write(made := record())
     content = json.loads((store.records_folder / f"{made.cell_id}.json").read_text())

@@ -10,6 +10,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from fptplus import FrozenBackbone, InvalidInput
@@ -302,6 +303,14 @@ def test_features_that_are_not_finite_are_refused(tmp_path):
 def test_an_lpm_of_another_resolution_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match="res must be the LPM's resolution 64, got 96"):
         run(dataset_of(*"ab"), tmp_path, res=96)
+
+
+def test_a_manifest_that_another_process_never_finishes_is_not_awaited_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("fptplus.store.writer.MERGE_LIMIT_S", 0.1)
+    tmp_path.joinpath("store").mkdir()
+    with FileLock(tmp_path / "store" / "manifest.lock"), pytest.raises(InvalidInput, match="another process has held"):
+        run(dataset_of(*"ab"), tmp_path / "store")
+    assert len(run(dataset_of(*"ab"), tmp_path / "store")) == 2
 
 
 def test_two_processes_do_not_write_the_same_shard(tmp_path):

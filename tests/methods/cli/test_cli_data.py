@@ -11,6 +11,12 @@ def test_synthesize_writes_class_folders_and_says_where(tmp_path, capsys):
     assert "new or empty folder" in capsys.readouterr().err
 
 
+def test_a_negative_seed_is_refused_by_name(tmp_path, capsys):
+    assert main(["synthesize", "--out", str(tmp_path / "out"), "--images-per-class", "10", "--seed", "-1"]) == 2
+    assert "error: seed must be at least 0, got -1." in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_prepare_tells_counts_source_and_licence(tmp_path, capsys):
     for index in range(10):
         for label in (0, 1):
