@@ -1,6 +1,7 @@
 """`python -m fptplus evaluate`: score a checkpoint on a split of a store, or classify images."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def main(config: EvaluateConfig) -> int:
     """Print scores, or the probabilities of images."""
     if (config.store is None) == (not config.image):
         raise InvalidInput("evaluate must be given either --store or --image, got both or neither.")
-    if config.memory_mib is not None and not min(config.memory_mib) > 0:
+    if config.memory_mib is not None and not all(0 < size < math.inf for size in config.memory_mib):
         raise InvalidInput(
             f"memory-mib must be two numbers above 0, got {config.memory_mib[0]:g} {config.memory_mib[1]:g}."
         )

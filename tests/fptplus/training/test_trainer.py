@@ -183,6 +183,7 @@ def test_validation_without_one_of_the_classes_is_refused(tmp_path):
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": -1}, "batch-size must be at least 1, got -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"lr": float("nan")}, "lr must be above 0, got nan"),
         ({"weight_decay": -1.0}, "weight-decay must be at least 0, got -1"),
     ],
