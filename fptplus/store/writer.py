@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from fptplus.data import Example, ImageDataset
 from fptplus.distributed import Processes
 from fptplus.errors import InvalidInput
+from fptplus.whole_file import unfinished_files
 
 from .manifest import MANIFEST, DataFile, Shard, StoreManifest, row_digest
 
@@ -247,6 +248,8 @@ def merge_shards(folder: Path, settings: StoreManifest, dataset: ImageDataset, w
         for progress in progress_files(folder):
             progress.unlink(missing_ok=True)
             progress.with_suffix(".lock").unlink(missing_ok=True)
+        for left in unfinished_files(folder, MANIFEST):  # by a process that was killed; the lock is ours
+            left.unlink(missing_ok=True)
         (folder / "manifest.lock").unlink(missing_ok=True)
     return True
 

@@ -323,11 +323,15 @@ def test_two_processes_do_not_write_the_same_shard(tmp_path):
 
 
 def test_files_of_others_in_the_folder_stay_as_they_are(tmp_path):
-    foreign = [tmp_path / name for name in ("poetry.lock", "progress-notes.jsonl", "progress-a-of-b.jsonl", "x.bin")]
+    (tmp_path / ".manifest.json.0123abcd.unfinished").write_text("left by a killed process")
+    foreign = [
+        tmp_path / name
+        for name in ("poetry.lock", ".manifest.json.swp", "progress-notes.jsonl", "progress-a-of-b.jsonl", "x.bin")
+    ]
     for path in foreign:
         path.write_text("mine")
     run(dataset_of(*"ab"), tmp_path)
-    assert [path.read_text() for path in foreign] == ["mine"] * 4
+    assert [path.read_text() for path in foreign] == ["mine"] * 5
     assert {path.name for path in tmp_path.iterdir()} - {path.name for path in foreign} == {
         "manifest.json",
         "images-0-of-1.bin",
