@@ -7,17 +7,24 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 COMPILERS = ("g++", "c++", "clang++")
 COMPILE_LIMIT_S = 300.0
 """Time limit for a compiler; one that takes longer is assumed to hang."""
+
+WAIT_LIMIT_S = 2 * COMPILE_LIMIT_S
+"""How long to wait for another process that is building the same."""
+
+MESSAGE_LETTERS = 300
+"""Number of characters of a failed tool's message that are passed on."""
 
 _MANIFEST = "built.json"
 
@@ -44,24 +51,31 @@ def run_tool(*command: str | Path) -> str:
     Raises:
         BuildFailed: if it fails, hangs or is missing; the message quotes the first error that it printed.
     """
+    name = Path(command[0]).name
     try:
-        result = subprocess.run(
+        tool = subprocess.Popen(
             [str(part) for part in command],
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=COMPILE_LIMIT_S,
-            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired as error:
-        raise BuildFailed(f"{Path(command[0]).name} took longer than {COMPILE_LIMIT_S:g} s") from error
     except OSError as error:
-        raise BuildFailed(f"{Path(command[0]).name} could not be run ({error.strerror})") from error
-    if result.returncode:
-        lines = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()
-        told = next((line for line in lines if "error" in line.lower()), lines[0])
-        raise BuildFailed(f"{Path(command[0]).name} ended with status {result.returncode}: {told.strip()}")
-    return result.stdout
+        raise BuildFailed(f"{name} could not be run ({error.strerror})") from error
+    try:
+        output, errors = tool.communicate(timeout=COMPILE_LIMIT_S)
+    except subprocess.TimeoutExpired as error:
+        raise BuildFailed(f"{name} took longer than {COMPILE_LIMIT_S:g} s") from error
+    finally:
+        if tool.returncode is None:  # timed out or interrupted
+            _kill_with_children(tool)
+    if tool.returncode:
+        lines = (errors.strip() or output.strip() or "no message").splitlines()
+        told = next((line for line in lines if "error" in line.lower()), lines[0]).strip()
+        raise BuildFailed(f"{name} ended with status {tool.returncode}: {told[:MESSAGE_LETTERS]}")
+    return output
 
 
 def built(name: str, made_from: Iterable[str | bytes], build: Callable[[Path], None]) -> Path:
@@ -83,10 +97,14 @@ def built(name: str, made_from: Iterable[str | bytes], build: Callable[[Path], N
         cache = cache_folder()
         folder = cache / f"{name}-{digest.hexdigest()[:16]}"
         if not _is_whole(folder):
-            with FileLock(cache / f"{folder.name}.lock"):
-                if not _is_whole(folder):  # another process has changed it
+            with FileLock(cache / f"{folder.name}.lock", timeout=WAIT_LIMIT_S):
+                if not _is_whole(folder):  # another process has been at it
                     _build_into(folder, build)
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+    except Timeout as error:
+        raise BuildFailed(
+            f"another process has held {error.lock_file} for {WAIT_LIMIT_S:g} s; end it, then try again"
+        ) from error
+    except (OSError, RuntimeError) as error:  # the latter: there is no home folder
         if isinstance(error, BuildFailed):
             raise
         raise BuildFailed(f"the cache folder cannot be used ({error}); set XDG_CACHE_HOME to one") from error
@@ -101,8 +119,7 @@ def cache_folder() -> Path:
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fptplus"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    state = folder.stat()
-    if hasattr(os, "getuid") and (state.st_uid != os.getuid() or stat.S_IMODE(state.st_mode) & 0o022):
+    if not _is_the_users_alone(folder):
         raise BuildFailed(
             f"the cache folder {str(folder)!r} must belong to you and be writable by nobody else; "
             "mend that (chmod go-w), or set XDG_CACHE_HOME to another"
@@ -111,22 +128,39 @@ def cache_folder() -> Path:
 
 
 def _build_into(folder: Path, build: Callable[[Path], None]) -> None:
-    """Build next to the folder and rename, so that it is there complete or not at all."""
-    shutil.rmtree(folder, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".build-") as name:
+    """Build alongside the folder and rename, so that it is there whole or not at all; the caller holds its lock."""
+    prefix = f".build-{folder.name}-"
+    for path in (folder, *folder.parent.glob(f"{prefix}*")):  # what is bad, and what a killed process left
+        _remove(path)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix) as name:
         made = Path(name) / "made"
-        made.mkdir()
+        made.mkdir(mode=0o700)
         build(made)
         hashes = {path.name: _hash(path) for path in sorted(made.iterdir())}
         (made / _MANIFEST).write_text(json.dumps(hashes))
-        for path in made.iterdir():
+        for path in (*made.iterdir(), made):
             _sync(path)
         made.rename(folder)
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_the_users_alone(folder: Path) -> bool:
+    """Whether a folder belongs to the user, and nobody else can write there."""
+    state = folder.stat()
+    return not hasattr(os, "getuid") or (state.st_uid == os.getuid() and not stat.S_IMODE(state.st_mode) & 0o022)
+
+
 def _is_whole(folder: Path) -> bool:
-    """Return whether a folder holds what was built there, byte for byte."""
+    """Whether a folder is the user's own and holds what was built there, byte for byte."""
     try:
+        if folder.is_symlink() or not _is_the_users_alone(folder):
+            return False
         hashes = json.loads((folder / _MANIFEST).read_text())
         return bool(hashes) and all(_hash(folder / name) == digest for name, digest in hashes.items())
     except (OSError, ValueError, AttributeError):
@@ -138,5 +172,14 @@ def _hash(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _kill_with_children(tool: subprocess.Popen) -> None:
+    """Also the processes that a compiler starts, which would go on without it."""
+    os.killpg(tool.pid, signal.SIGKILL)
+    tool.communicate()

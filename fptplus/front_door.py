@@ -4,8 +4,11 @@ A command is a module with `main(config) -> int`, which takes a dataclass of opt
 imported only when it is called, so that the list of commands appears at once.
 """
 
+import errno
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,6 +27,14 @@ ROOT = Path(__file__).parents[1]
 
 BROKEN_PIPE = 141
 """Exit status when nobody reads the output any more, as shells report SIGPIPE."""
+
+
+TERMINATED = 143
+"""Exit status of a program that SIGTERM has ended, as shells report it."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, so that whoever tidies up after Ctrl-C does so after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,21 +66,30 @@ class FrontDoor:
         """Run a command with its options and return the exit status.
 
         Returns:
-            The exit status: that of the command, 2 for wrong input, 130 for Ctrl-C, 141 if nobody reads the output.
+            The exit status: that of the command, 2 for wrong input and for a file or disk that fails, 130 for Ctrl-C,
+            143 for SIGTERM, 141 if nobody reads the output.
         """
         try:
-            with _plain_warnings():
+            with _plain_warnings(), _termination_as_interrupt():
                 status = self._run(arguments)
             sys.stdout.flush()
             return status
         except InvalidInput as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except _Terminated:
+            print(self.interrupted, file=sys.stderr)
+            return TERMINATED
         except KeyboardInterrupt:
             print(self.interrupted, file=sys.stderr)
             return 130
         except BrokenPipeError:
             return _discard_output()
+        except OSError as error:
+            if error.strerror is None:
+                raise
+            print(f"error: {_told(error)}", file=sys.stderr)
+            return 2
         except SystemExit as stop:
             if isinstance(stop.__context__, BrokenPipeError):  # how rich reacts to a broken pipe
                 return _discard_output()
@@ -153,6 +173,32 @@ def _plain_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = formatted
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end the program as Ctrl-C does, unless somebody else has taken it."""
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _told(error: OSError) -> str:
+    """A file or a disk that fails, in a sentence."""
+    what = str(error.filename2 or error.filename or "a file")
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    cure = "make room and call it again" if is_full else "mend that, or name another"
+    return f"{what!r} must be a file that can be read or written here, it is not ({error.strerror}); {cure}."
 
 
 def _discard_output() -> int:

@@ -1,24 +1,34 @@
 """Write a file so that every reader sees the old one or the new one, and never half of it."""
 
 import os
-import tempfile
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
+
+_UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.unfinished")
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a file next to `path` to write; it replaces `path` once it is safely on disk, and is removed on failure."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
-    beside = Path(name)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+    beside.touch(exist_ok=False)  # with the user's umask
     try:
         yield beside
         with beside.open("r+b") as file:
             os.fsync(file.fileno())
-        beside.chmod(0o644)  # mkstemp denies others access
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def unfinished_files(folder: Path, pattern: str) -> Iterator[Path]:
+    """What processes that died inside `whole_file` have left of the files whose names match; no file of others."""
+    for beside in folder.glob(".*.unfinished"):
+        found = _UNFINISHED.fullmatch(beside.name)
+        if found and fnmatchcase(found[1], pattern):
+            yield beside

@@ -108,7 +108,9 @@ def _create(model: str, **options) -> VisionTransformer:
         raise _not_driven(model, f"its patch embedding is a {type(vit.patch_embed).__name__}")
     for block in vit.blocks:
         if type(block) is not Block or type(block.attn) is not Attention:
-            raise _not_driven(model, f"its blocks are {type(block).__name__} with {type(block.attn).__name__}")
+            attention = getattr(block, "attn", None)  # blocks of parallel ViTs have several
+            inside = f" with {type(attention).__name__}" if attention is not None else ""
+            raise _not_driven(model, f"its blocks are {type(block).__name__}{inside}")
     return vit
 
 

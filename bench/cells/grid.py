@@ -1,5 +1,6 @@
 """A sweep: every combination asked about, where it is measured, and what happens to the records."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -118,6 +119,8 @@ class SweepConfig(Selection):
         for name in ("cpu_budget_s", "timeout_s"):
             if not (value := getattr(self, name)) > 0:
                 raise InvalidInput(f"{name.replace('_', '-')} must be above 0 seconds, got {value:g}.")
+        if self.timeout_s == math.inf:
+            raise InvalidInput("timeout-s must be a number of seconds, got inf; give a large one.")
         if self.num_images < 1:
             raise InvalidInput(f"num-images must be at least 1, got {self.num_images}.")
 

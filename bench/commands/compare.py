@@ -76,7 +76,7 @@ def read_records(folder: str) -> list[Record]:
         InvalidInput: if there are none.
     """
     path = Path(folder)
-    records = ResultsStore(path).records() if (path / "records").is_dir() else []
+    records = ResultsStore(path, read_only=True).records() if (path / "records").is_dir() else []
     if not records:
         raise InvalidInput(f"compare needs folders with records/ of an earlier run, {folder!r} has none; name another.")
     return records

@@ -9,12 +9,12 @@ from pathlib import Path
 from tyro.conf import UseAppendAction
 
 from bench.cards.gpus import GPUS, PAPER_GPU, Gpu, find_gpu
-from bench.records.output_folder import writable_folder
 from bench.scripts.batch_size import check_name, largest_that_fits, with_option
 from bench.scripts.script_run import ScriptOptions, ScriptRun, in_words, run_script
 from bench.scripts.script_words import banner, summary
 from bench.units import parse_bytes
 from fptplus.errors import InvalidInput
+from fptplus.output_folder import writable_folder
 
 
 @dataclass(frozen=True, kw_only=True)

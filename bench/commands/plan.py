@@ -105,7 +105,7 @@ class PlanConfig(FormatOption, SweepConfig):
 def main(config: PlanConfig) -> int:
     """Print the table of a plan, and its summary."""
     cells = checked_cells(config, device=None if config.device == "auto" else config.device)
-    store = ResultsStore(config.out) if (Path(config.out) / "records").is_dir() else None
+    store = ResultsStore(config.out, read_only=True) if (Path(config.out) / "records").is_dir() else None
     redo = Redo(what=config.redo, before=datetime.now(UTC))
     say_engine(config.engine)
     with tracking("predicting") as track:

@@ -23,7 +23,7 @@ def progress_bar(num_cells: int, left: Callable[[], str] = lambda: "") -> Iterat
         num_cells: number of cells in all.
         left: returns how long the rest will take, in words.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     columns += (TextColumn("{task.fields[left]}"),)
     console = Console(stderr=True)
     with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -6,8 +6,8 @@ from itertools import groupby
 from bench.published.comparison import HeldMeasurement, Summary, comparison_row, summarize, write_comparisons
 from bench.published.figure import draw_comparisons
 from bench.published.measurements import read_measurements
-from bench.records.output_folder import writable_folder
 from bench.report.table_formats import Column, FormatOption, TableView, number, printing
+from fptplus.output_folder import writable_folder
 
 _SHORT = {
     "max_memory_allocated": "allocated",

@@ -8,11 +8,11 @@ from bench.cells.identity import IDENTITY
 from bench.cells.step_options import shared_in_words
 from bench.predict.contributions import Contribution, contributions
 from bench.predict.predictor import dissect_all
-from bench.records.output_folder import writable_folder
 from bench.report.figures import draw_breakdown, draw_timeline
 from bench.report.table_formats import FormatOption, Printer, Value, printing
 from bench.report.terminal import PeakPart, peak_parts, peak_view, rules_view
 from bench.sweep.sweep import checked_cells
+from fptplus.output_folder import writable_folder
 from methods import find_method
 
 from .progress import say_engine

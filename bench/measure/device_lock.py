@@ -2,6 +2,7 @@
 
 import getpass
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,14 @@ def device_lock(device: MeasuredOn) -> FileLock:
     It cannot wait for other users' processes. If one of them computes on the GPU, the cell fails.
     """
     properties = present_properties() if device == "cuda" else None
-    name = f"{getpass.getuser()} {properties.uuid if properties else device}"
+    name = f"{_user()} {properties.uuid if properties else device}"
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]
     return FileLock(Path(tempfile.gettempdir()) / f"fptplus-bench-{digest}.lock")
+
+
+def _user() -> str:
+    """Name of this user, or the number of one without a name, as containers have them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return f"user {os.getuid()}"

@@ -1,5 +1,6 @@
 """Where a record was made: versions, commit and processor."""
 
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -16,11 +17,12 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def provenance() -> dict[str, str | bool | None]:
-    """Return torch_version, git_commit and git_dirty of this checkout.
+    """torch_version, git_commit and git_dirty of this checkout; None outside a git checkout.
 
-    The latter two are None outside a git checkout.
+    An environment inside another repository does not lend its commit, nor does a GIT_DIR that a hook has set.
     """
-    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    is_checkout = (top := _git("rev-parse", "--show-toplevel")) is not None and Path(top).resolve() == _ROOT
+    commit, changes = (_git("rev-parse", "HEAD"), _git("status", "--porcelain")) if is_checkout else (None, None)
     return {
         "torch_version": torch.__version__,
         "git_commit": commit,
@@ -72,8 +74,18 @@ def _cpu_name() -> str:
 
 
 def _git(*arguments: str) -> str | None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        result = subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, timeout=10, check=True)
+        result = subprocess.run(
+            ["git", *arguments],
+            cwd=_ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip()

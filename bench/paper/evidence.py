@@ -68,7 +68,7 @@ class Evidence:
         """Records by what identifies a cell and its card, the best first."""
         folders = sorted(folder.parent for folder in self.results.glob("*/records"))
         for folder in sorted(folders, key=lambda folder: folder.name != PAPER_FOLDER):
-            for record in ResultsStore(folder).records():
+            for record in ResultsStore(folder, read_only=True).records():
                 if record.status == "ok" or record.is_measured:
                     self._records[_question(record)].append(record)
         for found in self._records.values():

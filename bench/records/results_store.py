@@ -4,6 +4,7 @@ Several processes on several machines may share one folder: file locks keep them
 """
 
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,10 +15,13 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from fptplus import InvalidInput
-from fptplus.whole_file import whole_file
+from fptplus.output_folder import writable_folder
+from fptplus.whole_file import unfinished_files, whole_file
 
-from .output_folder import writable_folder
 from .record import COLUMNS, Record
+
+LOCK_LIMIT_S = 60.0
+"""Writing a record or the table takes a moment; whoever needs longer hangs."""
 
 
 class ResultsStore:
@@ -26,15 +30,18 @@ class ResultsStore:
     `records/superseded/` holds older ones, `records/logs/` what failed cells wrote to standard error.
 
     Args:
-        folder: folder of the store; it is created if missing.
+        folder: made where it is missing.
+        read_only: whether only to read; the folder is then neither made nor written.
 
     Raises:
         InvalidInput: if the folder cannot be written to.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = writable_folder(folder)
-        self.records_folder = writable_folder(self.folder / "records")
+    def __init__(self, folder: str | Path, *, read_only: bool = False) -> None:
+        self.folder = Path(folder) if read_only else writable_folder(folder)
+        self.records_folder = self.folder / "records"
+        if not read_only:
+            writable_folder(self.records_folder)
         self.csv_path = self.folder / "results.csv"
         self._lock = FileLock(self.records_folder / ".lock")
 
@@ -79,7 +86,7 @@ class ResultsStore:
                 never supersedes a measurement.
         """
         path = self.records_folder / f"{record.cell_id}.json"
-        with self._lock:
+        with self._locked():
             if (earlier := self.find(record.cell_id)) is not None and earlier.is_measured:
                 if record.is_emulated:
                     raise InvalidInput(
@@ -92,7 +99,25 @@ class ResultsStore:
                         "name another folder with --out, or --redo what is to be measured again."
                     )
                 self._put_aside(path)
-            _write(path, _as_text(record))
+            try:
+                _write(path, _as_text(record))
+            except OSError as error:
+                raise _kept_elsewhere(record, path, error) from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Be the only one to write records; nobody holds this longer than a moment."""
+        try:
+            self._lock.acquire(timeout=LOCK_LIMIT_S)
+        except Timeout as error:
+            raise InvalidInput(
+                f"{self._lock.lock_file} must be held for a moment only, another process has held it for "
+                f"{LOCK_LIMIT_S:g} s; end that process, then call it again."
+            ) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _put_aside(self, path: Path) -> None:
         """Give a record a second name, so that it has a name at every moment."""
@@ -128,12 +153,27 @@ class ResultsStore:
         return sorted(found, key=lambda record: (record.model, record.res, record.method, record.cell_id))
 
     def write_csv(self) -> None:
-        """Rebuild results.csv from the records, and remove what a process that died while writing left behind."""
-        with self._lock:
-            for unfinished in (*self.records_folder.glob(".*.json.*"), *self.folder.glob(".results.csv.*")):
-                unfinished.unlink()
+        """Rebuild results.csv from the records, and remove what a process that died while writing has left."""
+        with self._locked():
+            left = (*unfinished_files(self.records_folder, "*.json"), *unfinished_files(self.folder, "results.csv"))
+            for path in left:
+                path.unlink()
             table = pd.DataFrame([asdict(record) for record in self.records()], columns=list(COLUMNS), dtype=object)
             _write(self.csv_path, table.to_csv(index=False))
+
+
+def _kept_elsewhere(record: Record, path: Path, error: OSError) -> Exception:
+    """What to say of a record that its folder does not take; it is kept among temporary files, if these take it."""
+    reason = error.strerror or str(error)
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix=f"{path.stem}-", suffix=".json", delete=False) as file:
+            file.write(_as_text(record))
+    except OSError:
+        return error
+    return InvalidInput(
+        f"{str(path)!r} must be written to the disk, it could not be ({reason}); its record is kept in {file.name!r}: "
+        "make room, move it there and call it again."
+    )
 
 
 def _as_text(record: Record) -> str:

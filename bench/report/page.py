@@ -53,12 +53,17 @@ def page(
         check_summary=check_summary(comparisons),
         contradictions=inconsistencies(),
         environment=_environment(records),
-        data=json.dumps(page_data(evidence, grid, comparisons), separators=(",", ":")).replace("</", "<\\/"),
+        data=script_json(page_data(evidence, grid, comparisons)),
         style=asset("report.css"),
         tables_js=asset("tables.js"),
         charts_js=asset("charts.js"),
         fits_js=asset("fits.js"),
     )
+
+
+def script_json(value: object) -> str:
+    """JSON that can stand in a script element: none of its texts can end the element or begin a comment there."""
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def check_summary(comparisons: list[Comparison]) -> str:

@@ -96,11 +96,11 @@ class Printer:
     """Prints views at once, or keeps rows until all are available."""
 
     form: TableFormat = "table"
-    console: Console = field(default_factory=lambda: Console(highlight=False))
-    """Console for standard output."""
+    console: Console = field(default_factory=lambda: Console(highlight=False, markup=False, emoji=False))
+    """Standard output."""
 
-    aside: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
-    """Console for notes when programs read standard output."""
+    aside: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, markup=False, emoji=False))
+    """Where notes go when programs read standard output."""
 
     rows: list[DataRow] = field(default_factory=list)
 

@@ -6,9 +6,10 @@ Concurrent sweeps share the cells of one folder among themselves.
 
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import torch
 
@@ -21,6 +22,9 @@ from bench.records.measured_columns import EMULATED
 from bench.records.record import Record, new_record
 from bench.records.results_store import ResultsStore
 from methods import create_backbone
+
+CLOCKS_APART = timedelta(days=1)
+"""How far the clocks of machines that share a folder may differ; a record dated later is not believed."""
 
 RunCell = Callable[[CellConfig], Record | None]
 """Makes the record of a cell; None if it was cut off by a time limit."""
@@ -54,7 +58,21 @@ class Redo:
         """Whether the record's cell is to be measured again."""
         if self.what not in ("all", record.status):
             return False
-        return self.before is None or datetime.fromisoformat(record.started_at) < self.before
+        if self.before is None:
+            return True
+        if (started := _started(record)) > datetime.now(UTC) + CLOCKS_APART:
+            warnings.warn(f"record {record.cell_id} is dated {record.started_at}, in the future", stacklevel=2)
+            return True
+        return started < self.before
+
+
+def _started(record: Record) -> datetime:
+    """When a record's cell began; before everything else where the record does not say."""
+    try:
+        found = datetime.fromisoformat(record.started_at)
+    except (TypeError, ValueError):
+        return datetime.min.replace(tzinfo=UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +131,9 @@ def _settle(
     *,
     wait: bool,
 ) -> bool:
-    """Find or make the record of one cell; return False if another sweep is running it."""
+    """Find or make the record of one cell; False if another sweep has it in hand."""
+    if wait:
+        progress.phase(f"waiting for another process that runs {cell.method} {cell.model} {cell.res} px")
     with store.claim(cell.cell_id, wait=wait) as is_ours:
         if not is_ours:
             return False

@@ -6,22 +6,20 @@ which are slower. A result does not depend on the number of threads.
 """
 
 import ctypes
-import hashlib
 import logging
 import os
-import shutil
 import struct
-import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fptplus.build_cache import BuildFailed, built, cache_folder, find_compiler, run_tool
+
 HERE = Path(__file__).parent
+LIBRARY = "cpu_kernels.so"
 SOURCES = ("attention.cpp", "gather.cpp", "gelu.cpp", "layer_norm.cpp", "render.cpp")
-COMPILERS = ("g++", "c++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared", "-w")
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3, torch.bool: 3, torch.int64: 4}
@@ -75,39 +73,24 @@ def _array(tensor: Tensor | None) -> bytes:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """Load the compiled kernels; None where they cannot be compiled."""
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None:
-        log.warning("the CPU's kernels need a C++ compiler (g++), there is none; PyTorch's operators are used, slower")
-        return None
+    """The compiled kernels, or None where they cannot be compiled."""
     try:
-        library = ctypes.CDLL(str(_compiled(compiler)))
-    except (subprocess.CalledProcessError, OSError, RuntimeError) as error:  # RuntimeError: no home folder
-        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
-        log.warning("the CPU's kernels could not be compiled, PyTorch's operators are used, slower: %s", reason)
+        library = ctypes.CDLL(str(_compiled() / LIBRARY))
+    except (BuildFailed, OSError) as error:
+        log.warning("the CPU's kernels could not be compiled, PyTorch's operators are used, slower: %s", error)
         return None
     library.fptplus_kept_numbers.restype = ctypes.c_int64
     return library
 
 
-def _compiled(compiler: str) -> Path:
-    """Return the path of the kernels for this CPU and compiler, compiled into the cache folder if need be."""
-    macros = subprocess.run(
-        [compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull], check=True, capture_output=True, text=True
-    ).stdout  # these macros name the compiler's version and the CPU's features
-    content = [path.read_text() for path in sorted(HERE.glob("*.[ch]*"))]
-    digest = hashlib.sha256("\0".join([macros, *FLAGS, *content]).encode()).hexdigest()
-    path = _cache_folder() / f"cpu_kernels-{digest[:16]}.so"
-    if not path.exists():
-        log.info("compiling the CPU's kernels into %s", path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = Path(folder) / path.name
-            sources = [str(HERE / name) for name in SOURCES]
-            subprocess.run([compiler, *FLAGS, *sources, "-o", str(made)], check=True, capture_output=True, text=True)
-            made.replace(path)
-    return path
+def _compiled() -> Path:
+    """Folder of the kernels for this CPU, from the cache or compiled into it."""
+    compiler = find_compiler()
+    macros = run_tool(compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull)  # its version and what the CPU can do
+    content = [path.read_bytes() for path in sorted(HERE.glob("*.[ch]*"))]
+    return built("cpu_kernels", [macros, *FLAGS, *content], lambda folder: _compile(compiler, folder))
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fptplus"
+def _compile(compiler: str, folder: Path) -> None:
+    log.info("compiling the CPU's kernels into %s", cache_folder())
+    run_tool(compiler, *FLAGS, *(HERE / name for name in SOURCES), "-o", folder / LIBRARY)

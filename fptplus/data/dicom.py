@@ -9,7 +9,9 @@ own window and slope are used.
 """
 
 import io
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,6 +55,16 @@ ENCODINGS: dict[str, UID] = {
 
 _MARK, _PREAMBLE_BYTES = b"DICM", 128
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_GROUP_LENGTH, _HEAD_BYTES = b"\x02\x00\x00\x00UL\x04\x00", 4096
+"""The element that begins a file's meta information and tells its length; the latter names the transfer syntax."""
+
+MAX_INFLATED_BYTES = 2**29
+"""That a deflated file may unpack to."""
+
+MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
+"""Most pixels in a frame; Pillow refuses other images beyond the same limit."""
+
 _FRAME_MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 
 
@@ -99,10 +111,30 @@ def read_dicom_header(path: Path) -> pydicom.Dataset:
 
 
 def _with_preamble(file: BinaryIO) -> BinaryIO:
-    """Open the file, and add the preamble that pydicom expects if DICOM's mark is at the very beginning."""
+    """The file, with the preamble that pydicom expects before a mark that stands at the very beginning.
+
+    Raises:
+        InvalidInput: if it is deflated, which pydicom unpacks at once, and would take too much memory.
+    """
+    _refuse_bomb(file)
     begins_with_mark = file.read(len(_MARK)) == _MARK
     file.seek(0)
     return io.BytesIO(bytes(_PREAMBLE_BYTES) + file.read()) if begins_with_mark else file
+
+
+def _refuse_bomb(file: BinaryIO) -> None:
+    """See that a deflated file unpacks to no more than MAX_INFLATED_BYTES; the file is read from its start again."""
+    head = file.read(_HEAD_BYTES)
+    if is_dicom(head) and _DEFLATED in head:
+        content = head + file.read()
+        begin = content.index(_MARK) + len(_MARK) if _MARK in content[: _PREAMBLE_BYTES + 4] else 0
+        meta_bytes = content[begin + 8 : begin + 12] if content[begin:].startswith(_GROUP_LENGTH) else bytes(4)
+        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        with suppress(zlib.error):  # decoding tells of it
+            packed = content[begin + 12 + int.from_bytes(meta_bytes, "little") :]
+            if len(inflate.decompress(packed, MAX_INFLATED_BYTES + 1)) > MAX_INFLATED_BYTES:
+                raise InvalidInput(f"it unpacks to more than {MAX_INFLATED_BYTES // 2**20} MiB")
+    file.seek(0)
 
 
 def holds_no_image(path: Path) -> bool:
@@ -145,10 +177,15 @@ def decode_dicom(content: bytes, path: Path, choose_frame: Callable[[int], int])
         InvalidInput: if the file is damaged, holds no image, or needs a codec that is not installed.
     """
     try:
-        dataset = _read(content)
+        dataset = _read(content, path)
         if not any(name in dataset for name in _PIXELS):
             raise InvalidInput(f"DICOM image {path} cannot be decoded, it holds no pixels; remove it.")
         _check_codec(dataset, path)
+        if (pixels := int(dataset.get("Rows") or 0) * int(dataset.get("Columns") or 0)) > MAX_PIXELS:
+            raise InvalidInput(
+                f"DICOM image {path} must have at most {MAX_PIXELS:,} pixels a frame, its header tells of {pixels:,}; "
+                "copy it again or remove it."
+            )
         frame = choose_frame(num_frames(dataset))
         stored, words = _stored(dataset, frame)
         facts = _with_frame_facts(dataset, frame)
@@ -162,9 +199,13 @@ def decode_dicom(content: bytes, path: Path, choose_frame: Callable[[int], int])
         ) from error
 
 
-def _read(content: bytes) -> pydicom.Dataset:
-    """Read a file with or without preamble and meta information."""
-    dataset = pydicom.dcmread(_with_preamble(io.BytesIO(content)), force=True)
+def _read(content: bytes, path: Path) -> pydicom.Dataset:
+    """A file with or without preamble and meta information."""
+    try:
+        file = _with_preamble(io.BytesIO(content))
+    except InvalidInput as error:
+        raise InvalidInput(f"DICOM image {path} cannot be decoded, {error}; copy it again or remove it.") from error
+    dataset = pydicom.dcmread(file, force=True)
     if dataset.file_meta.get("TransferSyntaxUID") is None:
         is_implicit, is_little = dataset.original_encoding
         plain = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
-
 from fptplus.errors import InvalidInput
 
 from .dataset import Split
+from .dicom import read_dicom_header
 from .images import is_image_file
 from .walk import PassedOver, images_below, is_hidden
 
@@ -38,6 +37,9 @@ class RawImage:
 
 Layout = Callable[[Path], Iterator[RawImage]]
 
+UNGRADABLE = "5"
+"""Grade of images in DDR that cannot be graded."""
+
 DR_GRADES = ("0_no_dr", "1_mild", "2_moderate", "3_severe", "4_proliferative")
 ISIC2018_CLASSES = ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC")
 
@@ -49,10 +51,11 @@ def ddr(raw: Path) -> Iterator[RawImage]:
     """
     root = find(raw, "DR_grading/train.txt").parent
     for stem, split in (("train", "train"), ("valid", "val"), ("test", "test")):
-        for line in find(root, f"{stem}.txt").read_text().splitlines():
+        listing = find(root, f"{stem}.txt")
+        for line in lines(listing):
             name, _, grade = line.strip().rpartition(" ")
-            if name and int(grade) < len(DR_GRADES):
-                yield RawImage(path=root / stem / name, class_name=DR_GRADES[int(grade)], name=name, split=split)
+            if name and grade != UNGRADABLE:
+                yield RawImage(path=root / stem / name, class_name=dr_grade(grade, listing), name=name, split=split)
 
 
 def messidor2(raw: Path) -> Iterator[RawImage]:
@@ -63,12 +66,13 @@ def messidor2(raw: Path) -> Iterator[RawImage]:
     them. The four ungradable images have no grade.
     """
     files = {path.stem.lower(): path for path in images_below(raw, PassedOver())}
-    for row in table(find(raw, "messidor_data.csv")):
-        name = row.get("image_id") or row["id_code"]
+    listing = find(raw, "messidor_data.csv")
+    for row in table(listing):
+        name = row.get("image_id") or cell(row, "id_code", listing)
         grade = row.get("adjudicated_dr_grade", row.get("diagnosis"))
         if row.get("adjudicated_gradable") != "0" and grade:
             path = files.get(Path(name).stem.lower(), raw / name)
-            yield RawImage(path=path, class_name=DR_GRADES[int(float(grade))], name=path.name)
+            yield RawImage(path=path, class_name=dr_grade(grade, listing), name=path.name)
 
 
 def isic2018(raw: Path) -> Iterator[RawImage]:
@@ -78,10 +82,13 @@ def isic2018(raw: Path) -> Iterator[RawImage]:
     """
     for part, split in (("Training", "train"), ("Validation", "val"), ("Test", "test")):
         folder = find(raw, f"ISIC2018_Task3_{part}_Input")
-        for row in table(find(raw, f"ISIC2018_Task3_{part}_GroundTruth.csv")):
-            (class_name,) = [name for name in ISIC2018_CLASSES if float(row[name]) == 1]
-            name = f"{row['image']}.jpg"
-            yield RawImage(path=folder / name, class_name=class_name, name=name, split=split)
+        listing = find(raw, f"ISIC2018_Task3_{part}_GroundTruth.csv")
+        for row in table(listing):
+            name = f"{cell(row, 'image', listing)}.jpg"
+            marked = [column for column in ISIC2018_CLASSES if cell(row, column, listing) in ("1", "1.0")]
+            if len(marked) != 1:
+                raise InvalidInput(f"every image in {listing} must have one class, {name} has {len(marked)}.")
+            yield RawImage(path=folder / name, class_name=marked[0], name=name, split=split)
 
 
 def isic2016(raw: Path) -> Iterator[RawImage]:
@@ -93,11 +100,11 @@ def isic2016(raw: Path) -> Iterator[RawImage]:
     names = {"benign": "benign", "0.0": "benign", "malignant": "malignant", "1.0": "malignant"}
     for part, split in (("Training", "train"), ("Test", "test")):
         folder = find(raw, f"ISBI2016_ISIC_Part3_{part}_Data")
-        for line in find(raw, f"ISBI2016_ISIC_Part3_{part}_GroundTruth.csv").read_text().splitlines():
+        for line in lines(find(raw, f"ISBI2016_ISIC_Part3_{part}_GroundTruth.csv")):
             image, _, label = line.strip().partition(",")
             if image:
                 name = f"{image}.jpg"
-                yield RawImage(path=folder / name, class_name=names[label], name=name, split=split)
+                yield RawImage(path=folder / name, class_name=names.get(label, label), name=name, split=split)
 
 
 def ddsm(raw: Path) -> Iterator[RawImage]:
@@ -120,11 +127,14 @@ def cmmd(raw: Path) -> Iterator[RawImage]:
     The table has a row per breast: `ID1`, `LeftRight`, `classification`. A breast's images are those of the patient
     whose DICOM header names that side; breasts without a row are left out. We assume that the paper did so too.
     """
-    classes = {(row["ID1"], row["LeftRight"]): row["classification"] for row in table(_clinical_data(raw))}
+    listing = _clinical_data(raw)
+    columns = ("ID1", "LeftRight", "classification")
+    rows = [[cell(row, column, listing) for column in columns] for row in table(listing)]
+    classes = {(patient, side): class_name for patient, side, class_name in rows}
     root = find(raw, "CMMD")
     for path in (path for path in images_below(root, PassedOver()) if path.suffix.lower() == ".dcm"):
         patient = path.relative_to(root).parts[0]
-        side = pydicom.dcmread(path, stop_before_pixels=True).get("ImageLaterality")
+        side = read_dicom_header(path).get("ImageLaterality")
         if (class_name := classes.get((patient, side))) is not None:
             name = "_".join((patient, side, path.parent.name[-8:], path.name))
             yield RawImage(path=path, class_name=class_name, name=name, group=patient)
@@ -166,15 +176,52 @@ def find(raw: Path, name: str) -> Path:
     raise InvalidInput(f"raw must be the folder that the download was unpacked into, {raw} holds no {name}.")
 
 
+def dr_grade(text: str, listing: Path) -> str:
+    """Class of a grade of diabetic retinopathy, `3` or `3.0`.
+
+    Raises:
+        InvalidInput: if it is none.
+    """
+    number = text.strip().removesuffix(".0")
+    if number not in map(str, range(len(DR_GRADES))):
+        raise InvalidInput(f"grades in {listing} must lie in 0 to {len(DR_GRADES) - 1}, it has {text!r}.")
+    return DR_GRADES[int(number)]
+
+
+def cell(row: dict[str, str], column: str, listing: Path) -> str:
+    """Text of a cell.
+
+    Raises:
+        InvalidInput: if the table has no such column, or the row ends before it.
+    """
+    if not isinstance(text := row.get(column), str):
+        raise InvalidInput(f"every row of {listing} must have a cell {column}, one has none.")
+    return text.strip()
+
+
+def lines(path: Path) -> list[str]:
+    """Lines of a text.
+
+    Raises:
+        InvalidInput: if it is not in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} must be a text in UTF-8, it is not ({error.reason}); unpack it again.") from error
+
+
 def table(path: Path) -> list[dict[str, str]]:
     """Return the rows of a .csv, or of the first sheet of an .xlsx, as text.
 
     Raises:
-        InvalidInput: for an .xlsx if openpyxl is not installed.
+        InvalidInput: if it cannot be read, or is an .xlsx and openpyxl is not installed.
     """
     if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file))
+        try:
+            return list(csv.DictReader(lines(path)))
+        except csv.Error as error:
+            raise InvalidInput(f"{path} must be a CSV, it cannot be read as one ({error}).") from error
     import pandas as pd  # only one of the eight datasets comes with a spreadsheet
 
     try:

@@ -9,11 +9,15 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from fptplus.errors import InvalidInput
 
 from .dataset import SPLITS, Example, ImageDataset, Split
+
+MAX_LABEL_BYTES = 2**28
+"""Most bytes of a split's unpacked labels: a hundred times what the largest MedMNIST file has."""
 
 
 def open_medmnist(path: Path) -> ImageDataset:
@@ -29,6 +33,8 @@ def open_medmnist(path: Path) -> ImageDataset:
         raise InvalidInput(f"labels must count from 0, {path} has {lowest}.")
     if lowest > 0:
         raise InvalidInput(f"labels must count from 0, those in {path} begin at {lowest}; subtract it from all.")
+    if highest >= (count := sum(map(len, labels.values()))):
+        raise InvalidInput(f"labels must be class indices from 0 on, {path} has {highest} and only {count} images.")
     examples = tuple(
         Example(f"{split}/{index}", int(label), split) for split in SPLITS for index, label in enumerate(labels[split])
     )
@@ -55,21 +61,22 @@ class MedMNISTArchive:
         return self.path
 
     def labels(self, split: Split) -> np.ndarray:
-        """Return the class indices (N,) of a split."""
-        labels = self._array(f"{split}_labels")
+        """(N,) class indices of a split."""
+        labels = self._array(f"{split}_labels", MAX_LABEL_BYTES)
         if labels.ndim == 2 and labels.shape[1] > 1:
             raise InvalidInput(
                 f"{self.path} must have one label an image, it has {labels.shape[1]}; "
                 "multi-label tasks are not supported."
             )
-        if labels.size == 0 or labels.dtype.kind not in "iu":
+        if labels.size == 0 or labels.ndim not in (1, 2) or labels.dtype.kind not in "iu":
             raise InvalidInput(
                 f"{split}_labels of {self.path} must hold class indices, got {labels.dtype}{labels.shape}."
             )
         return labels.reshape(len(labels))
 
     def _checked_images(self, split: Split) -> np.ndarray:
-        images, count = self._array(f"{split}_images"), len(self.labels(split))
+        limit = psutil.virtual_memory().available
+        images, count = self._array(f"{split}_images", limit), len(self.labels(split))
         is_image = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == 3)
         if images.dtype != np.uint8 or not is_image or len(images) != count:
             raise InvalidInput(
@@ -78,14 +85,20 @@ class MedMNISTArchive:
             )
         return images
 
-    def _array(self, key: str) -> np.ndarray:
+    def _array(self, key: str, most_bytes: int) -> np.ndarray:
+        """An array of the file, unless unpacking it would take more than some bytes."""
         try:
             with self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 if key in archive.files:
+                    self._refuse_larger(archive.zip, key, most_bytes)
                     return archive[key]
                 found = archive.files
+        except InvalidInput:
+            raise
         except (
             OSError,
+            MemoryError,
+            OverflowError,
             ValueError,
             EOFError,
             KeyError,
@@ -98,3 +111,11 @@ class MedMNISTArchive:
             f"{self.path} must hold {', '.join(f'{split}_images and {split}_labels' for split in SPLITS)}, "
             f"{key} is missing; it holds {', '.join(found) or 'nothing'}."
         )
+
+    def _refuse_larger(self, archive: zipfile.ZipFile, key: str, most_bytes: int) -> None:
+        names = {Path(info.filename).with_suffix("").name: info.file_size for info in archive.infolist()}
+        if (size := names.get(key.removesuffix(".npy"), 0)) > most_bytes:
+            raise InvalidInput(
+                f"{key} of {self.path} must unpack to {most_bytes / 2**20:,.0f} MiB at most, it would take "
+                f"{size / 2**20:,.0f} MiB; download it again, or use a machine with more memory."
+            )

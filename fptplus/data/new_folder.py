@@ -1,7 +1,7 @@
 """Write a folder that appears complete or not at all."""
 
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +19,10 @@ def new_folder(out: Path) -> Iterator[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInput(f"out must be a new or empty folder, {out} is not; name another.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    beside = out.parent / f".{out.name}-{secrets.token_hex(4)}"
+    beside.mkdir()
     try:
         yield beside
-        beside.chmod(0o755)  # mkdtemp denies others access
         beside.replace(out)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)

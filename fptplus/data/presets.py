@@ -81,6 +81,8 @@ class Preset:
         if not raw.is_dir():
             raise InvalidInput(f"raw must be the folder that {self.title} was unpacked into, {raw} is no folder.")
         listed = list(self.layout(raw))
+        for image in listed:
+            self._check(image, raw)
         images = [image for image in listed if image.path.is_file()]
         if not images:
             raise InvalidInput(
@@ -90,6 +92,20 @@ class Preset:
             for image in _with_splits(images):
                 _link(image.path.resolve(), folder / str(image.split) / image.class_name / image.name)
         return self._report(images, len(listed) - len(images), out)
+
+    def _check(self, image: RawImage, raw: Path) -> None:
+        """Refuse what a download's tables say where it would lead out of the folders, or is no class."""
+        is_below = Path(os.path.normpath(image.path)).is_relative_to(os.path.normpath(raw))
+        if not is_below or image.name in ("", ".", "..") or set(image.name) & set("/\\\0"):
+            raise InvalidInput(
+                f"every image that {self.title} lists must be a file below {raw}, {str(image.path)!r} is not; "
+                "unpack the download again."
+            )
+        if image.class_name not in self.classes:
+            raise InvalidInput(
+                f"classes of {self.title} must be {', '.join(self.classes)}, {image.name} has {image.class_name!r}; "
+                "unpack the download again."
+            )
 
     def _report(self, images: list[RawImage], num_missing: int, out: Path) -> list[str]:
         counts = Counter(image.class_name for image in images)

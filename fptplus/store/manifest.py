@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fptplus.data import Example
+from fptplus.data.dataset import SPLITS
 from fptplus.data.greys import EACH_BY_ITSELF, GreyScale
 from fptplus.errors import InvalidInput
 from fptplus.whole_file import whole_file
@@ -180,7 +181,54 @@ class StoreManifest:
             raise InvalidInput(f"{path} must be a feature store's manifest, it is truncated or damaged.") from error
         if not whole:
             raise InvalidInput(f"{path} must be as it was written, it has been altered; preload again.")
-        return cls(**_from_plain(body))
+        try:
+            manifest = cls(**_from_plain(body))
+            wrong = _contradiction(manifest)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise InvalidInput(
+                f"{path} must have the fields of a store, it does not ({error}); preload again."
+            ) from error
+        if wrong is not None:
+            raise InvalidInput(f"{path} must agree with itself, {wrong}; preload again.")
+        return manifest
+
+
+def _contradiction(manifest: StoreManifest) -> str | None:
+    """What would lead reading out of the store's folder, or out of its files and classes; None if all is well."""
+    sizes = ["image_res", *(("res", "heads", "tokens", "head_dim") if manifest.layers is not None else ())]
+    for name in sizes:
+        if not (_is_count(value := getattr(manifest, name)) and value > 0):
+            return f"{name} is {value!r}"
+    classes, layout = len(manifest.classes), manifest.layout
+    for example in manifest.examples:
+        if not (isinstance(example.name, str) and example.split in SPLITS):
+            return f"image {example.name!r} is of split {example.split!r}"
+        if not (_is_count(example.label) and example.label < classes):
+            return f"image {example.name!r} has label {example.label!r} of {classes} classes"
+    row_bytes = {"images": manifest.image_bytes} | ({"features": layout.row_bytes} if layout else {})
+    for shard in manifest.shards:
+        files = {"images": shard.images} | ({"features": shard.features} if shard.features else {})
+        if files.keys() != row_bytes.keys():
+            return f"a shard holds {' and '.join(files)} instead of {' and '.join(row_bytes)}"
+        for kind, file in files.items():
+            if not _is_plain_name(file.name):
+                return f"file name {file.name!r} is not one of its folder"
+            if file.row_bytes != row_bytes[kind]:
+                return f"rows of {file.name} have {file.row_bytes!r} bytes instead of {row_bytes[kind]}"
+            if len(file.digests) % DIGEST_HEX_DIGITS or file.rows != shard.images.rows:
+                return f"{file.name} has {file.rows} rows and not one for each of {shard.images.rows} images"
+    if (rows := sum(shard.images.rows for shard in manifest.shards)) != len(manifest.examples):
+        return f"it lists {len(manifest.examples)} images for {rows} rows"
+    return None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_plain_name(name: Any) -> bool:
+    """Whether a text names a file inside a folder, on any system."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")
 
 
 def _body_digest(body: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ from .feature_store import FeatureStore, StoreDtype
 from .grey_survey import find_greys
 from .manifest import MANIFEST, StoreManifest
 from .source_files import refuse_changed
-from .writer import ShardWriter, merge_shards, shard_of
+from .writer import AlreadyFinished, ShardWriter, merge_shards, shard_of
 
 Progress = Callable[[int, int], None]
 """Function called with the number of images this process has done, and its total."""
@@ -114,7 +114,10 @@ def preload(
     )
     if (out / MANIFEST).exists():
         return _finished(out, settings, dataset)
-    writer = ShardWriter(out, settings, shard_of(dataset.examples, rank, world_size), rank, world_size)
+    try:
+        writer = ShardWriter(out, settings, shard_of(dataset.examples, rank, world_size), rank, world_size)
+    except AlreadyFinished:  # since the line above
+        return _finished(out, settings, dataset)
     try:
         refuse_changed(out, dataset, writer.examples[: writer.done], writer.begun_with)
         examples = writer.examples[writer.done :]

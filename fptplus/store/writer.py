@@ -10,6 +10,7 @@ machine the checksums tell which rows arrived.
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -23,11 +24,21 @@ from filelock import FileLock, Timeout
 from fptplus.data import Example, ImageDataset
 from fptplus.distributed import Processes
 from fptplus.errors import InvalidInput
+from fptplus.whole_file import unfinished_files
 
 from .manifest import MANIFEST, DataFile, Shard, StoreManifest, row_digest
 from .source_files import SourceFile
 
 SYNC_INTERVAL_S = 5.0
+
+MERGE_LIMIT_S = 600.0
+"""Writing the manifest of a million images takes seconds; whoever needs longer hangs."""
+
+_PROGRESS_NAME = re.compile(r"progress-[0-9]+-of-[0-9]+\.jsonl")
+
+
+class AlreadyFinished(InvalidInput):
+    """Another process has finished the store in the meantime."""
 
 
 def shard_of(examples: Sequence[Example], rank: int, world_size: int) -> Sequence[Example]:
@@ -45,7 +56,9 @@ class ShardWriter:
         rank, world_size: which process this is, of how many.
 
     Raises:
-        InvalidInput: if another process is writing the same files, or they were begun with other settings.
+        AlreadyFinished: if the store has its manifest; its rows are left alone.
+        InvalidInput: if another process is writing the same files, they were begun with other settings, or they are
+            not of preloading.
     """
 
     def __init__(
@@ -74,7 +87,11 @@ class ShardWriter:
                 f"{self._progress_path} must be written by one process, another one is at it; wait for it or stop it."
             ) from error
         try:
+            if (folder / MANIFEST).exists():
+                self._progress_path.with_suffix(".lock").unlink(missing_ok=True)
+                raise AlreadyFinished(f"{folder} must be unfinished to be written to, it holds {MANIFEST}; open it.")
             _refuse_other_world_size(folder, world_size)
+            self._refuse_foreign_files()
             self._resume()
         except InvalidInput:
             self._lock.release()
@@ -151,7 +168,7 @@ class ShardWriter:
             files = {kind: stack.enter_context(path.open("rb")) for kind, path in self._paths.items()}
             for number, (line, entry) in enumerate(complete_lines(self._progress_path)):
                 if number == 0:
-                    self._refuse_other_settings(entry["settings"])
+                    self._refuse_other_settings(begun_settings(entry, self._progress_path))
                 elif "skipped" in entry:
                     self.done += 1
                 elif all(row_digest(file.read(self._kinds[kind])) == entry[kind] for kind, file in files.items()):
@@ -164,6 +181,15 @@ class ShardWriter:
         for kind, path in self._paths.items():
             os.truncate(path, self.rows * self._kinds[kind])
         os.truncate(self._progress_path, good_bytes)
+
+    def _refuse_foreign_files(self) -> None:
+        """What no progress file tells of was not written by preloading, and is not cut."""
+        for path in () if self._progress_path.exists() else self._paths.values():
+            if path.exists() and path.stat().st_size:
+                raise InvalidInput(
+                    f"{path} must come with {self._progress_path.name}, which is missing; choose another folder, or "
+                    "move the file away."
+                )
 
     def _refuse_other_settings(self, begun: dict) -> None:
         for field, value in self.settings.settings().items():
@@ -197,22 +223,61 @@ def progress_path(folder: Path, rank: int, world_size: int) -> Path:
     return folder / f"progress-{rank}-of-{world_size}.jsonl"
 
 
+def progress_files(folder: Path) -> list[Path]:
+    """Those of all processes, and no file that only looks alike."""
+    return [path for path in folder.glob("progress-*.jsonl") if _PROGRESS_NAME.fullmatch(path.name)]
+
+
+def begun_settings(first: dict, path: Path) -> dict:
+    """The settings in the first entry of a progress file.
+
+    Raises:
+        InvalidInput: if the file is not of preloading.
+    """
+    settings = first.get("settings") if isinstance(first, dict) else None
+    if not isinstance(settings, dict):
+        raise InvalidInput(
+            f"{path} must begin with the settings of a store, it does not; choose another folder, or move it away."
+        )
+    return settings
+
+
 def merge_shards(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_size: int) -> bool:
     """Write the manifest and remove what only resuming needs, if all processes have finished; return whether they have.
 
     Raises:
-        InvalidInput: if no image could be decoded.
+        InvalidInput: if not one image could be decoded, or another process is at it for ever.
     """
-    with FileLock(folder / "manifest.lock"):
+    with _manifest_lock(folder):
         if not (folder / MANIFEST).exists():
             merged = _merged(folder, settings, dataset, world_size)
             if merged is None:
                 return False
             with disk_errors_said(folder, "the images without their manifest"):
                 merged.write(folder)
-        for path in (*folder.glob("progress-*.jsonl"), *folder.glob("*.lock")):
-            path.unlink(missing_ok=True)
+        for progress in progress_files(folder):
+            progress.unlink(missing_ok=True)
+            progress.with_suffix(".lock").unlink(missing_ok=True)
+        for left in unfinished_files(folder, MANIFEST):  # by a process that was killed; the lock is ours
+            left.unlink(missing_ok=True)
+        (folder / "manifest.lock").unlink(missing_ok=True)
     return True
+
+
+@contextmanager
+def _manifest_lock(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / "manifest.lock")
+    try:
+        lock.acquire(timeout=MERGE_LIMIT_S)
+    except Timeout as error:
+        raise InvalidInput(
+            f"{lock.lock_file} must be held for a moment only, another process has held it for {MERGE_LIMIT_S:g} s; "
+            "end that process, then repeat the command."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _merged(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_size: int) -> StoreManifest | None:
@@ -285,7 +350,7 @@ def complete_lines(path: Path) -> list[tuple[bytes, dict]]:
 
 
 def _refuse_other_world_size(folder: Path, world_size: int) -> None:
-    for path in folder.glob("progress-*-of-*.jsonl"):
+    for path in progress_files(folder):
         begun = int(path.stem.rsplit("-", 1)[1])
         if begun != world_size:
             raise InvalidInput(

@@ -192,14 +192,16 @@ def generate(
         on_progress: called with the number of images written and the total.
 
     Raises:
-        InvalidInput: if there are too few images for three splits, the resolution is below 64 or not a multiple of 16,
-            or the folder is not empty.
+        InvalidInput: if there are too few images for three splits, the resolution is no multiple of 16 from 64 on, the
+            seed is negative, or the folder is not empty.
     """
     if images_per_class < MIN_IMAGES_PER_CLASS:
         raise InvalidInput(
             f"images_per_class must be at least {MIN_IMAGES_PER_CLASS}, to have some in every split, "
             f"got {images_per_class}."
         )
+    if seed < 0:
+        raise InvalidInput(f"seed must be at least 0, got {seed}.")
     if res < 64 or res % 16:
         raise InvalidInput(f"res must be a multiple of 16 and at least 64, got {res}.")
     with new_folder(out) as folder:

@@ -6,6 +6,8 @@ ended.
 """
 
 import math
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -14,10 +16,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fptplus.distributed import Processes
+from fptplus.errors import InvalidInput
 from fptplus.network.precision import Precision, autocast
 from fptplus.whole_file import whole_file
 
@@ -220,8 +224,28 @@ class _Run:
             "method": self.tuning.method_state() if self.tuning.method_state else None,
         }
         best = learnable if history.best is history.epochs[-1] else None
-        write_training_state(self.folder, state, best, self.info)
-        self._write_metrics(history)
+        try:
+            write_training_state(self.folder, state, best, self.info)
+            self._write_metrics(history)
+        except (OSError, RuntimeError, SafetensorError) as error:  # whatever the three libraries make of a full disk
+            raise self._kept_elsewhere(state, best, error) from error
+
+    def _kept_elsewhere(self, state: dict, best: dict[str, Tensor] | None, error: Exception) -> InvalidInput:
+        """What to say of an epoch that the folder does not take; it is kept among temporary files, if these take it."""
+        said = (
+            f"{str(self.folder)!r} must take epoch {len(state['history'])}, it could not be written "
+            f"({getattr(error, 'strerror', None) or error})"
+        )
+        elsewhere = Path(tempfile.mkdtemp(prefix="fptplus-epoch-"))
+        try:
+            write_training_state(elsewhere, state, best, self.info)
+        except (OSError, RuntimeError, SafetensorError):
+            shutil.rmtree(elsewhere, ignore_errors=True)
+            return InvalidInput(f"{said}; make room and repeat the command, which resumes after the epoch before.")
+        return InvalidInput(
+            f"{said}; it is kept in {str(elsewhere)!r}: make room, move its files there and repeat the command, which "
+            "resumes."
+        )
 
     def _write_metrics(self, history: History) -> None:
         with whole_file(self.folder / "metrics.csv") as beside:

@@ -38,6 +38,8 @@ class TrainingConfig:
         for name in ("epochs", "batch_size"):
             if (value := getattr(self, name)) < 1:
                 raise InvalidInput(f"{name.replace('_', '-')} must be at least 1, got {value}.")
+        if self.seed < 0:
+            raise InvalidInput(f"seed must be at least 0, got {self.seed}.")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InvalidInput(f"lr must be above 0, got {self.lr:g}.")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):

@@ -1,6 +1,7 @@
 """`python -m fptplus evaluate`: score a checkpoint on a split of a store, or classify images."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from tyro.conf import UseAppendAction
 
 from fptplus.errors import InvalidInput
+from fptplus.output_folder import check_output_folder
 from fptplus.store.feature_store import FeatureStore
 from fptplus.training.checkpoint import CheckpointInfo, load_learnable
 from fptplus.training.efficiency import performance_efficiency
@@ -27,6 +29,7 @@ from methods import find_method
 from methods.classifier import build_as_trained, load_classifier
 
 from .device import DeviceName, resolve_device
+from .plain_console import plain_console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +81,18 @@ def main(config: EvaluateConfig) -> int:
     """Print scores, or the class probabilities of images."""
     if (config.store is None) == (not config.image):
         raise InvalidInput("evaluate must be given either --store or --image, got both or neither.")
-    if config.memory_mib is not None and not min(config.memory_mib) > 0:
+    if config.memory_mib is not None and not all(0 < size < math.inf for size in config.memory_mib):
         raise InvalidInput(
             f"memory-mib must be two numbers above 0, got {config.memory_mib[0]:g} {config.memory_mib[1]:g}."
         )
     if config.resamples < 0:
         raise InvalidInput(f"resamples must be at least 0, got {config.resamples}.")
-    device, console = resolve_device(config.device), Console()
+    for name in ("out", "predictions"):
+        if (path := getattr(config, name)) is not None:
+            if path.is_dir():
+                raise InvalidInput(f"{name} must be a file to write to, {str(path)!r} is a folder.")
+            check_output_folder(path.parent)
+    device, console = resolve_device(config.device), plain_console()
     if config.image:
         classify(console, config, device)
     else:

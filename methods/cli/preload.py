@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from fptplus.data import ImageDataset, open_dataset
@@ -21,8 +20,10 @@ from fptplus.data.splits import checked_without
 from fptplus.distributed import launched
 from fptplus.errors import InvalidInput
 from fptplus.network.precision import Precision
+from fptplus.output_folder import check_output_folder
 from fptplus.store.feature_store import FeatureStore, StoreDtype
 from fptplus.store.grey_survey import find_greys
+from fptplus.store.manifest import MANIFEST
 from fptplus.store.preloading import preload, stored_image_res
 from fptplus.training.checkpoint import lpm_sha256
 from methods import Method, find_method
@@ -30,6 +31,7 @@ from methods.backbone import published_normalization
 from methods.method import build_for_training
 
 from .device import DeviceName, resolve_device
+from .plain_console import plain_console
 from .progress_bar import progress_bar
 
 MIB = 2**20
@@ -96,7 +98,9 @@ def main(config: PreloadConfig) -> int:
     """Make a store, or resume one."""
     if config.batch_size < 1:
         raise InvalidInput(f"batch_size must be at least 1, got {config.batch_size}.")
-    device, console, processes = resolve_device(config.device), Console(), launched()
+    if not (config.out / MANIFEST).exists():  # a finished store may lie where nothing can be written
+        check_output_folder(config.out)
+    device, console, processes = resolve_device(config.device), plain_console(), launched()
     if device == "cuda":
         torch.cuda.set_device(processes.rank % torch.cuda.device_count())
     dataset = open_dataset(config.data, seed=config.seed, group_level=config.group_level)
@@ -205,14 +209,14 @@ def _table_of_classes(dataset: ImageDataset) -> Table:
         table.add_column(split, justify="right")
     counts = {split: Counter(dataset.labels(split)) for split in SPLITS}
     for label, name in enumerate(dataset.classes[:MAX_CLASSES]):
-        table.add_row(escape(name), *(str(counts[split][label]) for split in SPLITS))
+        table.add_row(name, *(str(counts[split][label]) for split in SPLITS))
     if len(dataset.classes) > MAX_CLASSES:
         table.add_row(f"and {len(dataset.classes) - MAX_CLASSES} more")
     return table
 
 
 def _print_note(console: Console, note: str) -> None:
-    console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
 def print_summary(console: Console, store: FeatureStore, seconds: float) -> None:
@@ -233,6 +237,6 @@ def print_summary(console: Console, store: FeatureStore, seconds: float) -> None
             soft_wrap=True,
         )
         for name, reason in manifest.skipped[:MAX_LISTED]:
-            console.print(f"  {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"  {name}: {reason}", highlight=False, soft_wrap=True)
         if len(manifest.skipped) > MAX_LISTED:
             console.print(f"  and {len(manifest.skipped) - MAX_LISTED} more, listed in {store.folder}/manifest.json")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from fptplus.data.presets import find_preset
+
+from .plain_console import plain_console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class PrepareConfig:
 
 
 def main(config: PrepareConfig) -> int:
-    """Prepare a dataset, and print what is there and what is not as expected."""
-    preset, console = find_preset(config.preset), Console()
+    """Prepare, and say what is there and what is not as expected."""
+    preset, console = find_preset(config.preset), plain_console()
     for sentence in preset.prepare(config.raw, config.out):
         console.print(sentence, highlight=False, soft_wrap=True)
     console.print(f"source: {preset.source_url}\nlicence: {preset.licence}", highlight=False, soft_wrap=True)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from safetensors.torch import save_file
 
 from fptplus.errors import InvalidInput
@@ -13,6 +12,7 @@ from fptplus.whole_file import whole_file
 from methods import create_backbone
 from methods.backbone import published_normalization
 
+from .plain_console import plain_console
 from .progress_bar import progress_bar
 
 
@@ -45,7 +45,7 @@ def main(config: PretrainConfig) -> int:
         auc = train_pretext(vit, published_normalization(config.model), config, on_progress)
     _save(vit, config.out)
     scores = ", ".join(f"{name} {value:.3f}" for name, value in auc.items())
-    Console().print(
+    plain_console().print(
         f"{config.model} in {config.out}; AUC of patches by structure: {scores}", highlight=False, soft_wrap=True
     )
     return 0

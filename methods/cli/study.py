@@ -12,6 +12,7 @@ from fptplus.synthetic.fundus import CLASSES, generate
 from fptplus.whole_file import whole_file
 
 from . import preload, pretrain, train, visualize
+from .plain_console import plain_console
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def main(config: StudyConfig) -> int:
     with whole_file(config.out / "study.csv") as beside:
         runs.drop(columns="checkpoint").to_csv(beside, index=False)
     _draw(config, images, runs.checkpoint.iloc[0])
-    _report(Console(), runs)
+    _report(plain_console(), runs)
     return 0
 
 

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from fptplus.synthetic.fundus import REFERENCE_RES, generate
 
+from .plain_console import plain_console
 from .progress_bar import progress_bar
 
 
@@ -40,7 +39,7 @@ def main(config: SynthesizeConfig) -> int:
             seed=config.seed,
             on_progress=on_progress,
         )
-    Console().print(
+    plain_console().print(
         f"{2 * config.images_per_class} images of {config.res} px in {config.out}", highlight=False, soft_wrap=True
     )
     return 0

@@ -21,6 +21,7 @@ from tyro.conf import UseAppendAction
 from fptplus.data.presets import preset_of_normalization
 from fptplus.distributed import Processes, process_group
 from fptplus.errors import InvalidInput
+from fptplus.output_folder import check_output_folder
 from fptplus.store.feature_store import FeatureStore
 from fptplus.store.preloading import largest_train_res
 from fptplus.training.checkpoint import BEST, CheckpointInfo, lpm_sha256
@@ -36,6 +37,7 @@ from methods.backbone import AttentionMode, Checkpointing, create_backbone, patc
 from methods.method import build_for_training
 
 from .device import DeviceName, resolve_device
+from .plain_console import plain_console
 from .progress_bar import progress_bar
 
 
@@ -155,7 +157,8 @@ def main(config: TrainConfig) -> int:
     """Search the grid, repeat the best, report."""
     if config.repeats < 1:
         raise InvalidInput(f"repeats must be at least 1, got {config.repeats}.")
-    console = Console()
+    check_output_folder(config.out)
+    console = plain_console()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     device = resolve_device(config.device)
     with process_group(device) as processes:

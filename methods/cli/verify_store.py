@@ -19,6 +19,7 @@ from fptplus.training.checkpoint import lpm_sha256
 from methods import create_backbone
 
 from .device import DeviceName, resolve_device
+from .plain_console import plain_console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +53,10 @@ class VerifyStoreConfig:
 
 
 def main(config: VerifyStoreConfig) -> int:
-    """Check a store; return 1 if something is wrong with it."""
-    console = Console()
+    """Check a store; 1 if something is wrong with it."""
+    if config.rows < 1:
+        raise InvalidInput(f"rows must be at least 1, got {config.rows}.")
+    console = plain_console()
     try:
         store = FeatureStore.open(config.store)
         store.verify()

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from tyro.conf import UseAppendAction
 
 from fptplus.data.images import split_frame
 from fptplus.errors import InvalidInput
+from fptplus.output_folder import check_output_folder
 from fptplus.token_figures import attention_on_prompts, draw_attention_on_prompts, draw_tokens, view_tokens
 from fptplus.training.checkpoint import CheckpointInfo
 from methods import find_method
 from methods.classifier import load_classifier
 
 from .device import DeviceName, resolve_device
+from .plain_console import plain_console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +53,11 @@ def main(config: VisualizeConfig) -> int:
     """Draw Fig. 9 for each image and head, and Fig. 6 over all images."""
     if not config.image:
         raise InvalidInput("image must be given at least once, got none; name a file with --image.")
+    check_output_folder(config.out)
     method = CheckpointInfo.read(config.checkpoint).method
     if not find_method(method).reads_features:
         raise InvalidInput(f"checkpoint must be of a method with fine-grained prompts, fpt or fptplus, got {method}.")
-    device, console = resolve_device(config.device), Console()
+    device, console = resolve_device(config.device), plain_console()
     classifier = load_classifier(config.checkpoint, weights=config.weights, device=device)
     backbone, trained = classifier.preloader, classifier.model
     layer = backbone.tapped_layers[-1] if config.layer is None else config.layer - 1

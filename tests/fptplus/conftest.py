@@ -3,13 +3,13 @@ import shutil
 import pytest
 import torch
 
-from fptplus import cpu_kernels
+from fptplus import build_cache, cpu_kernels
 
 
 @pytest.fixture
 def cpu_kernel():
     """The CPU's kernels, without which the test has nothing to test."""
-    if not any(map(shutil.which, cpu_kernels.COMPILERS)):
+    if not any(map(shutil.which, build_cache.COMPILERS)):
         pytest.skip("the CPU's kernels need a C++ compiler")
     assert cpu_kernels.can_run_on(torch.zeros(1))
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from fptplus import cpu_kernels
+from fptplus import build_cache, cpu_kernels
 from fptplus.network.lean.side_attention import side_attention
 
 pytestmark = pytest.mark.usefixtures("cpu_kernel")
@@ -32,13 +32,52 @@ def attended(seed=0):
 def test_they_are_compiled_once_and_kept(first_use, caplog):
     caplog.set_level(logging.INFO)
     assert cpu_kernels.can_run_on(torch.zeros(1))
-    (kept,) = first_use.glob("fptplus/*")
-    assert kept.name.startswith("cpu_kernels-") and kept.suffix == ".so"
+    (kept,) = first_use.glob("fptplus/*/*.so")
+    assert kept.parent.name.startswith("cpu_kernels-")
     written = kept.stat().st_mtime_ns
     cpu_kernels._library.cache_clear()
     assert cpu_kernels.can_run_on(torch.zeros(1))
-    assert [path.stat().st_mtime_ns for path in first_use.glob("fptplus/*")] == [written]
-    assert [record.getMessage() for record in caplog.records] == [f"compiling the CPU's kernels into {kept}"]
+    assert [path.stat().st_mtime_ns for path in first_use.glob("fptplus/*/*.so")] == [written]
+    compiled = f"compiling the CPU's kernels into {first_use / 'fptplus'}"
+    assert [record.getMessage() for record in caplog.records] == [compiled]
+
+
+@pytest.mark.parametrize("harm", ["truncated", "another's bytes"])
+def test_kernels_that_are_not_as_they_were_compiled_are_compiled_again(first_use, harm):
+    assert cpu_kernels.can_run_on(torch.zeros(1))
+    (kept,) = first_use.glob("fptplus/*/*.so")
+    whole = kept.read_bytes()
+    kept.unlink()  # the loaded file must not change under this process
+    kept.write_bytes(whole[:100] if harm == "truncated" else whole[:-1] + b"x")
+    cpu_kernels._library.cache_clear()
+    assert cpu_kernels.can_run_on(torch.zeros(1))
+    assert kept.read_bytes()[:-1] == whole[:-1] and kept.read_bytes()[-1:] == whole[-1:]
+
+
+def test_kernels_in_a_folder_that_others_can_write_are_not_loaded(first_use, caplog):
+    (first_use / "fptplus").mkdir()
+    (first_use / "fptplus").chmod(0o777)
+    assert not cpu_kernels.can_run_on(torch.zeros(1))
+    assert "writable by nobody else" in caplog.text
+
+
+def test_a_compiler_that_hangs_is_given_up(first_use, monkeypatch, caplog, tmp_path):
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\nsleep 60\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(build_cache, "COMPILE_LIMIT_S", 0.2)
+    assert not cpu_kernels.can_run_on(torch.zeros(1))
+    assert "g++ took longer than 0.2 s" in caplog.text
+
+
+def test_a_compiler_may_say_anything(first_use, monkeypatch, caplog, tmp_path):
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\nprintf '\\377\\376' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert not cpu_kernels.can_run_on(torch.zeros(1))
+    assert "could not be compiled" in caplog.text
 
 
 def test_without_a_compiler_the_log_says_so_and_operators_run(first_use, monkeypatch, caplog):
@@ -48,7 +87,8 @@ def test_without_a_compiler_the_log_says_so_and_operators_run(first_use, monkeyp
     for got, expected in zip(attended(), right, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        "the CPU's kernels need a C++ compiler (g++), there is none; PyTorch's operators are used, slower"
+        "the CPU's kernels could not be compiled, PyTorch's operators are used, slower: "
+        "there is no C++ compiler; install g++"
     ]
 
 
@@ -57,7 +97,7 @@ def test_a_compiler_that_fails_is_reported_and_leaves_nothing(first_use, monkeyp
     assert not cpu_kernels.can_run_on(torch.zeros(1))
     (message,) = (record.getMessage() for record in caplog.records)
     assert message.startswith("the CPU's kernels could not be compiled") and "-fno-such-thing" in message
-    assert not list(first_use.glob("fptplus/*"))
+    assert [path for path in first_use.glob("fptplus/*") if path.suffix != ".lock"] == []
 
 
 def test_a_folder_that_cannot_be_written_is_reported(first_use, monkeypatch, caplog):
@@ -71,7 +111,7 @@ def test_a_user_without_a_home_folder_is_told(first_use, monkeypatch, caplog):
         raise RuntimeError("Could not determine home directory.")  # as pathlib says it
 
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(cpu_kernels.Path, "home", home)
+    monkeypatch.setattr(build_cache.Path, "home", home)
     assert not cpu_kernels.can_run_on(torch.zeros(1))
     assert "Could not determine home directory." in caplog.text
 

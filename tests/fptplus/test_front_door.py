@@ -51,6 +51,50 @@ def test_wrong_input_is_a_sentence_and_an_interruption_no_traceback(commands, ca
     assert capsys.readouterr().err == "error: to must not be 13.\ninterrupted; call it again\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(28, "No space left on device"), "(No space left on device); make room and call it again."),
+        (PermissionError(13, "Permission denied", "x/y"), "'x/y' must be a file .* it is not (Permission denied)"),
+        (NotADirectoryError(20, "Not a directory", "file/z"), "'file/z' must be a file"),
+    ],
+)
+def test_a_disk_or_file_that_fails_is_a_sentence(monkeypatch, capsys, error, sentence):
+    def fail(config: CountConfig) -> int:
+        raise error
+
+    monkeypatch.setitem(sys.modules, "numbers_of.count", SimpleNamespace(main=fail))
+    assert FrontDoor(program="numbers", package="numbers_of", commands={"count": "Count."}).enter(["count"]) == 2
+    told = capsys.readouterr().err
+    assert all(part in told for part in sentence.split(" .* ")) and told.count("\n") == 1
+
+
+def test_sigterm_ends_it_as_ctrl_c_does(tmp_path):
+    (tmp_path / "numbers_of").mkdir()
+    (tmp_path / "numbers_of" / "wait.py").write_text(
+        "import time\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Config:\n    'Wait.'\n"
+        "def main(config: Config) -> int:\n"
+        "    try:\n        print('waiting', flush=True)\n        time.sleep(60)\n"
+        "    finally:\n        print('tidied up', flush=True)\n"
+    )
+    code = (
+        "import sys; from fptplus.front_door import FrontDoor\n"
+        "sys.exit(FrontDoor(program='n', package='numbers_of', commands={'wait': 'Wait.'}).enter(['wait']))"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "waiting\n"
+    process.terminate()
+    assert process.communicate(timeout=30) == ("tidied up\n", "interrupted\n") and process.returncode == 143
+
+
 @pytest.mark.parametrize("default", [None, "count"])
 def test_an_unknown_command_is_called_that(commands, default, capsys):
     assert FrontDoor(**commands, default=default).enter(["coumt", "--to", "7"]) == 2

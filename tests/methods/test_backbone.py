@@ -21,6 +21,7 @@ def test_an_unknown_model_is_answered_with_names_near_it():
         ("vit_base_r50_s16_224", "HybridEmbed"),
         ("vit_relpos_base_patch16_224", "VisionTransformerRelPos"),
         ("resnet18", "unexpected keyword argument 'img_size'"),
+        ("vit_small_patch16_18x2_224", "its blocks are ParallelThingsBlock;"),
         ("deit_base_distilled_patch16_224", "VisionTransformerDistilled"),
     ],
 )

@@ -16,10 +16,10 @@ MIN_WINDOW_S = 5.0
 
 MIN_SAMPLES = 20
 
-_SLOWED = {
-    "power limit": pynvml.nvmlClocksThrottleReasonSwPowerCap,
-    "temperature": pynvml.nvmlClocksThrottleReasonSwThermalSlowdown | pynvml.nvmlClocksThrottleReasonHwThermalSlowdown,
-}
+_SW_POWER_CAP, _SW_THERMAL, _HW_THERMAL = 0x04, 0x20, 0x40
+"""Bits of nvml.h's nvmlClocksThrottleReasons, which not every distribution of pynvml names."""
+
+_SLOWED = {"power limit": _SW_POWER_CAP, "temperature": _SW_THERMAL | _HW_THERMAL}
 
 
 @dataclass(frozen=True, kw_only=True)

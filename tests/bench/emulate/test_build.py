@@ -1,11 +1,15 @@
 """The emulated device where it cannot be built, and with a cache that has been damaged."""
 
+import hashlib
+import json
 import os
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
+from filelock import FileLock
 
 from bench.emulate import build
 from bench.emulate.build import CannotEmulate, device_libraries, find_torch, why_not
@@ -131,6 +135,45 @@ def test_a_compiler_that_hangs_is_given_up(monkeypatch):
     monkeypatch.setattr(build_cache, "COMPILE_LIMIT_S", 0.2)
     with pytest.raises(BuildFailed, match="took longer than"):
         build_cache.run_tool(sys.executable, "-c", "import time; time.sleep(5)")
+
+
+def test_what_a_hanging_compiler_started_ends_with_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(build_cache, "COMPILE_LIMIT_S", 0.5)
+    mark = tmp_path / "still running"
+    with pytest.raises(BuildFailed, match="took longer than"):
+        build_cache.run_tool("sh", "-c", f"(sleep 1.5; touch '{mark}') & wait")
+    time.sleep(1.5)
+    assert not mark.exists()
+
+
+def test_a_build_in_progress_elsewhere_is_not_awaited_for_ever(cache, monkeypatch):
+    built("thing", ["source"], make)
+    (folder,) = (path for path in cache.iterdir() if path.is_dir())
+    (folder / "library.so").unlink()
+    monkeypatch.setattr(build_cache, "WAIT_LIMIT_S", 0.2)
+    with FileLock(cache / f"{folder.name}.lock"), pytest.raises(BuildFailed, match="another process has held"):
+        built("thing", ["source"], make)
+
+
+@pytest.mark.parametrize("left", ["a killed build", "a link", "a file"])
+def test_what_lies_in_the_way_is_cleared(cache, tmp_path, left):
+    folder = built("thing", ["source"], make)
+    if left == "a killed build":
+        (folder / "library.so").unlink()
+        (cache / f".build-{folder.name}-killed").mkdir()
+    else:
+        elsewhere = folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(elsewhere) if left == "a link" else folder.write_text("a file")
+    assert (built("thing", ["source"], make) / "library.so").read_text() == "code"
+    assert not folder.is_symlink() and not list(cache.glob(".build-*"))
+
+
+def test_a_build_that_others_can_write_is_built_again(cache):
+    folder = built("thing", ["source"], make)
+    folder.chmod(0o777)
+    (folder / "library.so").write_text("foreign")
+    (folder / "built.json").write_text(json.dumps({"library.so": hashlib.sha256(b"foreign").hexdigest()}))
+    assert (built("thing", ["source"], make) / "library.so").read_text() == "code"
 
 
 def test_the_first_words_of_a_failed_compiler_are_told():

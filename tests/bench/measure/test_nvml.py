@@ -1,5 +1,10 @@
 """Match CUDA's device with NVML's on the emulated device; MIG slices, meters and errors use a fake NVML."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import on_emulated_gpu as on_gpu
 import pynvml
 import pytest
@@ -24,6 +29,21 @@ def test_every_error_code_has_a_sentence_of_its_own(name):
     assert sentence == ERRORS[CODES[name]]
     assert len(sentence) > 20 and not sentence.endswith(".")
     assert list(ERRORS.values()).count(sentence) == 1
+
+
+def test_another_distribution_of_pynvml_may_lack_names(tmp_path):
+    """The package `pynvml` has had several authors; an early one knows few codes and no reasons for slow clocks."""
+    (tmp_path / "pynvml.py").write_text(
+        "class NVMLError(Exception): pass\n"
+        "class NVMLError_Uninitialized(NVMLError): pass\n"
+        "NVML_ERROR_UNINITIALIZED = 1\n"
+    )
+    code = "import bench.measure.meters.power, bench.measure.meters.nvml as nvml; print(len(nvml.ERRORS))"
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[3])])
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert run.stdout == "1\n", run.stderr
 
 
 def test_a_code_of_a_later_driver_is_named():

@@ -1,10 +1,14 @@
 import json
+import re
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from bench.cells.config import CellConfig
+from bench.records import results_store
 from bench.records.record import COLUMNS, Record, new_record
 from bench.records.results_store import ResultsStore
 from fptplus import InvalidInput
@@ -79,9 +83,12 @@ def test_a_failed_write_leaves_the_old_record_and_no_rubbish(store, monkeypatch)
     store.write(made := record())
     before = sorted(path.name for path in store.records_folder.iterdir())
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InvalidInput, match="No space") as error:
         store.write(replace(made, forward_macs=1))
     monkeypatch.undo()
+    kept = Path(re.search(r"its record is kept in '([^']+)'", str(error.value))[1])
+    assert json.loads(kept.read_text())["forward_macs"] == 1, "what was just measured is not lost"
+    kept.unlink()
     assert store.find(made.cell_id) == made
     assert sorted(path.name for path in store.records_folder.iterdir()) == before
 
@@ -90,6 +97,28 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidInput, match="out must be a folder that can be written"):
         ResultsStore(tmp_path / "file")
+
+
+def test_a_lock_that_is_held_for_ever_is_named(store, monkeypatch):
+    monkeypatch.setattr(results_store, "LOCK_LIMIT_S", 0.1)
+    with (
+        FileLock(store.records_folder / ".lock"),
+        pytest.raises(InvalidInput, match="be held for a moment only"),
+    ):
+        store.write(record())
+
+
+def test_reading_needs_no_folder_that_can_be_written(store, monkeypatch, tmp_path):
+    store.write(made := record())
+
+    def read_only(**options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    assert ResultsStore(store.folder, read_only=True).records() == [made]
+    assert ResultsStore(tmp_path / "none", read_only=True).records() == [] and not (tmp_path / "none").exists()
+    with pytest.raises(InvalidInput, match="Read-only file system"):
+        ResultsStore(store.folder)
 
 
 def test_records_are_plain_json(store):

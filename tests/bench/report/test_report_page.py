@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.cards.gpus import GPUS
+from bench.report.page import script_json
 from bench.units import MIB
 
 ROOT = Path(__file__).parents[3]
@@ -49,6 +50,17 @@ def test_it_is_one_file_that_asks_for_nothing_else():
     assert all(link.startswith(("data:", "#")) for link in linked)
     assert "@import" not in TEXT
     assert not re.search(r"\b(fetch|XMLHttpRequest|WebSocket|import)\s*\(", TEXT)
+
+
+def test_no_text_of_a_record_ends_its_script_or_begins_a_comment():
+    text = script_json({"detail": "<!--<script>x</script>"})
+    assert "<" not in text and json.loads(text) == {"detail": "<!--<script>x</script>"}
+    data = re.search(r'id="data">(.*?)</script>', TEXT, re.S)[1]
+    assert "<" not in data
+
+
+def test_its_policy_forbids_it_to_load_anything():
+    assert "default-src 'none'" in TEXT.partition("<style>")[0]
 
 
 def test_it_loads_without_a_word_on_the_console(page):

@@ -29,6 +29,14 @@ def printed(width, view=VIEW):
     return console.file.getvalue()
 
 
+def test_brackets_and_colons_of_names_are_printed_as_they_are(capsys):
+    item = SimpleNamespace(name="run[/old] [red]x[/] :smile:")
+    columns = (Column(heading="Method [a]", show=lambda item: item.name),)
+    Printer().show([], TableView(title="of [1] :smile:", columns=columns, items=[item]))
+    printed_text = capsys.readouterr().out
+    assert item.name in printed_text and "of [1] :smile:" in printed_text and "Method [a]" in printed_text
+
+
 def test_a_narrow_table_has_the_essential_columns_with_whole_numbers():
     text = printed(80)
     assert text.count("1,234,567.8") == 4 and "Size 4" not in text

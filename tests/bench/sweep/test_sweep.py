@@ -6,6 +6,7 @@ import random
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -123,6 +124,16 @@ def test_sweeps_that_share_a_redo_do_not_redo_each_other_s_cells(store):
     assert (len(devices[0].asked), len(devices[1].asked)) == (3, 0)
 
 
+@pytest.mark.parametrize("date", ["2999-01-01T00:00:00.000+00:00", "2020-01-01T00:00:00", "yesterday", None])
+def test_a_record_of_an_impossible_date_is_redone_all_the_same(store, date):
+    run_sweep(CELLS[:1], store, SILENT, Device())
+    store.write(replace(store.find(CELLS[0].cell_id), started_at=date), supersede=True)
+    rules = Rules(redo=Redo(what="all", before=datetime.now(UTC)))
+    with pytest.warns(UserWarning, match="in the future") if date == "2999-01-01T00:00:00.000+00:00" else nullcontext():
+        run_sweep(CELLS[:1], store, SILENT, device := Device(), rules)
+    assert device.asked == [CELLS[0].res]
+
+
 def test_two_sweeps_into_one_folder_share_its_cells_out(tmp_path):
     device = Device(takes_s=0.01)
     results = []
@@ -191,9 +202,18 @@ def test_progress_is_told_of_every_cell(store):
 
 
 def test_what_a_dying_process_left_half_written_is_removed(store):
-    (store.records_folder / ".abc.json.x1y2").write_text('{"half')
+    for folder, name in ((store.records_folder, "abc.json"), (store.folder, "results.csv")):
+        (folder / f".{name}.0123abcd.unfinished").write_text('{"half')
     run_sweep(CELLS[:1], store, SILENT, Device())
-    assert not list(store.records_folder.glob(".*.json.*"))
+    assert not list(store.records_folder.glob(".*.json.*")) and not list(store.folder.glob(".results.csv.*"))
+
+
+def test_what_others_left_in_the_results_folder_stays(store):
+    foreign = [store.records_folder / ".abc.json.swp", store.folder / ".results.csv.swp", store.folder / "poetry.lock"]
+    for path in foreign:
+        path.write_text("mine")
+    run_sweep(CELLS[:1], store, SILENT, Device())
+    assert [path.read_text() for path in foreign] == ["mine"] * 3
 
 
 def test_a_cell_in_hand_is_not_ours(store):

@@ -248,3 +248,26 @@ def test_a_damaged_header_is_an_image_or_one_sentence(tmp_path_factory, data):
         decode(path)
     except InvalidInput as error:
         assert "a.dcm" in str(error) and "\n" not in str(error)
+
+
+def deflated(source, to):
+    dataset = pydicom.dcmread(source)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    dataset.save_as(to, enforce_file_format=True)
+    return to
+
+
+def test_a_deflated_file_is_read_and_one_that_unpacks_to_far_more_is_refused(tmp_path, write_dicom, monkeypatch):
+    plain = write_dicom(tmp_path / "a.dcm", np.arange(64, dtype=np.uint8).reshape(8, 8), **WHOLE)
+    path = deflated(plain, tmp_path / "b.dcm")
+    assert (grey(path) == grey(plain)).all()
+    monkeypatch.setattr(dicom, "MAX_INFLATED_BYTES", 100)
+    with pytest.raises(InvalidInput, match=r"b\.dcm cannot be decoded, it unpacks to more than 0 MiB"):
+        read_image(path)
+    assert patient_of(path) is None
+
+
+def test_a_header_of_more_pixels_than_an_image_has_is_refused_at_once(tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm", np.zeros((8, 8), np.uint8), Rows=65535, Columns=65535)
+    with pytest.raises(InvalidInput, match="must have at most .* pixels a frame, its header tells of 4,294,836,225"):
+        read_image(path)

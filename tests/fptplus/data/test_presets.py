@@ -209,6 +209,55 @@ def test_nothing_is_overwritten(raw, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.png"]
 
 
+@pytest.mark.parametrize("line", ["x.jpg -1", "x.jpg 6", "x.jpg worst", "x.jpg 1.5", "x.jpg 99999999999999999999"])
+def test_a_grade_that_is_none_is_refused(raw, tmp_path, line):
+    ddr(raw)
+    (raw / "DDR-dataset" / "DR_grading" / "train.txt").write_text(line + "\n")
+    with pytest.raises(InvalidInput, match="grades in .*train.txt must lie in 0 to 4, it has"):
+        find_preset("ddr").prepare(raw, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("grade", ["-1", "5", "nan", "4.9", "inf"])
+def test_a_grade_in_messidor2_s_table_that_is_none_is_refused(raw, tmp_path, grade):
+    messidor2(raw)
+    table = raw / "messidor_data.csv"
+    table.write_text(table.read_text() + f"\n2005_1_PP.png,{grade},0,1\n")
+    with pytest.raises(InvalidInput, match=f"must lie in 0 to 4, it has '{grade}'"):
+        find_preset("messidor2").prepare(raw, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["../../../../outside.jpg", "/outside.jpg", "..", "sub/../../train/007-train-1.jpg"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(raw, tmp_path, name):
+    ddr(raw)
+    draw(tmp_path / "outside.jpg", 1)
+    name = str(tmp_path / name.lstrip("/")) if name.startswith("/") else name
+    (raw / "DDR-dataset" / "DR_grading" / "train.txt").write_text(f"{name} 1\n")
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(InvalidInput, match="must be a file below"):
+        find_preset("ddr").prepare(raw, tmp_path / "out")
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("label", ["../../x", "melanoma", "2.0", ""])
+def test_a_class_that_the_dataset_does_not_have_is_refused(raw, tmp_path, label):
+    isic2016(raw)
+    (listing,) = raw.rglob("ISBI2016_ISIC_Part3_Test_GroundTruth.csv")
+    first, *others = listing.read_text().splitlines()
+    listing.write_text("\n".join([f"{first.partition(',')[0]},{label}", *others]))
+    with pytest.raises(InvalidInput, match="classes of .* must be benign, malignant, .* has"):
+        find_preset("isic2016").prepare(raw, tmp_path / "out")
+
+
+@pytest.mark.parametrize("marks", ["0,0,0,0,0,0,0", "1,1,0,0,0,0,0", "", "x,0,0,0,0,0,0"])
+def test_an_image_without_one_class_is_refused(raw, tmp_path, marks):
+    isic2018(raw)
+    (listing,) = raw.rglob("ISIC2018_Task3_Test_GroundTruth.csv")
+    listing.write_text(f"{ISIC2018_HEADER}\nISIC_1,{marks}\n")
+    with pytest.raises(InvalidInput, match="must have (one class|a cell)"):
+        find_preset("isic2018").prepare(raw, tmp_path / "out")
+
+
 def test_an_unknown_preset_is_answered_with_the_known_ones():
     with pytest.raises(InvalidInput, match="preset must be one of ddr, messidor2, .*got 'isic'; did you mean isic201"):
         find_preset("isic")

@@ -1,6 +1,9 @@
+import io
+import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -224,6 +227,44 @@ def test_medmnist_files_grey_and_in_colour(tmp_path, shape):
 def test_medmnist_files_of_another_task_are_refused(tmp_path, options, sentence):
     with pytest.raises(InvalidInput, match=sentence):
         open_dataset(medmnist(tmp_path / "mnist.npz", **options))
+
+
+@pytest.mark.parametrize("key", ["train_labels", "train_images"])
+def test_an_array_that_unpacks_to_far_more_than_fits_is_refused_at_once(tmp_path, monkeypatch, key):
+    dataset = medmnist(tmp_path / "mnist.npz")
+    monkeypatch.setattr("fptplus.data.medmnist.MAX_LABEL_BYTES", 10 if key == "train_labels" else 2**20)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10))
+    with pytest.raises(InvalidInput, match=f"{key} of .*mnist.npz must unpack to 0 MiB at most"):
+        dataset = open_dataset(dataset)
+        dataset.read(dataset.examples[0])
+
+
+def test_a_header_that_announces_more_than_there_is_is_refused(tmp_path):
+    path = medmnist(tmp_path / "mnist.npz", drop="train_labels")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (2**60,)})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("train_labels.npy", header.getvalue() + bytes(80))
+    with pytest.raises(InvalidInput, match="must be a MedMNIST .npz file"):
+        open_dataset(path)
+
+
+@pytest.mark.parametrize("label", [10**9, 2**62])
+def test_a_huge_label_makes_no_classes(tmp_path, label):
+    path = medmnist(tmp_path / "mnist.npz", drop="test_labels")
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays, test_labels=np.array([0, 1, 0, label]))
+    with pytest.raises(InvalidInput, match=f"has {label} and only 14 images"):
+        open_dataset(path)
+
+
+def test_labels_of_no_shape_are_refused(tmp_path):
+    path = medmnist(tmp_path / "mnist.npz", drop="test_labels")
+    arrays = dict(np.load(path))
+    for labels in (np.array(1), np.zeros((4, 1, 5), int)):
+        np.savez(path, **arrays, test_labels=labels)
+        with pytest.raises(InvalidInput, match="test_labels of .* must hold class indices"):
+            open_dataset(path)
 
 
 @pytest.mark.parametrize("options", [{"shape": (5, 5, 5)}, {"dtype": np.float32}, {"drop": "test_images"}])

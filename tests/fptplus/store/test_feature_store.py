@@ -11,6 +11,7 @@ from PIL import Image
 from fptplus import FPTConfig, FrozenBackbone, InvalidInput, build_fpt
 from fptplus.data import Example, ImageDataset
 from fptplus.store.feature_store import FeatureStore
+from fptplus.store.manifest import _body_digest
 from fptplus.store.preloading import FeatureMaker, preload
 from fptplus.store.verification import check_row
 from fptplus.training.feed import Feed
@@ -114,6 +115,49 @@ def test_an_altered_a_truncated_and_a_missing_manifest_are_refused(folder):
         FeatureStore.open(folder)
     path.unlink()
     with pytest.raises(InvalidInput, match="must hold manifest.json, which is missing; preload the images first"):
+        FeatureStore.open(folder)
+
+
+def forge(folder, change):
+    """A manifest that says something else, and that its own checksum agrees with."""
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    change(content["store"])
+    path.write_text(json.dumps(content | {"sha256": _body_digest(content["store"])}))
+
+
+def smaller_rows(store):
+    features = store["shards"][1]["features"]
+    features["row_bytes"] //= 2
+
+
+def fewer_rows(store):
+    store["shards"][0]["features"]["digests"] = store["shards"][0]["features"]["digests"][:16]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda store: store["shards"][0]["images"].update(name="../outside.bin"), r"'../outside.bin' is not one of"),
+        (lambda store: store["shards"][0]["images"].update(name="/etc/passwd"), "'/etc/passwd' is not one of"),
+        (lambda store: store["shards"][0]["images"].update(name=".."), r"'\.\.' is not one of"),
+        (smaller_rows, "rows of features-1-of-2.bin have"),
+        (fewer_rows, "features-0-of-2.bin has 1 rows and not one for each of 2 images"),
+        (lambda store: store["shards"][0].update(features=None), "a shard holds images instead of images and features"),
+        (lambda store: store["shards"].pop(), "lists 5 images for 2 rows"),
+        (lambda store: store["examples"].append(["f", 0, "train"]), "lists 6 images for 5 rows"),
+        (lambda store: store["examples"][0].__setitem__(1, -1), "image 'a' has label -1 of 2 classes"),
+        (lambda store: store["examples"][0].__setitem__(1, 2), "image 'a' has label 2 of 2 classes"),
+        (lambda store: store["examples"][0].__setitem__(2, "practice"), "image 'a' is of split 'practice'"),
+        (lambda store: store.update(surprise=1), "must have the fields of a store"),
+        (lambda store: store.pop("image_res"), "must have the fields of a store"),
+        (lambda store: store.update(heads="many"), "heads is 'many'"),
+        (lambda store: store.update(image_res=-32), "image_res is -32"),
+    ],
+)
+def test_a_forged_manifest_leads_nowhere(folder, change, sentence):
+    forge(folder, change)
+    with pytest.raises(InvalidInput, match=sentence):
         FeatureStore.open(folder)
 
 

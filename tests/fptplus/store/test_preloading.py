@@ -10,6 +10,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from fptplus import FrozenBackbone, InvalidInput
@@ -304,6 +305,14 @@ def test_an_lpm_of_another_resolution_is_refused(tmp_path):
         run(dataset_of(*"ab"), tmp_path, res=96)
 
 
+def test_a_manifest_that_another_process_never_finishes_is_not_awaited_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("fptplus.store.writer.MERGE_LIMIT_S", 0.1)
+    tmp_path.joinpath("store").mkdir()
+    with FileLock(tmp_path / "store" / "manifest.lock"), pytest.raises(InvalidInput, match="another process has held"):
+        run(dataset_of(*"ab"), tmp_path / "store")
+    assert len(run(dataset_of(*"ab"), tmp_path / "store")) == 2
+
+
 def test_two_processes_do_not_write_the_same_shard(tmp_path):
     dataset = dataset_of(*"ab")
     store = preload(dataset, tmp_path / "other", image_res=IMAGE_RES, mean=MEAN, std=STD)
@@ -311,6 +320,53 @@ def test_two_processes_do_not_write_the_same_shard(tmp_path):
     with pytest.raises(InvalidInput, match="must be written by one process, another one is at it"):
         ShardWriter(tmp_path / "one", store.manifest, dataset.examples, 0, 1)
     writer.close()
+
+
+def test_files_of_others_in_the_folder_stay_as_they_are(tmp_path):
+    (tmp_path / ".manifest.json.0123abcd.unfinished").write_text("left by a killed process")
+    foreign = [
+        tmp_path / name
+        for name in ("poetry.lock", ".manifest.json.swp", "progress-notes.jsonl", "progress-a-of-b.jsonl", "x.bin")
+    ]
+    for path in foreign:
+        path.write_text("mine")
+    run(dataset_of(*"ab"), tmp_path)
+    assert [path.read_text() for path in foreign] == ["mine"] * 5
+    assert {path.name for path in tmp_path.iterdir()} - {path.name for path in foreign} == {
+        "manifest.json",
+        "images-0-of-1.bin",
+        "features-0-of-1.bin",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("images-0-of-1.bin", "must come with progress-0-of-1.jsonl, which is missing"),
+        ("progress-0-of-1.jsonl", "must begin with the settings of a store"),
+    ],
+)
+def test_a_file_of_a_row_file_s_name_is_not_emptied(tmp_path, name, sentence):
+    (tmp_path / name).write_text('{"mine": 1}\n')
+    with pytest.raises(InvalidInput, match=sentence):
+        run(dataset_of(*"ab"), tmp_path)
+    assert (tmp_path / name).read_text() == '{"mine": 1}\n'
+
+
+def test_a_store_that_another_process_finishes_meanwhile_is_opened_and_stays(reference, tmp_path, monkeypatch):
+    plain, overtaken = ShardWriter.__init__, []
+
+    def finished_just_before(writer, *arguments):
+        if not overtaken:
+            overtaken.append(True)
+            run(dataset_of(*"abcdefg"), tmp_path, store_dtype="fp32")
+        plain(writer, *arguments)
+
+    monkeypatch.setattr(ShardWriter, "__init__", finished_just_before)
+    store = run(dataset_of(*"abcdefg"), tmp_path, store_dtype="fp32")
+    store.verify()
+    assert_same_content(store, reference)
+    assert not list(tmp_path.glob("progress-*"))
 
 
 @pytest.mark.parametrize(("train_res", "stored"), [(128, 144), (224, 256), (512, 576)])

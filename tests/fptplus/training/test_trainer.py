@@ -1,12 +1,16 @@
 """Training: it learns, keeps its best, and an interruption changes nothing."""
 
 import math
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from toy_store import ToyStore
 
 from fptplus import FPTConfig, InvalidInput, build_fpt
+from fptplus.training import trainer
 from fptplus.training.checkpoint import CheckpointInfo, learnable_state, read_checkpoint_tensors
 from fptplus.training.feed import Feed
 from fptplus.training.fine_tuning import FineTuning
@@ -99,6 +103,31 @@ def test_a_training_killed_at_any_step_ends_where_it_would_have_ended(method, ki
         assert torch.equal(tensor, learnable_state(resumed.model)[name]), name
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError("file write failed")])
+def test_an_epoch_that_the_folder_does_not_take_is_kept_elsewhere(tmp_path, monkeypatch, error):
+    """torch.save and safetensors have errors of their own for a full disk."""
+    whole = fit(small_fptplus(), tmp_path / "whole").epochs
+    plain, full = trainer.write_training_state, tmp_path / "full"
+
+    def write(folder, state, *others):
+        if folder == full and len(state["history"]) == 2:
+            raise error
+        plain(folder, state, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "write_training_state", write)
+        with pytest.raises(InvalidInput, match="must take epoch 2, it could not be written") as refused:
+            fit(small_fptplus(), full)
+    kept = Path(re.search("it is kept in '([^']+)'", str(refused.value))[1])
+    for path in kept.iterdir():
+        shutil.move(path, full / path.name)
+    kept.rmdir()
+    told = []
+    resumed = fit(small_fptplus(), full, on_step=lambda done, total: told.append(done))
+    assert [epoch.val_auc for epoch in resumed.epochs] == [epoch.val_auc for epoch in whole]
+    assert len(told) == told[-1] // 2, "epochs 3 and 4 only"
+
+
 def test_a_finished_training_is_not_trained_again(tmp_path):
     first = fit(small_fptplus(), tmp_path)
     again = fit(small_fptplus(), tmp_path, on_step=lambda *_: pytest.fail("a step was taken"))
@@ -154,6 +183,7 @@ def test_validation_without_one_of_the_classes_is_refused(tmp_path):
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": -1}, "batch-size must be at least 1, got -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"lr": float("nan")}, "lr must be above 0, got nan"),
         ({"weight_decay": -1.0}, "weight-decay must be at least 0, got -1"),
     ],

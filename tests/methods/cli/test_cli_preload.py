@@ -42,6 +42,41 @@ def test_a_store_is_made_described_and_found_whole(folder, tmp_path, capsys):
     assert "14 rows as they were written" in printed and printed.count("100.0% of its tokens made again") == 2
 
 
+def test_names_in_brackets_are_printed_as_they_are(folder, tmp_path, capsys):
+    """rich would read them as markup, and draw `:eye:`."""
+    odd = tmp_path / "data [red] :eye:"
+    shutil.copytree(folder, odd)
+    for split in ("train", "val", "test"):
+        (odd / split / "ill").rename(odd / split / "ill [red] :eye:")
+    store = tmp_path / "store [bold] :eye:"
+    assert preload(odd, store) == 0
+    printed = capsys.readouterr().out
+    assert "ill [red] :eye:" in printed and "data [red] :eye:" in printed and "store [bold] :eye:" in printed
+    assert main(["verify", "--store", str(store)]) == 0
+    assert "store [bold] :eye:" in capsys.readouterr().out
+
+
+def test_out_that_is_a_file_is_refused_before_anything_is_read(folder, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("methods.cli.preload.open_dataset", pytest.fail)
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert preload(folder, out) == 2
+        error = capsys.readouterr().err
+        assert "out must be a folder that can be written" in error and error.count("\n") == 1
+    options = ["--checkpoint", "none.safetensors", "--image", "none.png"]
+    assert main(["visualize", *options, "--out", str(tmp_path / "file")]) == 2
+    assert main(["train", "--store", "none", "--out", str(tmp_path / "file")]) == 2
+    assert main(["evaluate", *options[:2], "--store", "none", "--out", str(tmp_path)]) == 2
+    assert [line.split(" must")[0] for line in capsys.readouterr().err.splitlines()] == ["error: out"] * 3
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("rows", ["0", "-1"])
+def test_a_wrong_number_of_rows_is_refused_by_name(tmp_path, capsys, rows):
+    assert main(["verify", "--store", str(tmp_path), "--rows", rows]) == 2
+    assert f"rows must be at least 1, got {rows}" in capsys.readouterr().err
+
+
 def test_other_methods_get_images_at_the_resolution_they_train_on(folder, tmp_path):
     assert preload(folder, tmp_path / "store", "--method", "lora") == 0
     store = FeatureStore.open(tmp_path / "store")
@@ -87,6 +122,7 @@ def test_an_unreadable_image_stops_or_is_skipped_and_listed(folder, tmp_path, ca
     ("options", "sentence"),
     [
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--method", "nope"], "method must be one of"),
         (["--model", "nope", "--method", "lora"], "model must be one of"),
         (["--preset", "nope"], "preset"),
