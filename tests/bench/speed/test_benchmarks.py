@@ -1,6 +1,7 @@
 """`pytest bench/ --benchmark-only`: the contents of its saved results."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -19,7 +20,8 @@ def test_saved_results_have_speed_memory_and_power_null_where_not_measured(tmp_p
     saved = tmp_path / "saved.json"
     command = [sys.executable, "-m", "pytest", "bench/speed/", "--benchmark-only", "-k", "linear", "-q"]
     command += ["--model", "test_vit", "--res", "64", "--benchmark-json", str(saved)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    result = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stdout
     (benchmark,) = json.loads(saved.read_text())["benchmarks"]
     info = benchmark["extra_info"]
