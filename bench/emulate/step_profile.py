@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch._C._profiler import _EventType
 from torch.autograd.profiler import profile, record_function
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from bench.cells.macs import convolution_backward_macs, convolution_macs, macs_of
+from bench.cells.module_calls import following_modules
 
 _PHASE, _MODULE = "phase: ", "module: "
 _NODE = "autograd::engine::evaluate_function: "
@@ -88,25 +88,14 @@ def mark_phase(phase: str) -> None:
 
 @contextmanager
 def _modules_marked(model: nn.Module) -> Iterator[None]:
-    names = {module: name for name, module in model.named_modules()}
     open_marks: list[record_function] = []
 
-    def enter(module: nn.Module, _inputs: tuple) -> None:
-        open_marks.append(record_function(_MODULE + names.get(module, "")))
+    def enter(name: str) -> None:
+        open_marks.append(record_function(_MODULE + name))
         open_marks[-1].__enter__()
 
-    def leave(_module: nn.Module, _inputs: tuple, _output: object) -> None:
-        open_marks.pop().__exit__(None, None, None)
-
-    hooks = [
-        register_module_forward_pre_hook(enter),
-        register_module_forward_hook(leave, always_call=True),
-    ]
-    try:
+    with following_modules(model, enter, lambda: open_marks.pop().__exit__(None, None, None)):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @dataclass(frozen=True)

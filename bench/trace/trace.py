@@ -15,12 +15,12 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from bench.cells.anatomy import Allocation, Kind
+from bench.cells.module_calls import following_modules
 from fptplus.network.features import Inputs, tensors_of
 from fptplus.training.step import Phase, TrainingStep
 
@@ -161,23 +161,8 @@ class StorageTracer(TorchDispatchMode):
     @contextmanager
     def naming_modules(self, model: nn.Module) -> Iterator[None]:
         """Note in each allocation which module of the model makes it in its forward pass."""
-        names = {module: name for name, module in model.named_modules()}
-
-        def enter(module: nn.Module, _inputs: tuple) -> None:
-            self._modules.append(names.get(module, ""))
-
-        def leave(_module: nn.Module, _inputs: tuple, _output: object) -> None:
-            self._modules.pop()
-
-        hooks = [
-            register_module_forward_pre_hook(enter),
-            register_module_forward_hook(leave, always_call=True),
-        ]
-        try:
+        with following_modules(model, self._modules.append, self._modules.pop):
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 @contextmanager
