@@ -26,6 +26,9 @@ namespace emulated {
 constexpr size_t KIB = size_t(1) << 10, MIB = size_t(1) << 20;
 constexpr int MAX_DEVICES = 16;
 
+// Copies and fills on a device, and messages between ranks, of up to so many bytes are real.
+constexpr size_t SMALL_BYTES = 64 * KIB;
+
 struct Card {
     char name[128];
     char uuid[40];  // 8-4-4-4-12 hexadecimal digits, of device 0; the last digit counts the devices

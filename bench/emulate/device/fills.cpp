@@ -17,7 +17,6 @@
 namespace emulated {
 namespace {
 
-constexpr size_t SMALL_BYTES = 64 * KIB;
 const char FUNCTOR[] = "vectorized_elementwise_kernel";
 const char FILL[] = "11FillFunctorI";
 

@@ -20,7 +20,6 @@ namespace {
 
 constexpr size_t PAGE_BYTES = 2 * MIB;  // cudaMalloc's granularity
 constexpr size_t REAL_HOST_COPY_BYTES = 1 * MIB;
-constexpr size_t REAL_DEVICE_COPY_BYTES = 64 * KIB;  // and fills: every training step has some
 
 // The addresses of one device, reused from the lowest on, so that every machine gets the same ones.
 class AddressSpace {
@@ -117,7 +116,7 @@ bool is_on_device(const void* address) {
 
 cudaError_t copy(void* to, const void* from, size_t bytes) {
     bool to_device = is_on_device(to), from_device = is_on_device(from);
-    size_t limit = to_device && from_device ? REAL_DEVICE_COPY_BYTES : REAL_HOST_COPY_BYTES;
+    size_t limit = to_device && from_device ? SMALL_BYTES : REAL_HOST_COPY_BYTES;
     if (bytes <= limit || (!to_device && !from_device)) {
         if (to_device) make_real(to, bytes);
         if (from_device) make_real(from, bytes);
@@ -130,7 +129,7 @@ cudaError_t copy(void* to, const void* from, size_t bytes) {
 
 cudaError_t fill(void* address, int value, size_t bytes) {
     bool to_device = is_on_device(address);
-    if (to_device && bytes > REAL_DEVICE_COPY_BYTES) return succeed();
+    if (to_device && bytes > SMALL_BYTES) return succeed();
     if (to_device) make_real(address, bytes);
     memset(address, value, bytes);
     return succeed();

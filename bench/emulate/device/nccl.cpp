@@ -29,7 +29,6 @@ using namespace emulated;
 
 namespace {
 
-constexpr size_t SMALL_BYTES = 64 * KIB;  // largest message of one rank that is really sent
 constexpr size_t QUEUE = 8;               // messages in transit from one rank to another
 constexpr auto PATIENCE = std::chrono::seconds(600);
 
