@@ -18,6 +18,7 @@ from .probe import present_properties
 
 PAPER_GPU = "a6000"
 KIB = 2**10
+_ENDLESS_BYTES = 2**42
 
 _CATALOGUE = Path(__file__).with_name("gpus.csv")
 
@@ -151,6 +152,25 @@ def find_gpu(name: str) -> Gpu:
             f"gpu must be one of {', '.join(GPUS)}, got {name!r}" + (f"; did you mean {near[0]}?" if near else ".")
         )
     return GPUS[name]
+
+
+def listed_gpu(name: str) -> Gpu:
+    """Return the catalogue's GPU of a name, without asking for the one that is present unless the catalogue lacks it.
+
+    Raises:
+        InvalidInput: if there is none of that name.
+    """
+    return GPUS.get(name) or find_gpu(name)
+
+
+def limited(gpu: Gpu, memory_bytes: int | None) -> Gpu:
+    """Return a GPU that may use no more memory than this; the GPU itself if None."""
+    return gpu if memory_bytes is None else replace(gpu, memory_bytes=memory_bytes)
+
+
+def endless(gpu: Gpu) -> Gpu:
+    """Return a GPU that holds whatever a step takes."""
+    return limited(gpu, _ENDLESS_BYTES)
 
 
 def default_gpu() -> Gpu:

@@ -3,13 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import product
 from typing import Literal, get_args
 
 from tyro.conf import UseAppendAction
 
-from bench.cards.gpus import Gpu, default_gpu, find_gpu
+from bench.cards.gpus import Gpu, default_gpu, find_gpu, limited
 from bench.units import parse_bytes
 from fptplus import InvalidInput
 from fptplus.training.step import OptimizerName, ZeroGrad
@@ -246,8 +246,7 @@ class Selection:
             InvalidInput: if there is no such GPU, or its memory limit is not an amount.
         """
         gpu = default_gpu() if self.gpu is None else find_gpu(self.gpu)
-        smaller_bytes = self.smaller_memory_bytes
-        return gpu if smaller_bytes is None else replace(gpu, memory_bytes=smaller_bytes)
+        return limited(gpu, self.smaller_memory_bytes)
 
     @property
     def smaller_memory_bytes(self) -> int | None:

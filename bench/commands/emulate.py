@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tyro.conf import UseAppendAction
 
-from bench.cards.gpus import GPUS, PAPER_GPU, Gpu, find_gpu
+from bench.cards.gpus import PAPER_GPU, Gpu, limited, listed_gpu
 from bench.scripts.batch_size import check_name, largest_that_fits, with_option
 from bench.scripts.script_run import ScriptOptions, ScriptRun, in_words, run_script
 from bench.scripts.script_words import banner, summary
@@ -71,10 +71,8 @@ class EmulateConfig:
 
     def cards(self) -> list[Gpu]:
         """Return the cards to run on, with as much memory as may be used."""
-        found = [GPUS.get(name) or find_gpu(name) for name in dict.fromkeys(self.gpu or (PAPER_GPU,))]
-        if self.gpu_memory is None:
-            return found
-        return [replace(gpu, memory_bytes=parse_bytes("gpu-memory", self.gpu_memory)) for gpu in found]
+        memory_bytes = None if self.gpu_memory is None else parse_bytes("gpu-memory", self.gpu_memory)
+        return [limited(listed_gpu(name), memory_bytes) for name in dict.fromkeys(self.gpu or (PAPER_GPU,))]
 
     @property
     def options(self) -> ScriptOptions:

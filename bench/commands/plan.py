@@ -18,7 +18,7 @@ from bench.sweep.planning import Plan, PlannedCell, in_words, make_plan
 from bench.sweep.sweep import Redo, checked_cells
 from bench.units import GIB, MIB
 
-from .progress import duration_in_words, say_engine, tracking
+from .progress import duration_in_words, say_engine, tracked
 
 
 def print_plan(plan: Plan, printer: Printer, gpu: Gpu) -> None:
@@ -108,8 +108,7 @@ def main(config: PlanConfig) -> int:
     store = ResultsStore(config.out, read_only=True) if (Path(config.out) / "records").is_dir() else None
     redo = Redo(what=config.redo, before=datetime.now(UTC))
     say_engine(config.engine)
-    with tracking("predicting") as track:
-        made = make_plan(cells, store, redo, budget_of(config), config.engine, track)
+    made = make_plan(cells, store, redo, budget_of(config), config.engine, partial(tracked, what="predicting"))
     with printing(config.format) as printer:
         print_plan(made, printer, config.gpu_to_predict)
         printer.note(plan_summary(made, config.gpu_to_predict, duration_in_words(made.left_s)))

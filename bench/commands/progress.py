@@ -63,12 +63,16 @@ def sweep_progress(cells: list[CellConfig], eta: Eta) -> Iterator[Progress]:
         yield Progress(begin=bar.begin, end=end, phase=bar.phase)
 
 
-@contextmanager
-def tracking(what: str) -> Iterator[Callable[[Iterable, int], Iterable]]:
-    """Show a progress bar on standard error for whatever is iterated over inside."""
+def tracked(items: Iterable, count: int, what: str) -> Iterable:
+    """Return the items; while they are iterated over, a progress bar is shown on standard error.
+
+    Args:
+        items: to iterate over.
+        count: their number.
+        what: description next to the bar.
+    """
     console = Console(stderr=True)
-    shown = {"console": console, "transient": True, "disable": not console.is_terminal}
-    yield lambda items, count: track(items, what, count, **shown)
+    return track(items, what, count, console=console, transient=True, disable=not console.is_terminal)
 
 
 def say_engine(engine: Engine) -> None:

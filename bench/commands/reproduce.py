@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rich.console import Console
-from rich.progress import track
-
 from bench.cells.config import CellConfig
 from bench.measure.measure import Budget
 from bench.paper.check import check, check_table
@@ -28,7 +25,7 @@ from bench.report.table_formats import Printer
 from bench.sweep.harness import run_cell
 from fptplus.whole_file import whole_file
 
-from .progress import say_engine
+from .progress import say_engine, tracked
 
 Track = Callable[[Iterable, str, int], Iterable]
 """Shows progress over an iterable: (iterable, description, number of items)."""
@@ -141,9 +138,7 @@ class ReproduceConfig:
 def main(config: ReproduceConfig) -> int:
     """Write the tables, figures, findings and report."""
     results = Path(config.results)
-    progress = Console(stderr=True)
-    shown = {"console": progress, "transient": True, "disable": not progress.is_terminal}
-    predicted = predict_missing(results, config.again, lambda items, what, total: track(items, what, total, **shown))
+    predicted = predict_missing(results, config.again, lambda items, what, total: tracked(items, total, what))
     write_everything(results)
     traced = sum(record.predicted_by == "traced" for record in ResultsStore(results / PAPER_FOLDER).records())
     remark = f"; memory of {traced} cells is traced, not emulated, and marked ∗" if traced else ""

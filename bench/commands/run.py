@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 from bench.cells.grid import SweepConfig
@@ -17,7 +18,7 @@ from bench.sweep.sweep import Redo, Rules, checked_cells, run_sweep
 from fptplus import InvalidInput
 
 from .plan import budget_of, plan_summary
-from .progress import duration_in_words, say_engine, sweep_progress, tracking
+from .progress import duration_in_words, say_engine, sweep_progress, tracked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,7 @@ def main(config: RunConfig) -> int:
     rules = Rules(
         redo=Redo(what=config.redo, before=datetime.now(UTC)), skip_larger_after_oom=config.skip_larger_after_oom
     )
-    with tracking("predicting") as track:
-        plan = make_plan(cells, store, rules.redo, budget, config.engine, track)
+    plan = make_plan(cells, store, rules.redo, budget, config.engine, partial(tracked, what="predicting"))
     with printing(config.format) as printer:
         if cells[0].device != "nothing":
             printer.note(plan_summary(plan, gpu, duration_in_words(plan.left_s)))

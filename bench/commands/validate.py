@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from bench.units import MIB
 from fptplus import InvalidInput
 from methods import METHODS
 
-from .progress import progress_bar, tracking
+from .progress import progress_bar, tracked
 
 COUNTERS = {"allocated": "peak_allocated_bytes", "reserved": "peak_reserved_bytes", "process": "process_bytes"}
 """Column names without `measured_` or `predicted_`; a record has both."""
@@ -232,8 +233,9 @@ def main(config: ValidateConfig) -> int:
     with progress_bar(len(cells)) as progress:
         records = measure_cells(cells, store, progress, config.limit_s)
     measured = {record.cell_id for record in records if record.is_measured}
-    with tracking("tracing") as track:
-        traced = trace_cells([cell for cell in cells if cell.cell_id in measured], folder / "traced", track)
+    traced = trace_cells(
+        [cell for cell in cells if cell.cell_id in measured], folder / "traced", partial(tracked, what="tracing")
+    )
     table = write_validation(records, traced, folder)
     with printing(config.format) as printer:
         printer.show(data_rows(table), *validation_views(table))

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import combinations
 from typing import Protocol
 
-from bench.cards.gpus import Gpu
+from bench.cards.gpus import Gpu, endless
 from bench.cards.verdict import Word
 from bench.cells.anatomy import Peak
 from bench.cells.building import build_on
@@ -17,7 +17,7 @@ from bench.trace.replay import fits, replay
 from fptplus import InvalidInput
 from methods import FineTuning
 
-from .emulated import endless, how_it_fits, peaks_of, run_out
+from .emulated import how_it_fits, peaks_of, run_out
 from .prediction import card_of
 from .predictor import Engine, falls_back, on_emulated_cards, on_processors, why_traced
 from .traced import fits_within_contexts, trace_cell

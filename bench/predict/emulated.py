@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from bench.cards.gpus import Gpu
+from bench.cards.gpus import Gpu, endless
 from bench.cards.verdict import verdict
 from bench.cells.anatomy import Anatomy, Peak
 from bench.cells.building import build_on
@@ -38,7 +38,6 @@ WARMUP_STEPS = 2
 """Steps before memory is read: optimizer state appears in the first step, and blocks find their places in the
 second."""
 
-_ENDLESS_BYTES = 2**42
 _SMALL_MODEL, _SMALL_RES = "vit_s", 64
 
 
@@ -61,11 +60,6 @@ def predict_cell(cell: CellConfig, gpu: Gpu) -> tuple[Prediction, Anatomy]:
     """
     prediction, anatomy = on_card(endless(gpu), emulate_cell, cell, gpu.context_bytes)
     return replace(prediction, **how_it_fits(cell, gpu, prediction.peak)), anatomy
-
-
-def endless(gpu: Gpu) -> Gpu:
-    """Return a card that holds whatever a step takes."""
-    return replace(gpu, memory_bytes=_ENDLESS_BYTES)
 
 
 def how_it_fits(cell: CellConfig, gpu: Gpu, peak: Peak) -> dict[str, str | None]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.cards.gpus import Gpu
+from bench.cards.gpus import Gpu, endless
 from bench.cells.anatomy import Peak
 from bench.cells.config import CellConfig
 from bench.emulate.fork import on_card
@@ -18,7 +18,7 @@ from bench.units import MIB
 from fptplus import InvalidInput
 from methods import METHODS
 
-from .emulated import StepFails, endless, peaks_of
+from .emulated import StepFails, peaks_of
 from .prediction import PredictedBy
 from .traced import trace_cell
 

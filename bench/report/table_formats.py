@@ -22,6 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from methods.cli.plain_console import plain_console
+
 TableFormat = Literal["table", "csv", "json", "md"]
 Value = str | int | float | bool | None
 DataRow = Mapping[str, Value]
@@ -96,10 +98,10 @@ class Printer:
     """Prints views at once, or keeps rows until all are available."""
 
     form: TableFormat = "table"
-    console: Console = field(default_factory=lambda: Console(highlight=False, markup=False, emoji=False))
+    console: Console = field(default_factory=lambda: plain_console(highlight=False))
     """Standard output."""
 
-    aside: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, markup=False, emoji=False))
+    aside: Console = field(default_factory=lambda: plain_console(stderr=True, highlight=False))
     """Where notes go when programs read standard output."""
 
     rows: list[DataRow] = field(default_factory=list)

@@ -12,12 +12,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from inspect import getsourcefile
 from pathlib import Path
 from typing import Any
 
-from bench.cards.gpus import GPUS, Gpu, find_gpu
+from bench.cards.gpus import Gpu, limited, listed_gpu
 from bench.cards.verdict import Verdict
 from bench.units import parse_bytes
 from fptplus.errors import InvalidInput
@@ -108,8 +108,6 @@ def emulated(gpu: str = "a6000", *, memory: str | None = None, num_gpus: int = 1
     Raises:
         InvalidInput: if there is no such card, or the limit is not a size.
     """
-    card = GPUS.get(gpu) or find_gpu(gpu)
-    if memory is not None:
-        card = replace(card, memory_bytes=parse_bytes("memory", memory))
+    card = limited(listed_gpu(gpu), None if memory is None else parse_bytes("memory", memory))
     with tempfile.TemporaryDirectory(prefix="emulated-gpu-") as folder:
         yield EmulatedGpu(card, Path(folder), ScriptOptions(num_gpus=num_gpus))

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from bench.emulate.build import TorchInstall, find_torch
@@ -58,6 +59,7 @@ def _python_of(program: Path) -> Path | None:
     return Path(words[0]) if words and Path(words[0]).name.startswith("python") else None
 
 
+@cache
 def _origin(python: Path) -> str:
     """Return where a Python finds PyTorch; empty if nowhere."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" or value}

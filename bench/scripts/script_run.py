@@ -5,11 +5,11 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cards.contexts import ContextSize, context_of
-from bench.cards.gpus import Gpu
+from bench.cards.gpus import Gpu, endless
 from bench.cards.verdict import Verdict
 from bench.emulate.build import TorchInstall
 from bench.emulate.launch import describe, environment
@@ -20,9 +20,6 @@ from .script_report import ProcessReport, read_reports
 
 INSIDE = Path(__file__).parent / "inside"
 """Folder of the modules that each process of the script imports first."""
-
-UNLIMITED_BYTES = 2**42
-"""Memory of a card that holds whatever a script asks for, in bytes."""
 
 _KILLED_BY = 128
 """A shell's exit status for a program ended by a signal is this plus the signal's number."""
@@ -112,7 +109,7 @@ def run_script(command: tuple[str, ...], gpu: Gpu, folder: Path, options: Script
 
 def script_environment(torch: TorchInstall, gpu: Gpu, folder: Path, options: ScriptOptions) -> dict[str, str]:
     """Return the environment variables for a process of a watched script."""
-    card = replace(gpu, memory_bytes=UNLIMITED_BYTES) if options.is_unlimited else gpu
+    card = endless(gpu) if options.is_unlimited else gpu
     base = environment(count=options.num_gpus, state=folder.resolve() / "processes", torch_folder=torch.folder)
     paths = os.pathsep.join(filter(None, [str(INSIDE), os.environ.get("PYTHONPATH")]))
     return base | {

@@ -58,7 +58,7 @@ class Watch:
         self.known = []
         """Blocks seen in use: (time in µs, {address: (kind, name)})."""
         self.out_of_memory = []
-        self.peaks = []
+        self.peak_by_step = []
         self.is_recording = False
         self.recorded = None
         self.ended = "running"
@@ -126,7 +126,7 @@ class Watch:
         self._note_known(optimizer)
         number = self.steps_of[id(optimizer)] = self.steps_of.get(id(optimizer), 0) + 1
         self.num_steps = max(self.num_steps, number)
-        self.peaks.append(self._counters())
+        self.peak_by_step.append(self._counters()["allocated_bytes"])
         self._phase("forward")
         if self.is_recording:
             if self.num_steps >= self.record_steps:
@@ -225,7 +225,7 @@ class Watch:
             "num_steps": self.num_steps,
             "ended": self.ended,
             "peak": self._counters(),
-            "peak_by_step": [peak["allocated_bytes"] for peak in self.peaks],
+            "peak_by_step": self.peak_by_step,
             "recorded": self.recorded,
             "out_of_memory": self.out_of_memory,
             "unanswered": unanswered(),

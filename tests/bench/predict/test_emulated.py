@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.cards.gpus import GPUS
+from bench.cards.gpus import GPUS, endless
 from bench.cells.anatomy import KINDS
 from bench.cells.building import build_on
 from bench.cells.config import CellConfig
@@ -18,7 +18,7 @@ from bench.emulate.pool import EmulatedPool, Job
 from bench.predict import predictor
 from bench.predict.contributions import taken_by_operators
 from bench.predict.counts import Counts
-from bench.predict.emulated import StepFails, endless, peaks_of, run_out
+from bench.predict.emulated import StepFails, peaks_of, run_out
 from bench.predict.predictor import dissect, dissect_all, predict, predict_all
 from bench.units import GIB, MIB
 from fptplus.training.step import make_optimizer

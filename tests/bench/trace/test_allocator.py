@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_emulated_pytorch import counters_after_each
 
-from bench.cards.gpus import GPUS
+from bench.cards.gpus import GPUS, endless
 from bench.emulate.pool import Job
-from bench.predict.emulated import endless
 from bench.trace.allocator import CachingAllocator, OutOfMemory, segment_size
 from bench.units import MIB
 

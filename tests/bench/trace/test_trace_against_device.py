@@ -5,10 +5,9 @@ from dataclasses import fields
 import on_emulated_pytorch as on_device
 import pytest
 
-from bench.cards.gpus import GPUS
+from bench.cards.gpus import GPUS, endless
 from bench.cells.config import CellConfig
 from bench.emulate.pool import Job
-from bench.predict.emulated import endless
 from bench.predict.processors import on_all_processors
 from bench.predict.traced import HELD_TO_TORCH, INSTALLED_TORCH, trace_cell
 from bench.trace.replay import replay
