@@ -26,7 +26,7 @@ from bench.emulate.step_profile import profiled
 from fptplus import InvalidInput
 from methods import FineTuning
 
-from .counts import _count, count
+from .counts import count, count_anew
 from .prediction import Prediction
 
 
@@ -44,7 +44,7 @@ _SMALL_MODEL, _SMALL_RES = "vit_s", 64
 def prepare() -> None:
     """Import what libraries load at first use, so that no process forked from this one has to."""
     for method in ("adalora", "fptplus"):
-        _count(CellConfig(method=method, model=_SMALL_MODEL, res=_SMALL_RES))
+        count_anew(CellConfig(method=method, model=_SMALL_MODEL, res=_SMALL_RES))
 
 
 def predict_cell(cell: CellConfig, gpu: Gpu) -> tuple[Prediction, Anatomy]:
@@ -82,7 +82,7 @@ def how_it_fits(cell: CellConfig, gpu: Gpu, peak: Peak) -> dict[str, str | None]
 
 def emulate_cell(cell: CellConfig, context_bytes: int) -> tuple[Prediction, Anatomy]:
     """Return parameters, multiply-accumulates, peaks and launches of a cell on this process's card, and its anatomy."""
-    counts, (tuning, _) = count(cell), build_on("meta", cell)
+    tuning, _ = build_on("meta", cell)
     with _prepared(cell):
         work = _work(cell, tuning)
         for _ in range(WARMUP_STEPS):
@@ -92,20 +92,22 @@ def emulate_cell(cell: CellConfig, context_bytes: int) -> tuple[Prediction, Anat
             work(watch.enter)
         launches = kernel_launches() - launched
     seen = read()
-    anatomy = watch.anatomy(seen)
+    anatomy, unknown = watch.anatomy(seen), unknown_workspaces()
     prediction = Prediction(
         by="emulated",
-        **asdict(counts),
+        **asdict(count(cell, "cuda")),  # last, since it leaves blocks behind
         train_step_macs=seen.macs,
         peak=anatomy.peak,
         context_bytes=context_bytes,
         kernel_launches=launches,
-        unknown_workspaces=unknown_workspaces(),
+        unknown_workspaces=unknown,
     )
     return prediction, anatomy
 
 
-def peaks_of(cell: CellConfig, batch_sizes: list[int], tuning: FineTuning | None = None) -> list[Peak]:
+def peaks_of(
+    cell: CellConfig, batch_sizes: list[int], tuning: FineTuning | None = None, num_steps: int = WARMUP_STEPS + 1
+) -> list[Peak]:
     """Return the counters of a cell at several batch sizes on this process's card; its model is built once.
 
     Each batch begins with an empty cache and without the optimizer's state.
@@ -114,13 +116,14 @@ def peaks_of(cell: CellConfig, batch_sizes: list[int], tuning: FineTuning | None
         cell: a cell of any batch size.
         batch_sizes: batch sizes to run.
         tuning: the cell's model on the meta device, if it has been built.
+        num_steps: steps to run at each batch size.
     """
     tuning = tuning or build_on("meta", cell)[0]
     peaks = []
     with _prepared(cell):
         for batch_size in batch_sizes:
             work = _work(replace(cell, batch_size=batch_size), tuning)
-            for _ in range(WARMUP_STEPS + 1):
+            for _ in range(num_steps):
                 work()
             peaks.append(read_peak())
             del work

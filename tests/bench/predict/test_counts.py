@@ -15,13 +15,13 @@ CELL = CellConfig(method="lora", model="test_vit", res=64)
 def counted(monkeypatch, tmp_path):
     """Cells that were counted, not looked up, in a cache folder of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cells, count = [], counts._count
+    cells, count = [], counts.count_anew
 
-    def noted(cell):
+    def noted(cell, device="meta"):
         cells.append(cell)
-        return count(cell)
+        return count(cell, device)
 
-    monkeypatch.setattr(counts, "_count", noted)
+    monkeypatch.setattr(counts, "count_anew", noted)
     return cells
 
 
@@ -93,4 +93,4 @@ def test_important_tokens_are_counted_at_once_as_block_by_block(monkeypatch):
     cell = replace(CELL, method="fptplus", res=128)
     at_once = counts.count(cell)
     monkeypatch.setattr(counts, "_ENDLESS_BYTES", 4 * 65 * 10)  # ten rows of scores a block
-    assert counts._count(cell) == at_once
+    assert counts.count_anew(cell) == at_once

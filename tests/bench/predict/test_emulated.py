@@ -17,7 +17,7 @@ from bench.emulate.build import CannotEmulate, why_not
 from bench.emulate.pool import EmulatedPool, Job
 from bench.predict import predictor
 from bench.predict.contributions import taken_by_operators
-from bench.predict.counts import Counts
+from bench.predict.counts import Counts, count_anew
 from bench.predict.emulated import StepFails, peaks_of, run_out
 from bench.predict.predictor import dissect, dissect_all, predict, predict_all
 from bench.units import GIB, MIB
@@ -67,6 +67,12 @@ def of_each(answers):
         if isinstance(answer, Exception):
             raise answer
         yield answer
+
+
+def test_a_card_counts_what_meta_tensors_count(pool):
+    cells = all_methods(attention="eager") + all_methods(attention="sdpa")
+    on_cards = of_each(pool.map(count_anew, [Job(gpu=A6000, arguments=(cell, "cuda")) for cell in cells]))
+    assert list(on_cards) == [count_anew(cell) for cell in cells]
 
 
 @pytest.mark.skipif(not torch.__version__.startswith("2.14."), reason="the figure is PyTorch 2.14's")
