@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from bench.cards.gpus import Gpu, endless
+from bench.cards.gpus import Gpu, endless, find_gpu
 from bench.cards.verdict import verdict
 from bench.cells.anatomy import Anatomy, Peak
 from bench.cells.building import build_on
@@ -23,6 +23,9 @@ from bench.emulate.device_state import kernel_launches, unanswered, unknown_work
 from bench.emulate.fork import on_card
 from bench.emulate.step_anatomy import StepWatch
 from bench.emulate.step_profile import profiled
+from bench.timing.estimate import estimate_step
+from bench.timing.operations import StepWork
+from bench.timing.recording import record_step
 from fptplus import InvalidInput
 from methods import FineTuning
 
@@ -81,7 +84,7 @@ def how_it_fits(cell: CellConfig, gpu: Gpu, peak: Peak) -> dict[str, str | None]
 
 
 def emulate_cell(cell: CellConfig, context_bytes: int) -> tuple[Prediction, Anatomy]:
-    """Return parameters, multiply-accumulates, peaks and launches of a cell on this process's card, and its anatomy."""
+    """Return what this process's card says of a cell, with the time predicted for it, and the cell's anatomy."""
     counts, (tuning, _) = count(cell), build_on("meta", cell)
     with _prepared(cell):
         work = _work(cell, tuning)
@@ -91,6 +94,7 @@ def emulate_cell(cell: CellConfig, context_bytes: int) -> tuple[Prediction, Anat
         with StepWatch(work) as watch, profiled(work.step.model) as read:
             work(watch.enter)
         launches = kernel_launches() - launched
+        done = record_step(work.step.model, work)
     seen = read()
     anatomy = watch.anatomy(seen)
     prediction = Prediction(
@@ -100,9 +104,20 @@ def emulate_cell(cell: CellConfig, context_bytes: int) -> tuple[Prediction, Anat
         peak=anatomy.peak,
         context_bytes=context_bytes,
         kernel_launches=launches,
+        estimate=estimate_step(done, find_gpu(cell.gpu), cell.batch_size),
         unknown_workspaces=unknown_workspaces(),
     )
     return prediction, anatomy
+
+
+def work_of(cell: CellConfig) -> StepWork:
+    """Return what a cell's step does, for a prediction of its time on any card; runs on this process's card."""
+    tuning = build_on("meta", cell)[0]
+    with _prepared(cell):
+        work = _work(cell, tuning)
+        for _ in range(WARMUP_STEPS):
+            work()
+        return record_step(work.step.model, work)
 
 
 def peaks_of(cell: CellConfig, batch_sizes: list[int], tuning: FineTuning | None = None) -> list[Peak]:
