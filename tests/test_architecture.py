@@ -35,6 +35,7 @@ ROOMS = {
         "cells",
         "trace",
         "emulate",
+        "timing",
         "predict",
         "records",
         "measure",

@@ -23,6 +23,9 @@ from bench.emulate.device_state import kernel_launches, unanswered, unknown_work
 from bench.emulate.fork import on_card
 from bench.emulate.step_anatomy import StepWatch
 from bench.emulate.step_profile import profiled
+from bench.timing.estimate import estimate_step
+from bench.timing.operations import StepWork
+from bench.timing.recording import record_step
 from fptplus import InvalidInput
 from methods import FineTuning
 
@@ -58,7 +61,7 @@ def predict_cell(cell: CellConfig, gpu: Gpu) -> tuple[Prediction, Anatomy]:
         InvalidInput: if the method cannot drive the model at this resolution.
         CannotEmulate: if the step calls something that the device has no answer to.
     """
-    prediction, anatomy = on_card(endless(gpu), emulate_cell, cell, gpu.context_bytes)
+    prediction, anatomy = on_card(endless(gpu), emulate_cell, cell, gpu)
     return replace(prediction, **how_it_fits(cell, gpu, prediction.peak)), anatomy
 
 
@@ -80,8 +83,13 @@ def how_it_fits(cell: CellConfig, gpu: Gpu, peak: Peak) -> dict[str, str | None]
     return {"fits": "no" if is_out else "maybe", "out_of_memory": message}
 
 
-def emulate_cell(cell: CellConfig, context_bytes: int) -> tuple[Prediction, Anatomy]:
-    """Return parameters, multiply-accumulates, peaks and launches of a cell on this process's card, and its anatomy."""
+def emulate_cell(cell: CellConfig, gpu: Gpu) -> tuple[Prediction, Anatomy]:
+    """Return what this process's card says of a cell, with the time predicted for it, and the cell's anatomy.
+
+    Args:
+        cell: the step's cell.
+        gpu: the card whose time is predicted and whose context is counted; memory is this process's card's.
+    """
     tuning, _ = build_on("meta", cell)
     with _prepared(cell):
         work = _work(cell, tuning)
@@ -91,6 +99,7 @@ def emulate_cell(cell: CellConfig, context_bytes: int) -> tuple[Prediction, Anat
         with StepWatch(work) as watch, profiled(work.step.model) as read:
             work(watch.enter)
         launches = kernel_launches() - launched
+        done = record_step(work.step.model, work)
     seen = read()
     anatomy, unknown = watch.anatomy(seen), unknown_workspaces()
     prediction = Prediction(
@@ -98,11 +107,22 @@ def emulate_cell(cell: CellConfig, context_bytes: int) -> tuple[Prediction, Anat
         **asdict(count(cell, "cuda")),  # last, since it leaves blocks behind
         train_step_macs=seen.macs,
         peak=anatomy.peak,
-        context_bytes=context_bytes,
+        context_bytes=gpu.context_bytes,
         kernel_launches=launches,
+        estimate=estimate_step(done, gpu, cell.batch_size),
         unknown_workspaces=unknown,
     )
     return prediction, anatomy
+
+
+def work_of(cell: CellConfig) -> StepWork:
+    """Return what a cell's step does, for a prediction of its time on any card; runs on this process's card."""
+    tuning = build_on("meta", cell)[0]
+    with _prepared(cell):
+        work = _work(cell, tuning)
+        for _ in range(WARMUP_STEPS):
+            work()
+        return record_step(work.step.model, work)
 
 
 def peaks_of(

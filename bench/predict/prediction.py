@@ -7,6 +7,7 @@ from bench.cards.gpus import Gpu, find_gpu
 from bench.cards.verdict import Word
 from bench.cells.anatomy import Peak
 from bench.cells.config import CellConfig
+from bench.timing.estimate import StepEstimate
 
 PredictedBy = Literal["emulated", "traced"]
 """Engine of a prediction: PyTorch itself on the emulated card, or a model of it on meta tensors."""
@@ -52,6 +53,10 @@ class Prediction:
 
     kernel_launches: int | None = None
     """Kernel launches of one training step: PyTorch's kernels and library calls; None if it is traced."""
+
+    estimate: StepEstimate | None = None
+    """Time and energy of one training step on the card, by the model of timing/, with the exact counts that they rest
+    on; None if it is traced, or nothing is known of the card."""
 
     unknown_workspaces: str = ""
     """Kinds of operators whose scratch memory inside cuDNN is not known, separated by commas."""

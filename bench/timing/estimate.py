@@ -1,0 +1,105 @@
+"""Time, power and energy of a cell's step on a card: predicted, never measured."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.cards.gpus import Gpu
+
+from .energy import power_of
+from .feeding import BatchFeed, copy_s, feed_s
+from .operations import Engine, StepWork
+from .peaks import peaks_of
+from .step_time import time_of
+
+BoundBy = Literal["arithmetic", "memory", "launches", "host", "feeding"]
+
+HOST_S_PER_OPERATOR = 10e-6
+"""Processor time for an operator of PyTorch, from Python to the launch: 6 to 11 µs over the ten methods on the emulated
+card, on a shared virtual machine (AMD EPYC)."""
+
+HOST_S_PER_LAUNCH = 3e-6
+"""Processor time of the driver for a launch, which the emulated card does not take; assumed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEstimate:
+    """Prediction of a step's time and energy on a card."""
+
+    gpu: str
+    step_time_s: float
+    img_per_s: float
+    energy_j_per_img: float
+    """Energy of the card, idle power included."""
+
+    mean_power_w: float
+    peak_power_w: float
+    bound_by: BoundBy
+    """What sets the pace: `feeding` or `host` if the card waits for it, else the kind of kernels that takes longest."""
+
+    device_busy_s: float
+    """Time of the kernels."""
+
+    host_s: float
+    """Time that issuing the step would take on the host of HOST_S_PER_OPERATOR."""
+
+    seconds_by_bound: dict[str, float]
+    """Time of the kernels by what bounds them."""
+
+    kernel_launches: int
+    bytes_moved: int
+    flops_by_engine: dict[Engine, int]
+    arithmetic_intensity: float
+    host_time_s: float
+    """Processor time of the step on this machine; it does not enter the prediction."""
+
+
+def estimate_step(
+    work: StepWork, gpu: Gpu, batch_size: int, *, batch_bytes: int | None = None, feed: BatchFeed | None = None
+) -> StepEstimate | None:
+    """Predict the step of a cell on a card.
+
+    Host and card work side by side, so the slower of the two sets the pace, and the loader does if it is slower still.
+
+    Args:
+        work: what the step does.
+        gpu: a card of the catalogue.
+        batch_size: images in a step.
+        batch_bytes: size of a batch in host memory, if it comes from there; None if batches lie on the card.
+        feed: how batches come; the official code's loader by default.
+
+    Returns:
+        The prediction; None for a card whose rates are not known.
+    """
+    card = peaks_of(gpu)
+    if card is None:
+        return None
+    kernels = [time_of(operation, card) for operation in work.operations]
+    seconds = {"arithmetic": 0.0, "memory": 0.0, "launches": 0.0}
+    for kernel in kernels:
+        seconds[kernel.bound_by] += kernel.seconds
+    busy_s = sum(seconds.values())
+    host_s = work.num_operators * HOST_S_PER_OPERATOR + work.kernel_launches * HOST_S_PER_LAUNCH
+    step_s, bound = max(busy_s, host_s), max(seconds, key=seconds.get) if busy_s >= host_s else "host"
+    if batch_bytes is not None:
+        feed = feed or BatchFeed()
+        step_s += copy_s(batch_bytes, feed)
+        if (loading_s := feed_s(batch_bytes, feed)) > step_s:
+            step_s, bound = loading_s, "feeding"
+    power = power_of(kernels, step_s, card)
+    return StepEstimate(
+        gpu=gpu.name,
+        step_time_s=step_s,
+        img_per_s=batch_size / step_s,
+        energy_j_per_img=power.mean_w * step_s / batch_size,
+        mean_power_w=power.mean_w,
+        peak_power_w=power.peak_w,
+        bound_by=bound,
+        device_busy_s=busy_s,
+        host_s=host_s,
+        seconds_by_bound=seconds,
+        kernel_launches=work.kernel_launches,
+        bytes_moved=work.bytes_moved,
+        flops_by_engine=work.flops_by_engine,
+        arithmetic_intensity=work.arithmetic_intensity,
+        host_time_s=work.host_time_s,
+    )
