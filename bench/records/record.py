@@ -6,6 +6,7 @@ from typing import Literal
 from bench.cells.config import CellConfig
 from bench.cells.identity import IDENTITY
 from bench.cells.step_options import LORA_OPTIONS, STEP_OPTIONS
+from bench.timing.estimate import BoundBy
 from fptplus import InvalidInput
 
 from .measured_columns import EMULATED, MEASURED_MEMORY, MEASURED_TIME
@@ -200,10 +201,19 @@ class Record:
 
     predicted_step_time_s: float | None = None
     predicted_energy_j_per_img: float | None = None
-    """Energy per image by the time and energy model, on `gpu`; never measured."""
+    """Time of a step on `gpu` and energy per image, idle power included, by the model in timing/; never measured."""
 
     weights: str | None = None
     """Checkpoint file or timm pretrained name that was used; None for random weights."""
+
+    predicted_throughput_img_s: float | None = None
+    predicted_mean_power_w: float | None = None
+    predicted_peak_power_w: float | None = None
+    predicted_bound_by: BoundBy | None = None
+    """The model's further answers: throughput with batches on the card, its power, and what sets the pace."""
+
+    arithmetic_intensity: float | None = None
+    """Floating-point operations for each byte moved, counted."""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

@@ -1,7 +1,7 @@
 """Tables for people of predictions and measurements, for `run`, `advise` and `why`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 
 from bench.cards.gpus import Gpu
@@ -62,8 +62,10 @@ def named(one: CellConfig | Record) -> str:
 def _run_views(setting: str, records: list[Record], gpu: Gpu) -> Iterator[TableView]:
     """Yield the predictions for the cells of one setting and, if anything was measured, the measurements."""
     how = " and ".join(dict.fromkeys(record.predicted_by or "predicted" for record in records))
+    has_time = any(record.predicted_step_time_s is not None for record in records)
     yield TableView(
-        title=f"{setting}; MiB {how} on {gpu.name} with {gpu.memory_bytes / GIB:.3g} GiB",
+        title=f"{setting}; MiB {how} on {gpu.name} with {gpu.memory_bytes / GIB:.3g} GiB"
+        + ("; time and energy predicted" if has_time else ""),
         columns=(
             Column(heading="Method", show=titled),
             *_PREDICTED,
@@ -92,16 +94,20 @@ _PREDICTED = (
     number("Learnable", "learnable_params", is_extra=True),
     number("Learn-\nable %", "params_pct", ".2f"),
     number("GMACs\n/image", "forward_macs", ",.2f", 1e9, is_extra=True),
-    _rounded("GMACs\n/step", "train_step_macs", 1e9),
+    replace(_rounded("GMACs\n/step", "train_step_macs", 1e9), is_extra=True),
     number("Process", "predicted_process_bytes", unit=MIB),
     number("Reserved", "predicted_peak_reserved_bytes", unit=MIB, is_extra=True),
     number("Allocated", "predicted_peak_allocated_bytes", unit=MIB),
     number("Weights", "predicted_weights_bytes", unit=MIB, is_extra=True),
     number("Gradi-\nents", "predicted_gradients_bytes", unit=MIB, is_extra=True),
     number("Opti-\nmizer", "predicted_optimizer_bytes", unit=MIB, is_extra=True),
-    number("Activa-\ntions", "predicted_activations_bytes", unit=MIB),
+    number("Activa-\ntions", "predicted_activations_bytes", unit=MIB, is_extra=True),
     number("Tempo-\nrary", "predicted_temporary_bytes", unit=MIB, is_extra=True),
     number("Inputs", "predicted_inputs_bytes", unit=MIB, is_extra=True),
+    _rounded("Images\n/s", "predicted_throughput_img_s", 1),
+    _rounded("J\n/image", "predicted_energy_j_per_img", 1),
+    number("Mean\nW", "predicted_mean_power_w", is_extra=True),
+    Column(heading="Bound by", show=lambda one: one.predicted_bound_by or "", is_extra=True),
 )
 _MEASURED = (
     number("Process", "measured_process_bytes", unit=MIB),

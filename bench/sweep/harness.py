@@ -22,6 +22,7 @@ from bench.predict.predictor import Engine, predict
 from bench.records.measured_columns import Reading, recordable
 from bench.records.record import Record, new_record
 from bench.records.results_store import ResultsStore
+from bench.timing.estimate import StepEstimate
 from fptplus import InvalidInput
 
 from .duration import derived_training_time_s
@@ -151,7 +152,7 @@ def cpu_flops_per_s() -> float:
     return 3 * 2 * size**3 / (time.perf_counter() - start)
 
 
-def columns_of(prediction: Prediction) -> dict[str, int | float | None]:
+def columns_of(prediction: Prediction) -> dict[str, int | float | str | None]:
     """Return a prediction as columns of a record."""
     shared = (
         "learnable_params",
@@ -172,4 +173,20 @@ def columns_of(prediction: Prediction) -> dict[str, int | float | None]:
         "predicted_fits": {"yes": True, "no": False, "maybe": None}[prediction.fits],
         "kernel_launches": prediction.kernel_launches,
         **split,
+        **({} if prediction.estimate is None else _estimated(prediction.estimate)),
+    }
+
+
+def _estimated(estimate: StepEstimate) -> dict[str, int | float | str]:
+    """Return what is predicted of a step's time and energy, and the counts below it, as columns of a record."""
+    return {
+        "host_time_s": estimate.host_time_s,
+        "bytes_moved": estimate.bytes_moved,
+        "arithmetic_intensity": estimate.arithmetic_intensity,
+        "predicted_step_time_s": estimate.step_time_s,
+        "predicted_throughput_img_s": estimate.img_per_s,
+        "predicted_energy_j_per_img": estimate.energy_j_per_img,
+        "predicted_mean_power_w": estimate.mean_power_w,
+        "predicted_peak_power_w": estimate.peak_power_w,
+        "predicted_bound_by": estimate.bound_by,
     }
