@@ -18,6 +18,7 @@ from bench.records.results_store import ResultsStore
 from bench.report.exhibit import write_exhibit
 from bench.report.fair_tables import fair_tables
 from bench.report.findings import findings_page
+from bench.report.memory_and_time import memory_and_time
 from bench.report.page import page
 from bench.report.paper_figures import paper_figures
 from bench.report.paper_tables import paper_tables
@@ -102,6 +103,8 @@ def write_everything(results: Path) -> None:
     folder, evidence = results / PAPER_FOLDER, Evidence(results)
     passes, grid = read_preloading(folder / "preloading.csv"), list(read_grid(folder / "grid.csv"))
     fair, figures = list(fair_tables(evidence, passes)), list(paper_figures(evidence))
+    if (against_time := memory_and_time(evidence, passes)) is not None:
+        figures.append(against_time)
     comparisons, findings = check(evidence), findings_page(evidence, passes, fair)
     with TemporaryDirectory(dir=results, prefix=".reproduce.") as name:
         made = Path(name)

@@ -140,6 +140,20 @@ class Evidence:
             return None
         return Number(value=value, source="measured", record=record.cell_id, card=measured_card(record))
 
+    def measured_or_predicted(self, cell: CellConfig, field: str) -> Number | None:
+        """Return a column for time or power, measured on a GPU if there is one, otherwise predicted; None without both.
+
+        Args:
+            cell: the cell asked about.
+            field: name of the measured column; the predicted one has `predicted_` before it.
+        """
+        if (measured := self.measured(cell, field)) is not None:
+            return measured
+        record = self.record(cell)
+        if (value := getattr(record, f"predicted_{field}")) is None:
+            return None
+        return Number(value=value, source="predicted", record=record.cell_id, card=predicted_card(record.gpu))
+
     def auc(
         self, method: str, dataset: str, weights: str = "supervised", model: str = "vit_b", res: int = 512
     ) -> Number | None:
