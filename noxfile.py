@@ -148,6 +148,12 @@ def published(session: nox.Session) -> None:
     _run(session, "-m", "bench", "published", *session.posargs)
 
 
+@nox.session(venv_backend="none", requires=["environment"], default=False)
+def timing(session: nox.Session) -> None:
+    """Hold 97 published throughputs, and the paper's Table II, against predictions; writes results/published."""
+    _run(session, "-m", "bench", "timing", *session.posargs)
+
+
 def _other_torch(session: nox.Session, name: str, python: str, *packages: str) -> str:
     """Python of an environment with another PyTorch, several GB; installed once."""
     folder = ROOT / ".nox" / name

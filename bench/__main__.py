@@ -19,6 +19,7 @@ COMMANDS = {
     "campaign": "Measure the paper's efficiency tables on this machine's GPU.",
     "compare": "Show what changed from one results folder to another.",
     "published": "Check emulated memory against what others have measured.",
+    "timing": "Check predicted time against what others have measured.",
     "reproduce": "Make the paper's tables and figures, and the report.",
     "verify": "Check each number that the paper prints against ours.",
     "doctor": "Say what can be measured on this machine, and how to fix the rest.",

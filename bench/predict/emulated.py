@@ -25,8 +25,9 @@ from bench.emulate.step_anatomy import StepWatch
 from bench.emulate.step_profile import profiled
 from bench.timing.estimate import estimate_step
 from bench.timing.operations import StepWork
-from bench.timing.recording import record_step
+from bench.timing.recording import record_step, timed
 from fptplus import InvalidInput
+from fptplus.network.features import tensors_of
 from methods import FineTuning
 
 from .counts import count, count_anew
@@ -93,13 +94,12 @@ def emulate_cell(cell: CellConfig, gpu: Gpu) -> tuple[Prediction, Anatomy]:
     tuning, _ = build_on("meta", cell)
     with _prepared(cell):
         work = _work(cell, tuning)
-        for _ in range(WARMUP_STEPS):
-            work()
+        host_time_s = [timed(work) for _ in range(WARMUP_STEPS)][-1]
         launched = kernel_launches()
         with StepWatch(work) as watch, profiled(work.step.model) as read:
             work(watch.enter)
         launches = kernel_launches() - launched
-        done = record_step(work.step.model, work)
+        done = record_step(work.step.model, work, tensors_of(work.inputs), host_time_s=host_time_s)
     seen = read()
     anatomy, unknown = watch.anatomy(seen), unknown_workspaces()
     prediction = Prediction(
@@ -120,9 +120,8 @@ def work_of(cell: CellConfig) -> StepWork:
     tuning = build_on("meta", cell)[0]
     with _prepared(cell):
         work = _work(cell, tuning)
-        for _ in range(WARMUP_STEPS):
-            work()
-        return record_step(work.step.model, work)
+        host_time_s = [timed(work) for _ in range(WARMUP_STEPS)][-1]
+        return record_step(work.step.model, work, tensors_of(work.inputs), host_time_s=host_time_s)
 
 
 def peaks_of(

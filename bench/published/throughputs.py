@@ -1,6 +1,8 @@
 """Throughputs that others measured (`throughput.csv`), and the steps behind them on emulated cards."""
 
 import csv
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -8,9 +10,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from timm.models import create_model
+from torch import nn
 
-from bench.timing.operations import Operation
-from bench.timing.recording import OperationRecorder
+from bench.cards.gpus import GPUS, endless
+from bench.emulate.pool import EmulatedPool, Job
+from bench.timing.operations import StepWork
+from bench.timing.recording import record_step, timed
 
 from .older import with_plain_attention
 from .scripts import on_device
@@ -23,7 +28,7 @@ class Throughput:
     """One row of `throughput.csv`."""
 
     source: str
-    """File in the repository of timm (github.com/huggingface/pytorch-image-models)."""
+    """File in timm's repository (github.com/huggingface/pytorch-image-models)."""
 
     gpu: str
     """Name of the card in the catalogue."""
@@ -40,50 +45,78 @@ class Throughput:
     step_time_ms: float
 
     @property
-    def is_fused(self) -> bool:
-        """Whether attention is one kernel."""
-        return "fused" in self.precision
+    def architecture(self) -> str:
+        """Size, patch and resolution: what models that differ only in their training share."""
+        return self.model.removeprefix("vit_").removeprefix("deit_").replace("clip_", "")
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the row is in the half that constants are fitted on: by a hash of its architecture.
+
+        Models that are the same to a card, such as DeiT and ViT, are thereby on the same side.
+        """
+        return hashlib.sha256(self.architecture.encode()).digest()[0] % 2 == 0
 
 
 def published_throughputs() -> list[Throughput]:
     """Return all rows of the table."""
     kinds = {field.name: field.type for field in fields(Throughput)}
     with _TABLE.open(newline="", encoding="utf-8") as file:
-        return [Throughput(**{k: kinds[k](v) for k, v in row.items()}) for row in csv.DictReader(file)]
+        return [Throughput(**{name: kinds[name](text) for name, text in row.items()}) for row in csv.DictReader(file)]
 
 
-def record_row(row: Throughput) -> list[Operation]:
-    """Return what a step of a row does on this process's emulated card (timm's benchmark.py)."""
-    options = {"img_size": row.res} if "dinov2" in row.model or "siglip" in row.model else {}
-    model = on_device(partial(create_model, row.model, **options))
-    if not row.is_fused:
+def recorded(rows: list[Throughput]) -> Iterator[StepWork]:
+    """Yield what a step of each row does, on emulated cards.
+
+    Raises:
+        CannotEmulate: if the emulated device does not run here.
+    """
+    with EmulatedPool() as pool:
+        jobs = [Job(gpu=endless(GPUS[row.gpu]), arguments=(row,)) for row in rows]
+        for answer in pool.map(record_row, jobs):
+            if isinstance(answer, Exception):
+                raise answer
+            yield answer
+
+
+def record_row(row: Throughput) -> StepWork:
+    """Return what a step of a row does on this process's emulated card (timm's benchmark.py).
+
+    Rows before PyTorch 2 have timm's attention of that time, with explicit score matrices.
+    """
+    sized = "dinov2" in row.model or "siglip" in row.model
+    model = on_device(partial(create_model, row.model, **({"img_size": row.res} if sized else {})))
+    if "eager" in row.precision:
         with_plain_attention(model)
     images = torch.empty(row.batch_size, 3, row.res, row.res, device="cuda")
     step = _training(model, images) if row.mode == "train" else _inference(model, images)
     step()
-    with OperationRecorder(model) as recorder:
-        step()
-    return recorder.operations
+    return record_step(model, step, [images], host_time_s=timed(step))
 
 
-def _training(model: torch.nn.Module, images: torch.Tensor):
-    """SGD with Nesterov momentum, the backward pass inside autocast, gradients kept (timm 0.6.7, PyTorch 1.12)."""
+def _training(model: nn.Module, images: torch.Tensor) -> Callable[..., None]:
+    """Return timm 0.6.7's step: SGD with Nesterov momentum, backward pass inside autocast, gradients kept."""
     optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-4, momentum=0.9, nesterov=True, foreach=False)
     labels = torch.zeros(len(images), dtype=torch.long, device="cuda")
 
-    def step() -> None:
+    def step(on_phase: Callable[[str], None] = lambda phase: None) -> None:
         optimizer.zero_grad(set_to_none=False)
+        on_phase("forward")
         with torch.autocast("cuda", torch.float16):
-            F.cross_entropy(model(images), labels).backward()
+            loss = F.cross_entropy(model(images), labels)
+            on_phase("backward")
+            loss.backward()
+        on_phase("optimizer")
         optimizer.step()
 
     return step
 
 
-def _inference(model: torch.nn.Module, images: torch.Tensor):
+def _inference(model: nn.Module, images: torch.Tensor) -> Callable[..., None]:
     model.eval()
 
-    def step() -> None:
+    def step(on_phase: Callable[[str], None] = lambda phase: None) -> None:
+        on_phase("forward")
         with torch.no_grad(), torch.autocast("cuda", torch.float16):
             model(images)
 

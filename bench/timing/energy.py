@@ -16,8 +16,8 @@ from .step_time import Bound, KernelTime
 
 POWER_SHARES: dict[Bound, float] = {"arithmetic": 1.0, "memory": 0.75, "launches": 0.5}
 
-SENSOR_S = 0.1
-"""Time that the card's power sensor averages over (Ampere and later: arXiv 2312.02741)."""
+SENSOR_S = 1.0
+"""Time that NVML averages power over, on Ampere except GA100 and on later cards (nvmlDeviceGetPowerUsage)."""
 
 
 @dataclass(frozen=True, kw_only=True)

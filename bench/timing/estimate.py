@@ -1,6 +1,6 @@
 """Time, power and energy of a cell's step on a card: predicted, never measured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from bench.cards.gpus import Gpu
@@ -8,7 +8,7 @@ from bench.cards.gpus import Gpu
 from .energy import power_of
 from .feeding import BatchFeed, copy_s, feed_s
 from .operations import Engine, StepWork
-from .peaks import peaks_of
+from .peaks import card_peaks
 from .step_time import time_of
 
 BoundBy = Literal["arithmetic", "memory", "launches", "host", "feeding"]
@@ -49,7 +49,7 @@ class StepEstimate:
     bytes_moved: int
     flops_by_engine: dict[Engine, int]
     arithmetic_intensity: float
-    host_time_s: float
+    host_time_s: float = field(compare=False)
     """Processor time of the step on this machine; it does not enter the prediction."""
 
 
@@ -70,7 +70,7 @@ def estimate_step(
     Returns:
         The prediction; None for a card whose rates are not known.
     """
-    card = peaks_of(gpu)
+    card = card_peaks(gpu)
     if card is None:
         return None
     kernels = [time_of(operation, card) for operation in work.operations]

@@ -1,6 +1,7 @@
 """What one step does: every operator that launches a kernel, in order, with its numbers, bytes and matrix products."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,6 +78,15 @@ class Operation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Totals:
+    """What some operations add up to."""
+
+    launches: int
+    flops: int
+    bytes_moved: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepWork:
     """What one step does, as the emulated card saw it. Nothing in it depends on how fast a card is."""
 
@@ -86,6 +96,9 @@ class StepWork:
 
     host_time_s: float
     """Processor time of one step on this machine, in seconds."""
+
+    input_bytes: int = 0
+    """Size of a batch as the step gets it."""
 
     @property
     def kernel_launches(self) -> int:
@@ -114,6 +127,24 @@ class StepWork:
     def arithmetic_intensity(self) -> float:
         """Floating-point operations for each byte moved."""
         return self.flops / self.bytes_moved if self.bytes_moved else 0.0
+
+    def totals(self, kind_of: Callable[[Operation], str]) -> dict[str, Totals]:
+        """Return what groups of operations add up to, such as those of a phase or a module, in order of appearance.
+
+        Args:
+            kind_of: name of an operation's group.
+        """
+        groups: dict[str, list[Operation]] = {}
+        for operation in self.operations:
+            groups.setdefault(kind_of(operation), []).append(operation)
+        return {
+            name: Totals(
+                launches=sum(one.launches for one in group),
+                flops=sum(one.flops for one in group),
+                bytes_moved=sum(one.bytes_read + one.bytes_written for one in group),
+            )
+            for name, group in groups.items()
+        }
 
     @property
     def host_bytes(self) -> int:

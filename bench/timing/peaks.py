@@ -51,7 +51,7 @@ class CardPeaks:
     """Sources of `peak`, `product`, `power` and `idle`; `assumed` where nobody says."""
 
 
-def peaks_of(gpu: Gpu) -> CardPeaks | None:
+def card_peaks(gpu: Gpu) -> CardPeaks | None:
     """Return the peaks of a card of the catalogue; None for a card that is not in it, or whose memory is not known."""
     with _TABLE.open(newline="", encoding="utf-8") as file:
         row = next((row for row in csv.DictReader(file) if row["name"] == gpu.name), None)

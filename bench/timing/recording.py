@@ -63,20 +63,31 @@ _Tensors = list[Tensor | list[Tensor]]
 """Tensors of an operator; a list of many counts as one."""
 
 
-def record_step(model: nn.Module, step: Callable[..., object]) -> StepWork:
-    """Return what a step does, which runs twice on this process's emulated card: for the host's time, and to record it.
+def timed(step: Callable[[], object]) -> float:
+    """Run a step and return the processor time that this machine took to issue it, in seconds."""
+    began_s = time.process_time()
+    step()
+    return time.process_time() - began_s
+
+
+def record_step(
+    model: nn.Module, step: Callable[..., object], inputs: Iterable[Tensor] = (), *, host_time_s: float
+) -> StepWork:
+    """Return what a step does on this process's emulated card, where it runs once more.
 
     Args:
         model: whose modules are named.
         step: takes listeners that are told of each phase; it has run before.
+        inputs: tensors of its batch.
+        host_time_s: processor time of an earlier step that nothing recorded.
     """
-    began_s = time.process_time()
-    step()
-    host_time_s = time.process_time() - began_s
     with OperationRecorder(model) as recorder:
         step(recorder.enter)
     return StepWork(
-        operations=tuple(recorder.operations), num_operators=recorder.num_operators, host_time_s=host_time_s
+        operations=tuple(recorder.operations),
+        num_operators=recorder.num_operators,
+        host_time_s=host_time_s,
+        input_bytes=sum(map(_bytes_of, inputs)),
     )
 
 
@@ -94,7 +105,9 @@ class OperationRecorder(TorchDispatchMode):
         """Operators that reached the device's dispatcher, views included."""
 
         self._model, self._phase, self._modules = model, "forward", []
-        self._names: dict[int, str] = {}
+        self._module_of_node: dict[int, str] = {}
+        """The module in whose forward pass an autograd node was made, by the node's sequence number."""
+
         self._clock_bytes = 0
         """Bytes touched so far."""
 
@@ -126,13 +139,25 @@ class OperationRecorder(TorchDispatchMode):
         result = func(*args, **kwargs)
         launches = kernel_launches() - before
         self.num_operators += 1
+        module = self._module()
         name = func._schema.name.partition("::")[2]
         host_bytes = _host_bytes(name, args, result)
         if launches or host_bytes:
-            self._note(func, name, args, kwargs, result, launches, host_bytes)
+            self._note(func, name, args, kwargs, result, launches, host_bytes, module)
         return result
 
-    def _note(self, func, name: str, args: tuple, kwargs: dict, result: Any, launches: int, host_bytes: int) -> None:
+    def _module(self) -> str:
+        """Return the module in its forward pass, or that whose gradient is computed."""
+        if (node := torch._C._current_autograd_node()) is not None:
+            return self._module_of_node.get(node._sequence_nr(), "")
+        if not self._modules:
+            return ""
+        self._module_of_node[torch._C._autograd._get_sequence_nr() - 1] = self._modules[-1]
+        return self._modules[-1]
+
+    def _note(
+        self, func, name: str, args: tuple, kwargs: dict, result: Any, launches: int, host_bytes: int, module: str
+    ) -> None:
         products = tuple(Product(*numbers[:4], _engine_of(numbers[5], numbers[4])) for numbers in recorded_products())
         inputs, written = _tensors(func, name, args, kwargs, result)
         kind = _kind(name)
@@ -147,7 +172,7 @@ class OperationRecorder(TorchDispatchMode):
                 op=name,
                 kind=kind,
                 phase=self._phase,
-                module=self._modules[-1] if self._modules else "",
+                module=module,
                 launches=launches,
                 touches=tuple(self._touched(inputs, written)),
                 engine=products[0].engine if products else engine,
