@@ -44,9 +44,9 @@ class Known:
 
     table: str
     row: str
-    """Regular expression for the cell's row."""
-
     column: str
+    """Regular expressions for the cell's row and its whole column."""
+
     low: float
     high: float
     """Band of our number divided by the printed one, from `low` to `high`."""
@@ -114,6 +114,31 @@ KNOWN: tuple[Known, ...] = (
         "0.06 without the prompts' projection and the normalisations",
     ),
     Known(
+        table="II",
+        row="FPT$",
+        column="Peak power|Avg. power",
+        low=0.70,
+        high=0.82,
+        reason="the printed average (183.10 W) is above the printed peak (166.54 W); ours waits for batches most of "
+        "the time",
+    ),
+    Known(
+        table="II",
+        row="Preloading",
+        column="Peak power|Avg. power",
+        low=0.84,
+        high=0.90,
+        reason="ours lets the card do nothing while features are copied back and written",
+    ),
+    Known(
+        table="II",
+        row="Linear|LoRA|BitFit|^FPT$|FPT\\+",
+        column="Throughput|Time",
+        low=0.86,
+        high=1.14,
+        reason="the time model's own error (docs/time.md); nothing in it was fitted to the paper",
+    ),
+    Known(
         table="I",
         row="Linear|Prompt|Attention|BitFit|LoRA",
         column="Mem.",
@@ -139,6 +164,6 @@ def known_deviation(cell: PrintedCell) -> Known | None:
     """Return what is known of a cell's deviation, or None."""
     for known in KNOWN:
         table_matches = re.fullmatch(known.table, cell.table)
-        if table_matches and known.column == cell.column and re.search(known.row, cell.row):
+        if table_matches and re.fullmatch(known.column, cell.column) and re.search(known.row, cell.row):
             return known
     return None

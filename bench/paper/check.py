@@ -1,5 +1,6 @@
 """Compare each printed cell with ours: differences, both ratios to full fine-tuning, a verdict, and its reason."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from .evidence import PAPER_CARD, PAPER_STACK, Evidence, Number
 from .flops import by_convention_gmacs, preloading_by_convention_gmacs, preloading_gmacs, true_gmacs
 from .printed import DATASETS, FULL_MEM_MB, PrintedCell, printed_cells
 from .settings import paper_cell
+from .table2_time import PRELOADING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,26 @@ def check_table(comparisons: list[Comparison]) -> pd.DataFrame:
     )
 
 
+KINDS = {
+    "measured": "measured",
+    "emulated": "emulated",
+    "counted": "counted",
+    "predicted": "predicted",
+    "trained": "trained",
+    "computed": "arithmetic",
+}
+"""Kinds of our numbers by their source; arithmetic is worked out from numbers that the paper prints."""
+
+
+def counts_by_kind(comparisons: list[Comparison]) -> dict[str, Counter[Verdict]]:
+    """Return the number of verdicts of each kind of our numbers; numbers of different kinds prove different things."""
+    found = {kind: Counter() for kind in KINDS.values()}
+    for one in comparisons:
+        if one.ours is not None:
+            found[KINDS[one.ours.source]][one.verdict] += 1
+    return {kind: counts for kind, counts in found.items() if counts}
+
+
 def _shown(ours: Number | None) -> float | str | None:
     if ours is None:
         return None
@@ -146,6 +168,8 @@ def _ours_of_full(cell: PrintedCell, evidence: Evidence) -> Number | None:
     """Return our number of full fine-tuning for the same column, model and resolution."""
     if cell.quantity in ("ppe", "pme", "auc", "avg_auc"):
         return Number(value=cell.full_printed, source="printed")
+    if cell.quantity in _TABLE2:
+        return evidence.table2("full", _TABLE2[cell.quantity])
     model, res = (cell.cell.model, cell.cell.res) if cell.cell else ("vit_b", 512)
     return _by_record(cell, paper_cell("full", model, res), evidence)
 
@@ -165,9 +189,20 @@ def _ours(cell: PrintedCell, evidence: Evidence) -> Number | None:
             return Number(value=performance_efficiency(row["avg_auc"], row["mem_mb"] / FULL_MEM_MB), source="computed")
         case "avg_auc":
             return None
+    if cell.quantity in _TABLE2:
+        return evidence.table2(cell.cell.method if cell.cell else PRELOADING, _TABLE2[cell.quantity])
     if cell.cell is None:
-        return preloading_by_convention_gmacs(evidence) if cell.quantity == "gmacs" else None
+        return preloading_by_convention_gmacs(evidence)
     return _by_record(cell, cell.cell, evidence)
+
+
+_TABLE2 = {
+    "seconds": "train_time_s",
+    "img_s": "throughput_img_s",
+    "peak_w": "peak_power_w",
+    "mean_w": "mean_power_w",
+}
+"""Columns of ours for the quantities of Table II."""
 
 
 def _by_record(cell: PrintedCell, config: CellConfig, evidence: Evidence) -> Number | None:
@@ -178,10 +213,4 @@ def _by_record(cell: PrintedCell, config: CellConfig, evidence: Evidence) -> Num
             return evidence.paper_memory_mib(config)
         case "gmacs":
             return by_convention_gmacs(evidence, config.method)
-        case "img_s":
-            return evidence.measured(config, "throughput_img_s")
-        case "peak_w":
-            return evidence.measured(config, "peak_power_w")
-        case "mean_w":
-            return evidence.measured(config, "mean_power_w")
-    return None  # the paper's total times depend on its epochs and data: no record has them
+    return None

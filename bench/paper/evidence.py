@@ -19,8 +19,11 @@ from bench.records.record import Record
 from bench.records.results_store import ResultsStore
 from bench.units import MIB
 from fptplus import InvalidInput
+from fptplus.paper_training import EPOCHS, TABLE2_EPOCH_IMAGES
 
 from .settings import paper_cell
+from .table2_time import FILE as TABLE2_TIME
+from .table2_time import PRELOADING, read_table2
 
 Source = Literal["predicted", "emulated", "measured", "counted", "printed", "trained", "computed"]
 """Source of a number: predicted, emulated, measured or counted by us; printed in the paper; trained by us; computed
@@ -29,6 +32,9 @@ from the columns next to it."""
 PAPER_FOLDER = "paper"
 """Folder for predictions of the paper's cells, under the results folder; every other folder of records there belongs to
 a machine."""
+
+PUBLISHED_FOLDER = "published"
+"""Folder for what was held to published measurements, under the results folder."""
 
 TRAINING_GLOB = "*/training/*.csv"
 """Pattern of training records under the results folder: columns method, dataset, auc (percent); optionally weights,
@@ -75,6 +81,7 @@ class Evidence:
             found.sort(key=_rank)
         self.training = _read_training(self.results)
         self._stack = read_stack(self.results / PAPER_FOLDER / PAPER_STACK)
+        self._table2 = read_table2(self.results / PUBLISHED_FOLDER / TABLE2_TIME)
 
     def records(self) -> list[Record]:
         """Return one record for each cell and card, the best there is."""
@@ -139,6 +146,25 @@ class Evidence:
         if value is None or not _is_measured_on_gpu(record):
             return None
         return Number(value=value, source="measured", record=record.cell_id, card=measured_card(record))
+
+    def table2(self, method: str, column: str) -> Number | None:
+        """Return time, throughput or power as Table II has them: measured if they were, otherwise predicted.
+
+        Args:
+            method: a method, or `preloading`.
+            column: a numeric field of TimedRow.
+        """
+        if method != PRELOADING and (measured := self._measured_for_table2(paper_cell(method), column)) is not None:
+            return measured
+        if (row := self._table2.get(method)) is None:
+            return None
+        return Number(value=getattr(row, column), source="predicted", record=TABLE2_TIME, card=PAPER_CARD)
+
+    def _measured_for_table2(self, cell: CellConfig, column: str) -> Number | None:
+        if column != "train_time_s":
+            return self.measured(cell, column)
+        throughput = self.measured(cell, "throughput_img_s")
+        return throughput and replace(throughput, value=EPOCHS * TABLE2_EPOCH_IMAGES / throughput.value)
 
     def measured_or_predicted(self, cell: CellConfig, field: str) -> Number | None:
         """Return a column for time or power, measured on a GPU if there is one, otherwise predicted; None without both.

@@ -6,8 +6,10 @@ over it, forward and backward. FPT and FPT+ read stored features through the off
 preloading, as the printed numbers do (154.23 − 31.76 s are 20 epochs of 65 steps at 171.83 img/s).
 """
 
+import csv
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from bench.cards.gpus import PAPER_GPU, find_gpu
 from bench.timing.energy import power_of
@@ -27,6 +29,9 @@ STEPS = EPOCHS * (TABLE2_SPLIT_IMAGES // BATCH_SIZE)
 
 PRELOADING = "preloading"
 
+FILE = "table2_time.csv"
+"""Name of the file that holds the predicted rows, under `results/published`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TimedRow:
@@ -38,6 +43,19 @@ class TimedRow:
     peak_power_w: float
     mean_power_w: float
     bound_by: str
+
+
+def read_table2(path: Path) -> dict[str, TimedRow]:
+    """Return the predicted rows by method from a file of `python -m bench timing`; none if there is no file."""
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["method"]: TimedRow(**_columns(row)) for row in csv.DictReader(file)}
+
+
+def _columns(row: dict[str, str]) -> dict[str, str | float]:
+    labels = {name: row[name] for name in ("method", "bound_by")}
+    return labels | {f.name: float(row[f"predicted_{f.name}"]) for f in fields(TimedRow) if f.name not in labels}
 
 
 def cells_of_table2() -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 from itertools import groupby
 
-from bench.paper.check import Comparison, check_table
+from bench.paper.bands import Verdict
+from bench.paper.check import Comparison, check_table, counts_by_kind
 from bench.paper.inconsistencies import inconsistencies
 
 from .page import check_summary
@@ -26,7 +27,23 @@ def print_check(comparisons: list[Comparison], printer: Printer) -> None:
         items=inconsistencies(),
     )
     printer.summarize(contradictions)
+    printer.summarize(_kinds_view(comparisons))
     printer.note(check_summary(comparisons))
+
+
+def _kinds_view(comparisons: list[Comparison]) -> TableView:
+    verdicts: dict[str, Verdict] = {"Pass": "pass", "Near": "warn", "Differ": "differs"}
+    return TableView(
+        title="By kind of our number",
+        columns=(
+            Column(heading="Kind", show=lambda one: one[0]),
+            *(
+                Column(heading=heading, show=lambda one, verdict=verdict: str(one[1][verdict]), is_number=True)
+                for heading, verdict in verdicts.items()
+            ),
+        ),
+        items=list(counts_by_kind(comparisons).items()),
+    )
 
 
 def _view(name: str, comparisons: list[Comparison]) -> TableView:

@@ -164,13 +164,8 @@ def columns_of(prediction: Prediction) -> dict[str, int | float | str | None]:
         "fvcore_forward_macs",
     )
     split = {f"predicted_{kind}_bytes": size for kind, size in prediction.peak.by_kind.items()}
-    estimate = prediction.estimate
     return {
         **{name: getattr(prediction, name) for name in shared},
-        "host_time_s": estimate and estimate.host_time_s,
-        "bytes_moved": estimate and estimate.bytes_moved,
-        "predicted_step_time_s": estimate and estimate.step_time_s,
-        "predicted_energy_j_per_img": estimate and estimate.energy_j_per_img,
         "predicted_peak_allocated_bytes": prediction.peak.allocated_bytes,
         "predicted_peak_reserved_bytes": prediction.peak.reserved_bytes,
         "predicted_process_bytes": prediction.process_bytes,
