@@ -10,9 +10,12 @@ from bench.predict.advice import Advice, advise_all
 from bench.predict.prediction import Prediction
 from bench.predict.predictor import Engine, predict_all
 from bench.report.table_formats import FormatOption, Value, printing
-from bench.report.terminal import advice_view, remedies_in_words
+from bench.report.terminal import advice_view, remedies_in_words, training_view
 from bench.sweep.sweep import checked_cells
+from bench.timing.training import TrainingEstimate, training_of
 from bench.units import MIB
+from fptplus import InvalidInput
+from fptplus.paper_training import EPOCHS, TABLE2_SPLIT_IMAGES
 from methods import PASSES, patch_size_of
 
 from .progress import progress_bar, say_engine
@@ -25,17 +28,33 @@ class AdviseConfig(FormatOption, Setting):
     Example: --gpu rtx3090 --model vit_b --res 1024, or --gpu-memory 11GiB.
     """
 
+    epochs: int = EPOCHS
+    """Epochs of the training whose time and energy are predicted."""
+
+    num_images: int = TABLE2_SPLIT_IMAGES
+    """Images per epoch. The default is 60 % of Messidor-2, which the paper's Table II implies."""
+
 
 def main(config: AdviseConfig) -> int:
     """Print verdicts for a GPU, from predictions alone."""
+    for name, value, least in (("epochs", config.epochs, 1), ("num-images", config.num_images, config.batch_size)):
+        if value < least:
+            raise InvalidInput(f"{name} must be at least {least}, got {value}.")
     cells, gpu = checked_cells(config), config.gpu_to_predict
     say_engine(config.engine)
     with printing(config.format) as printer:
         for model, res in dict.fromkeys((cell.model, cell.res) for cell in cells):
             asked = [cell for cell in cells if (cell.model, cell.res) == (model, res)]
             advice, passes = _advice(asked, config.engine), _preloading(asked, config.engine)
-            rows = [_row(cell, gpu, one, passes.get(cell.method)) for cell, one in zip(asked, advice, strict=True)]
-            printer.show(rows, advice_view(asked[0], gpu, advice))
+            rows, timed = [], []
+            for cell, one in zip(asked, advice, strict=True):
+                training = _training(cell, one, passes.get(cell.method), config)
+                rows.append(_row(cell, gpu, one, passes.get(cell.method), training))
+                timed += [(one.method, one.step, training)] if training else []
+            views = [advice_view(asked[0], gpu, advice)]
+            if timed:
+                views.append(training_view(timed, gpu, config.epochs, config.num_images))
+            printer.show(rows, *views)
             for method, one in passes.items():
                 needs = f"{one.process_bytes / MIB:,.0f} MiB"
                 printer.note(f"{method}: preloading its features takes {needs}, one image at a time")
@@ -65,7 +84,19 @@ def _preloading(cells: list[CellConfig], engine: Engine) -> dict[str, Prediction
     return found
 
 
-def _row(cell: CellConfig, gpu: Gpu, advice: Advice, preloading: Prediction | None) -> dict[str, Value]:
+def _training(
+    cell: CellConfig, advice: Advice, preloading: Prediction | None, config: AdviseConfig
+) -> TrainingEstimate | None:
+    """Return the time and energy of a training; None if the step does not run, or nothing is known of its time."""
+    if advice.step is None or (preloading is not None and preloading.estimate is None):
+        return None
+    before = None if preloading is None else preloading.estimate
+    return training_of(advice.step, cell.batch_size, config.num_images, config.epochs, before)
+
+
+def _row(
+    cell: CellConfig, gpu: Gpu, advice: Advice, preloading: Prediction | None, training: TrainingEstimate | None
+) -> dict[str, Value]:
     """Return one method's advice together with everything that was asked."""
     asked = {name: getattr(cell, name) for name in IDENTITY}
     return asked | {
@@ -78,4 +109,8 @@ def _row(cell: CellConfig, gpu: Gpu, advice: Advice, preloading: Prediction | No
         "largest_res": advice.largest_res,
         "remedies": remedies_in_words(advice) or None,
         "preloading_process_bytes": None if preloading is None else preloading.process_bytes,
+        "predicted_step_time_s": advice.step and advice.step.step_time_s,
+        "predicted_train_time_s": training and training.train_time_s,
+        "predicted_preloading_time_s": training and training.preloading_time_s,
+        "predicted_energy_kwh": training and training.energy_kwh,
     }

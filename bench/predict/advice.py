@@ -13,11 +13,12 @@ from bench.cells.anatomy import Peak
 from bench.cells.building import build_on
 from bench.cells.config import CellConfig
 from bench.emulate.fork import on_card
+from bench.timing.estimate import StepEstimate
 from bench.trace.replay import fits, replay
 from fptplus import InvalidInput
 from methods import FineTuning
 
-from .emulated import how_it_fits, peaks_of, run_out
+from .emulated import estimate_of, how_it_fits, peaks_of, run_out
 from .prediction import card_of
 from .predictor import Engine, falls_back, on_emulated_cards, on_processors, why_traced
 from .traced import fits_within_contexts, trace_cell
@@ -53,6 +54,9 @@ class Advice:
     remedies: tuple[dict[str, str], ...]
     """Smallest sets of changes that make it fit; empty if it fits, or if nothing helps."""
 
+    step: StepEstimate | None
+    """Time and energy of a step; None if it does not fit, or nothing is known of the card's time."""
+
 
 class Prober(Protocol):
     """Answers questions about any cell."""
@@ -65,6 +69,9 @@ class Prober(Protocol):
 
     def fits(self, cell: CellConfig) -> Word:
         """Whether the cell fits its card, given the range of CUDA contexts."""
+
+    def step(self, cell: CellConfig) -> StepEstimate | None:
+        """Return the time and energy predicted for a step; None if they cannot be."""
 
 
 class EmulatedProber:
@@ -89,6 +96,9 @@ class EmulatedProber:
     def fits(self, cell: CellConfig) -> Word:
         return how_it_fits(cell, self._gpu, self._peak(cell))["fits"]
 
+    def step(self, cell: CellConfig) -> StepEstimate | None:
+        return on_card(endless(self._gpu), estimate_of, cell, self._gpu, self._tuning(cell))
+
     def _peak(self, cell: CellConfig) -> Peak:
         return on_card(endless(self._gpu), peaks_of, cell, [cell.batch_size], self._tuning(cell))[0]
 
@@ -107,6 +117,9 @@ class TracedProber:
 
     def fits(self, cell: CellConfig) -> Word:
         return fits_within_contexts(trace_cell(cell), self._gpu)
+
+    def step(self, cell: CellConfig) -> None:
+        return None
 
 
 def advise(cell: CellConfig, gpu: Gpu, patch_size: int, prober: Prober) -> Advice:
@@ -137,6 +150,7 @@ def advise(cell: CellConfig, gpu: Gpu, patch_size: int, prober: Prober) -> Advic
         largest_batch=search.largest_batch(does_run),
         largest_res=search.largest_res(does_run, patch_size),
         remedies=() if word == "yes" else tuple(_remedies(cell, prober)),
+        step=prober.step(cell) if does_run else None,
     )
 
 

@@ -23,7 +23,7 @@ from bench.emulate.device_state import kernel_launches, unanswered, unknown_work
 from bench.emulate.fork import on_card
 from bench.emulate.step_anatomy import StepWatch
 from bench.emulate.step_profile import profiled
-from bench.timing.estimate import estimate_step
+from bench.timing.estimate import StepEstimate, estimate_step
 from bench.timing.operations import StepWork
 from bench.timing.recording import record_step, timed
 from fptplus import InvalidInput
@@ -115,13 +115,29 @@ def emulate_cell(cell: CellConfig, gpu: Gpu) -> tuple[Prediction, Anatomy]:
     return prediction, anatomy
 
 
-def work_of(cell: CellConfig) -> StepWork:
-    """Return what a cell's step does, for a prediction of its time on any card; runs on this process's card."""
-    tuning = build_on("meta", cell)[0]
+def work_of(cell: CellConfig, tuning: FineTuning | None = None) -> StepWork:
+    """Return what a cell's step does, for a prediction of its time on any card; runs on this process's card.
+
+    Args:
+        cell: the step's cell.
+        tuning: the cell's model on the meta device, if it has been built.
+    """
+    tuning = tuning or build_on("meta", cell)[0]
     with _prepared(cell):
         work = _work(cell, tuning)
         host_time_s = [timed(work) for _ in range(WARMUP_STEPS)][-1]
         return record_step(work.step.model, work, tensors_of(work.inputs), host_time_s=host_time_s)
+
+
+def estimate_of(cell: CellConfig, gpu: Gpu, tuning: FineTuning | None = None) -> StepEstimate | None:
+    """Return the time and energy predicted for a cell on a card; runs on this process's card.
+
+    Args:
+        cell: the step's cell.
+        gpu: the card whose time is predicted.
+        tuning: the cell's model on the meta device, if it has been built.
+    """
+    return estimate_step(work_of(cell, tuning), gpu, cell.batch_size)
 
 
 def peaks_of(

@@ -6,7 +6,7 @@ from typing import Literal
 from bench.cards.gpus import Gpu
 
 from .energy import power_of
-from .feeding import BatchFeed, copy_s, feed_s
+from .feeding import BatchFeed, copy_s, fed_step_s
 from .operations import Engine, StepWork
 from .peaks import card_peaks
 from .step_time import time_of
@@ -33,6 +33,9 @@ class StepEstimate:
 
     mean_power_w: float
     peak_power_w: float
+    awake_w: float
+    """Power of the card while it waits."""
+
     bound_by: BoundBy
     """What sets the pace: `feeding` or `host` if the card waits for it, else the kind of kernels that takes longest."""
 
@@ -44,6 +47,9 @@ class StepEstimate:
 
     seconds_by_bound: dict[str, float]
     """Time of the kernels by what bounds them."""
+
+    input_bytes: int
+    """Size of a batch: images, or stored features with their side images."""
 
     kernel_launches: int
     bytes_moved: int
@@ -81,10 +87,9 @@ def estimate_step(
     host_s = work.num_operators * HOST_S_PER_OPERATOR + work.kernel_launches * HOST_S_PER_LAUNCH
     step_s, bound = max(busy_s, host_s), max(seconds, key=seconds.get) if busy_s >= host_s else "host"
     if batch_bytes is not None:
-        feed = feed or BatchFeed()
-        step_s += copy_s(batch_bytes, feed)
-        if (loading_s := feed_s(batch_bytes, feed)) > step_s:
-            step_s, bound = loading_s, "feeding"
+        alone_s, feed = step_s, feed or BatchFeed()
+        step_s = fed_step_s(alone_s, batch_bytes, feed)
+        bound = "feeding" if step_s > alone_s + copy_s(batch_bytes, feed) else bound
     power = power_of(kernels, step_s, card)
     return StepEstimate(
         gpu=gpu.name,
@@ -93,10 +98,12 @@ def estimate_step(
         energy_j_per_img=power.mean_w * step_s / batch_size,
         mean_power_w=power.mean_w,
         peak_power_w=power.peak_w,
+        awake_w=card.awake_w,
         bound_by=bound,
         device_busy_s=busy_s,
         host_s=host_s,
         seconds_by_bound=seconds,
+        input_bytes=work.input_bytes,
         kernel_launches=work.kernel_launches,
         bytes_moved=work.bytes_moved,
         flops_by_engine=work.flops_by_engine,

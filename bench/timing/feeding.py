@@ -59,6 +59,11 @@ def copy_s(batch_bytes: int, feed: BatchFeed) -> float:
     return batch_bytes / (feed.rates.to_device if feed.is_pinned else feed.rates.to_host_pageable)
 
 
+def fed_step_s(step_s: float, batch_bytes: int, feed: BatchFeed) -> float:
+    """Return the time of a step whose batches come from the host, in seconds: the loader works beside copy and step."""
+    return max(step_s + copy_s(batch_bytes, feed), feed_s(batch_bytes, feed))
+
+
 def save_s(batch_bytes: int, feed: BatchFeed) -> float:
     """Return the time to bring a batch of features back and write its files, during which the card waits."""
     return batch_bytes / feed.rates.to_host_pageable + batch_bytes / feed.rates.save
