@@ -49,10 +49,10 @@ def environment(session: nox.Session) -> None:
         stamp.write_text(wanted)
 
 
-def _run(session: nox.Session, *arguments: str) -> None:
+def _run(session: nox.Session, *arguments: str, **variables: str) -> None:
     """Run Python in the shared environment, or in this one where there is none (nox --no-venv)."""
     python = str(PYTHON) if PYTHON.exists() else sys.executable
-    session.run(python, *arguments, external=True)
+    session.run(python, *arguments, external=True, env=variables)
 
 
 @nox.session(venv_backend="none", requires=["environment"])
@@ -60,7 +60,9 @@ def tests(session: nox.Session) -> None:
     """Run the test suite and the linter; arguments go to pytest."""
     _run(session, "-m", "ruff", "check", ".")
     _run(session, "-m", "ruff", "format", "--check", ".")
-    _run(session, "-m", "pytest", "--numprocesses", str(NUM_WORKERS), "--dist", "loadfile", *session.posargs)
+    shared_out = ("--numprocesses", str(NUM_WORKERS), "--dist", "loadfile", "--no-loadscope-reorder")
+    threads = str(max(1, (os.cpu_count() or 1) // NUM_WORKERS))  # more would wait for each other, and busily
+    _run(session, "-m", "pytest", *shared_out, *session.posargs, OMP_NUM_THREADS=threads)
 
 
 @nox.session(venv_backend="none", requires=["environment"], default=False)

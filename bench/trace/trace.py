@@ -26,6 +26,7 @@ from fptplus.training.step import Phase, TrainingStep
 
 from .accumulation import holders_of_a_sole_gradient, sum_in_place
 from .rules import Rule, Scratch, Target
+from .shape_memory import ShapeMemory
 
 _WITHOUT_META_FORM = (torch.ops.aten.bmm.dtype_out,)
 """Operators that write into given tensors, which some supported releases of PyTorch cannot call on meta tensors."""
@@ -65,13 +66,17 @@ class StorageTracer(TorchDispatchMode):
         self._kept_scratch: set[tuple[str, bool]] = set()
         self._modules: list[str] = []
         self._sole_holders = holders_of_a_sole_gradient()
+        self._call = ShapeMemory()
         self._live: dict[int, tuple[weakref.ref, Allocation]] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunction():  # a mode over functions has had its say before an operator is called
+            return self._dispatch(func, args, kwargs or {})
+
+    def _dispatch(self, func, args, kwargs):
         if self.phase == "backward" and (total := sum_in_place(func, args, self._sole_holders)) is not None:
             return total
-        out = kwargs["out"] if func in _WITHOUT_META_FORM else func(*args, **kwargs)
+        out = kwargs["out"] if func in _WITHOUT_META_FORM else self._call(func, args, kwargs)
         if (count := flop_registry.get(func._overloadpacket)) is not None:
             counted = (argument for argument in args if not isinstance(argument, torch.dtype))  # the products' operands
             self.trace.train_step_macs += count(*counted, **kwargs, out_val=out) // 2

@@ -29,11 +29,12 @@ def process(pid, used_bytes):
 
 @pytest.fixture(scope="session")
 def emulated_pool():
-    """Processes on emulated cards; they find the functions of the modules in this folder."""
+    """Processes on emulated cards; they find the functions of the modules that tests of cards and predictions have."""
     if (reason := why_not()) is not None:
         pytest.skip(reason)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "emulate"))
+        folders = (Path(__file__).parent / name for name in ("emulate", "predict"))
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
         pool = EmulatedPool()
     with pool:
         yield pool

@@ -5,22 +5,17 @@ import torch
 
 from bench.cards.gpus import GPUS
 from bench.cards.probe import ask
-from bench.emulate.build import CannotEmulate
-from bench.emulate.pool import EmulatedPool, Job
+from bench.emulate.pool import Job
 from bench.units import MIB
 
 
 @pytest.fixture(scope="module")
-def answers():
+def answers(emulated_pool):
     """Properties, and free and total memory, of each card."""
-    try:
-        with EmulatedPool() as pool:
-            properties = pool.map(ask, [Job(gpu=gpu, arguments=()) for gpu in GPUS.values()])
-            properties = dict(zip(GPUS, properties, strict=True))
-            memory = pool.map(torch.cuda.mem_get_info, [Job(gpu=gpu, arguments=(0,)) for gpu in GPUS.values()])
-            return {name: (properties[name], found) for name, found in zip(GPUS, memory, strict=True)}
-    except CannotEmulate as error:
-        pytest.skip(str(error))
+    properties = emulated_pool.map(ask, [Job(gpu=gpu, arguments=()) for gpu in GPUS.values()])
+    properties = dict(zip(GPUS, properties, strict=True))
+    memory = emulated_pool.map(torch.cuda.mem_get_info, [Job(gpu=gpu, arguments=(0,)) for gpu in GPUS.values()])
+    return {name: (properties[name], found) for name, found in zip(GPUS, memory, strict=True)}
 
 
 @pytest.mark.parametrize("gpu", GPUS.values(), ids=GPUS)

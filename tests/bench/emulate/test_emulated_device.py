@@ -7,7 +7,7 @@ import pytest
 
 from bench.cards.gpus import GPUS
 from bench.emulate.build import why_not
-from bench.emulate.pool import EmulatedPool, Job, JobFailed
+from bench.emulate.pool import Job, JobFailed
 from bench.units import GIB, MIB
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -16,18 +16,8 @@ A6000 = GPUS["a6000"]
 
 
 @pytest.fixture(scope="module")
-def pool(tests_on_path):
-    with EmulatedPool() as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
-def tests_on_path(request):
-    """The processes of the pool find the functions of on_emulated_device."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(request.path.parent)
-        patch.setenv("PYTHONPATH", str(request.path.parent))
-        yield
+def pool(emulated_pool):
+    return emulated_pool
 
 
 def run(pool, function, *arguments, gpu=A6000):

@@ -6,7 +6,7 @@ import torch
 
 from bench.cards.gpus import GPUS
 from bench.emulate.build import why_not
-from bench.emulate.pool import EmulatedPool, Job
+from bench.emulate.pool import Job
 from bench.units import MIB
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -19,12 +19,8 @@ R_32F, R_64F, R_16F, R_8I, R_16BF, R_8F_E4M3 = 0, 1, 2, 3, 14, 28
 
 
 @pytest.fixture(scope="module")
-def pool(request):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(request.path.parent)
-        patch.setenv("PYTHONPATH", str(request.path.parent))
-        with EmulatedPool() as pool:
-            yield pool
+def pool(emulated_pool):
+    return emulated_pool
 
 
 def run(pool, function, *arguments, gpu="a6000"):

@@ -9,7 +9,7 @@ import pytest
 from bench.cards.gpus import GPUS
 from bench.cells.config import CellConfig
 from bench.emulate.build import why_not
-from bench.emulate.pool import EmulatedPool, Job
+from bench.emulate.pool import Job
 from bench.predict.predictor import predict
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -18,13 +18,10 @@ BATCH, TOKENS, GPU = 16, 205, "a6000"
 
 
 @pytest.fixture(scope="module")
-def plain(request):
+def plain(emulated_pool):
     """Allocated bytes of the plain step."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(request.path.parent))
-        with EmulatedPool() as pool:
-            job = Job(gpu=GPUS[GPU], arguments=(BATCH, TOKENS))
-            (answer,) = pool.map(on_emulated_plain.peak_allocated_bytes, [job])
+    job = Job(gpu=GPUS[GPU], arguments=(BATCH, TOKENS))
+    (answer,) = emulated_pool.map(on_emulated_plain.peak_allocated_bytes, [job])
     return answer
 
 

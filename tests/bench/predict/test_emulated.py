@@ -14,7 +14,7 @@ from bench.cells.anatomy import KINDS
 from bench.cells.building import build_on
 from bench.cells.config import CellConfig
 from bench.emulate.build import CannotEmulate, why_not
-from bench.emulate.pool import EmulatedPool, Job
+from bench.emulate.pool import Job
 from bench.predict import predictor
 from bench.predict.contributions import taken_by_operators
 from bench.predict.counts import Counts, count_anew
@@ -41,13 +41,11 @@ BLOCK_BYTES = 512
 
 
 @pytest.fixture(scope="module", autouse=True)
-def pool(request):
+def pool(emulated_pool):
     """Processes that find this folder's functions; the predictor's in this file."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(request.path.parent))
-        with EmulatedPool() as pool:
-            patch.setattr(predictor, "shared_pool", lambda: pool)
-            yield pool
+        patch.setattr(predictor, "shared_pool", lambda: emulated_pool)
+        yield emulated_pool
 
 
 def on_card(pool, function, *arguments, gpu):

@@ -13,8 +13,7 @@ from rich.console import Console
 from bench.cards.contexts import ContextSize
 from bench.cards.gpus import GPUS
 from bench.commands.published import _view
-from bench.emulate.build import why_not
-from bench.emulate.pool import EmulatedPool, Job
+from bench.emulate.pool import Job
 from bench.published import lora_layers as lora
 from bench.published import older
 from bench.published.comparison import HeldMeasurement, summarize, write_comparisons
@@ -30,12 +29,9 @@ RESULTS = Path(__file__).parents[3] / "results" / "published"
 
 
 @pytest.fixture(scope="module")
-def pool():
+def pool(emulated_pool):
     """Emulated cards, where there can be any."""
-    if reason := why_not():
-        pytest.skip(reason)
-    with EmulatedPool() as pool:
-        yield pool
+    return emulated_pool
 
 
 def row(**changes):

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_script import WIDTH, build, train
+from training_script import WIDTH, allocate, build, fail, one_step
 
 from bench.cards.gpus import GPUS
 from bench.cells.config import CellConfig
+from bench.commands.emulate import EmulateConfig
+from bench.commands.emulate import main as emulate_command
 from bench.emulate.build import why_not
 from bench.predict.predictor import predict
 from bench.scripts import FunctionFailed, emulated
@@ -25,6 +27,8 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 ROOT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).parent / "training_script.py"
 LAYER_BYTES = 4 * WIDTH * WIDTH + 4 * WIDTH
+DOORS = ("full", "adalora", "fptplus")
+"""Methods that are run through both doors."""
 
 
 def emulate(folder, *words, options=(), **settings):
@@ -35,6 +39,23 @@ def emulate(folder, *words, options=(), **settings):
         [*command, "--", sys.executable, SCRIPT, *map(str, words)],
         cwd=folder, env=environment, input="hello\n", capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
+
+
+@pytest.fixture
+def emulate_here(tmp_path, monkeypatch, capfd):
+    """The command in this process, which draws nothing: its exit status, its words and the report."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr("bench.scripts.script_timeline.write_timeline", lambda run, folder: None)
+
+    def call(*command, gpu=("rtx4060",), **options):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        status = emulate_command(
+            EmulateConfig(gpu=gpu, out=str(folder / "emulated"), command=(sys.executable, *command), **options)
+        )
+        return status, capfd.readouterr().err, folder
+
+    return call
 
 
 def report_of(folder):
@@ -113,29 +134,28 @@ def test_it_ends_after_the_steps_that_are_asked_for_and_the_environment_s_own_si
     assert (told["num_steps"], told["ended"]) == (2, "stopped")
 
 
-def test_running_out_of_memory_is_pytorch_s_own_error_with_its_place(tmp_path):
-    process = emulate(tmp_path, options=["--gpu-memory", "200MiB"])
-    assert process.returncode == 1 and "torch.OutOfMemoryError: CUDA out of memory." in process.stderr
-    report = report_of(tmp_path)
+def test_running_out_of_memory_is_pytorch_s_own_error_with_its_place(emulate_here):
+    status, said, folder = emulate_here(str(SCRIPT), gpu_memory="200MiB")
+    assert status == 1 and "torch.OutOfMemoryError: CUDA out of memory." in said
+    report = report_of(folder)
     assert report["fits"] == "no" and report["processes"][0]["out_of_memory"][-1]["step"] == 2
-    assert "does not fit: out of memory: step 2, forward, training_script.py:" in " ".join(process.stderr.split())
-    more = tmp_path / "more"
-    more.mkdir()
-    needs = emulate(more, options=["--gpu-memory", "200MiB", "--unlimited"])
-    assert needs.returncode == 0 and report_of(more)["fits"] != "yes", "it takes 208 MiB"
+    assert "does not fit: out of memory: step 2, forward, training_script.py:" in " ".join(said.split())
+    status, _, folder = emulate_here(str(SCRIPT), gpu_memory="200MiB", unlimited=True)
+    assert status == 0 and report_of(folder)["fits"] != "yes", "it takes 208 MiB"
 
 
-def test_the_largest_number_fits_and_the_next_does_not(tmp_path):
-    process = emulate(tmp_path, options=["--gpu-memory", "300MiB", "--find-batch-size", "layers"])
-    (said,) = (line for line in process.stderr.splitlines() if line.startswith("largest layers"))
-    largest = int(said.split()[-1])
-    assert process.returncode == 0 and f"layers {largest}: fits" in process.stderr
-    assert f"layers {largest + 1}: out of memory" in process.stderr
+def test_the_largest_number_fits_and_the_next_does_not(emulate_here):
+    take = "import sys, torch; torch.empty(int(sys.argv[-1]) * 2**25, dtype=torch.uint8, device='cuda')"
+    status, said, _ = emulate_here("-c", take, gpu_memory="300MiB", find_batch_size="images")
+    (line,) = (line for line in said.splitlines() if line.startswith("largest images"))
+    largest = int(line.split()[-1])
+    assert status == 0 and f"images {largest}: fits" in said
+    assert f"images {largest + 1}: out of memory" in said
 
 
-def test_cards_are_compared(tmp_path):
-    process = emulate(tmp_path, options=["--gpu", "h100", "--stop-after-steps", "1"])
-    table = process.stderr.splitlines()[-4:-1]
+def test_cards_are_compared(emulate_here):
+    _, said, _ = emulate_here("-c", "import torch; torch.empty(1, device='cuda')", gpu=("rtx4060", "h100"))
+    table = said.splitlines()[-4:-1]
     assert [row.split()[-1] for row in table] == ["fits", "yes", "yes"] and "H100" in table[2]
 
 
@@ -147,42 +167,32 @@ def test_a_command_that_uses_no_card_is_said_to(tmp_path):
     assert process.stdout == "hi\n" and "no process of the command has used the card" in process.stderr
 
 
-@pytest.mark.parametrize("method", ["full", "adalora", "fptplus"])
-def test_a_method_takes_the_same_bytes_through_this_door_as_through_the_benchmark(method, tmp_path, capfd):
-    script = str(SCRIPT.with_name("method_script.py"))
+@pytest.fixture(scope="module")
+def through_this_door(tmp_path_factory):
+    """Allocated and reserved bytes of each method's step in a script, by method."""
+    folder = tmp_path_factory.mktemp("methods")
+    script, answer = str(SCRIPT.with_name("method_script.py")), folder / "answer.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
-        run = run_script((sys.executable, script, method), GPUS["a6000"], tmp_path, ScriptOptions())
-    peak = predict(CellConfig(method=method, model="test_vit", res=64, batch_size=8)).peak
+        run = run_script((sys.executable, script, str(answer), *DOORS), GPUS["a6000"], folder, ScriptOptions())
     assert run.exit_status == 0
-    assert capfd.readouterr().out.split() == [str(peak.allocated_bytes), str(peak.reserved_bytes)]
+    return json.loads(answer.read_text())
 
 
-def test_ranks_talk_and_gradients_have_buckets_under_ddp(tmp_path):
+@pytest.mark.parametrize("method", DOORS)
+def test_a_method_takes_the_same_bytes_through_this_door_as_through_the_benchmark(method, through_this_door):
+    peak = predict(CellConfig(method=method, model="test_vit", res=64, batch_size=8)).peak
+    assert through_this_door[method] == [peak.allocated_bytes, peak.reserved_bytes]
+
+
+def test_ranks_talk_and_gradients_have_buckets_under_ddp(ran, tmp_path):
     """A replica takes what one process alone does and, in buckets, its gradients once more (PyTorch DDP paper, 4.2)."""
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(SCRIPT), "--ddp")
-    two = run_script((*launcher, "--layers", "8"), GPUS["rtx4060"], tmp_path / "two", ScriptOptions(num_gpus=2))
-    alone = run_script(
-        (sys.executable, str(SCRIPT), "--layers", "8"), GPUS["rtx4060"], tmp_path / "one", ScriptOptions()
-    )
+    command = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(SCRIPT), "--ddp")
+    two = run_script(command, GPUS["rtx4060"], tmp_path, ScriptOptions(num_gpus=2))
+    (alone,) = ran[-1]["processes"]
     assert [report.rank for report in two.reports] == [0, 1] and {report.device for report in two.reports} == {0, 1}
-    extra = {report.peak_allocated_bytes - alone.largest.peak_allocated_bytes for report in two.reports}
-    assert len(extra) == 1 and extra.pop() == pytest.approx(8 * LAYER_BYTES, rel=0.01)
-
-
-def allocate(gibibytes):
-    import torch
-
-    kept = torch.empty(int(gibibytes * 2**30), dtype=torch.uint8, device="cuda")
-    return kept.numel()
-
-
-def one_step(batch_size):
-    train(build(2).cuda(), batch_size, 1)
-
-
-def fail():
-    raise ValueError("for another reason")
+    extra = {report.peak_allocated_bytes - alone["peak_allocated_bytes"] for report in two.reports}
+    assert len(extra) == 1 and extra.pop() == pytest.approx(4 * LAYER_BYTES, rel=0.01)
 
 
 def test_a_function_runs_on_a_card_and_says_what_it_took():

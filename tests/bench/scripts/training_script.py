@@ -24,6 +24,19 @@ def train(model, batch_size, steps):
         optimizer.step()
 
 
+def one_step(batch_size):
+    train(build(2).cuda(), batch_size, 1)
+
+
+def allocate(gibibytes):
+    kept = torch.empty(int(gibibytes * 2**30), dtype=torch.uint8, device="cuda")
+    return kept.numel()
+
+
+def fail():
+    raise ValueError("for another reason")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch-size", type=int, default=256)
