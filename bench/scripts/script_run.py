@@ -41,6 +41,15 @@ class ScriptOptions:
     is_unlimited: bool = False
     """Whether the card has as much memory as the script asks for, to see what it would need."""
 
+    changes: tuple[str, ...] = ()
+    """Names of changes to the script that are tried (inside/script_changes.py)."""
+
+    variables: tuple[tuple[str, str], ...] = ()
+    """Further environment variables, with their values."""
+
+    output: Path | None = None
+    """File for the script's output and errors, which then has no input; by default it has this process's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptRun:
@@ -95,8 +104,8 @@ def run_script(command: tuple[str, ...], gpu: Gpu, folder: Path, options: Script
     torch = torch_of(command)
     folder.mkdir(parents=True, exist_ok=True)
     variables = script_environment(torch, gpu, folder, options)
-    with _interrupts_left_to_the_script():
-        status = subprocess.run(command, env=variables, check=False).returncode
+    with _interrupts_left_to_the_script(), _streams(options.output) as streams:
+        status = subprocess.run(command, env=variables, check=False, **streams).returncode
     (folder / "processes").unlink(missing_ok=True)
     return ScriptRun(
         command=command,
@@ -117,8 +126,19 @@ def script_environment(torch: TorchInstall, gpu: Gpu, folder: Path, options: Scr
         "EMULATED_REPORTS": str(folder.resolve()),
         "EMULATED_RECORD_STEPS": str(options.record_steps),
         "EMULATED_STOP_AFTER_STEPS": str(options.stop_after_steps),
+        "EMULATED_CHANGES": ",".join(options.changes),
         "PYTHONPATH": paths,
+        **dict(options.variables),
     }
+
+
+@contextmanager
+def _streams(output: Path | None) -> Iterator[dict[str, int]]:
+    if output is None:
+        yield {}
+        return
+    with output.open("wb") as file:
+        yield {"stdin": subprocess.DEVNULL, "stdout": file.fileno(), "stderr": subprocess.STDOUT}
 
 
 @contextmanager
