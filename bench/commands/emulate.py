@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 from tyro.conf import UseAppendAction
@@ -70,6 +71,8 @@ class EmulateConfig:
         for name, least in (("gpus", 1), ("stop_after_steps", 0), ("record_steps", 0)):
             if (value := getattr(self, name)) < least:
                 raise InvalidInput(f"{name.replace('_', '-')} must be at least {least}, got {value}.")
+        if self.gpus > MOST_GPUS:
+            raise InvalidInput(f"gpus must be at most {MOST_GPUS}, got {self.gpus}.")
         if self.find_batch_size is not None and self.what_would_help:
             raise InvalidInput(
                 "what-would-help and find-batch-size must be asked one at a time, got both; find the batch size first."
@@ -98,6 +101,9 @@ class EmulateConfig:
         )
 
 
+MOST_GPUS = 16
+"""Largest number of cards in one emulated machine (device/device.h)."""
+
 NOT_TOLD = ("timeline", "timeline_modules", "phases")
 """Fields of a process's report that are in its own file, and too long to read."""
 
@@ -106,7 +112,7 @@ def main(config: EmulateConfig) -> int:
     """Run the script on each card. Return the last non-zero exit status, or 0."""
     config.check()
     cards = config.cards()
-    out = writable_folder(config.out) / f"{datetime.now():%Y-%m-%d_%H.%M.%S}"
+    out = new_folder(writable_folder(config.out))
     runs, helped = [], []
     for card in cards:
         runs.append(_run(config, card, out / card.name))
@@ -120,6 +126,19 @@ def main(config: EmulateConfig) -> int:
         say(_comparison(runs))
     say(f"reports in {out}")
     return next((run.exit_status for run in runs if run.exit_status), 0)
+
+
+def new_folder(out: Path) -> Path:
+    """Return a folder for this call alone: two hosts on one machine may begin in the same second."""
+    name = f"{datetime.now():%Y-%m-%d_%H.%M.%S}"
+    for number in count(1):
+        folder = out / (name if number == 1 else f"{name}_{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    return None
 
 
 def _run(config: EmulateConfig, card: Gpu, folder: Path) -> ScriptRun:

@@ -80,6 +80,9 @@ class ProcessReport:
     """Number of times that the allocator emptied its cache to find room."""
 
     kernel_launches: int
+    waits_at: str
+    """The user's line where no kernel was launched for so long that it may have waited in vain; empty if never."""
+
     unanswered: str
     """Functions that the emulated device had no answer to."""
 
@@ -141,7 +144,7 @@ def _report(told: dict[str, Any]) -> ProcessReport:
     recorded = told["recorded"] or {}
     peak = recorded.get("peak")
     names = ("pid", "rank", "device", "gpu", "torch", "ended", "num_steps", "peak_by_step", "kernel_launches")
-    names += ("checkpoints", "changes")
+    names += ("checkpoints", "changes", "waits_at")
     report = {name: told[name] for name in (*names, "unanswered")}
     report |= {f"peak_{name}": told["peak"][name] for name in ("allocated_bytes", "reserved_bytes")}
     report["retries"] = told["peak"]["retries"]

@@ -73,6 +73,12 @@ class ScriptRun:
         return max(self.reports, key=lambda report: report.peak_reserved_bytes, default=None)
 
     @property
+    def signal(self) -> str:
+        """Return the name of the signal that ended the command; empty if it ended by itself."""
+        number = self.exit_status - _KILLED_BY
+        return signal.Signals(number).name if number in set(signal.Signals) else ""
+
+    @property
     def ran_out_of_memory(self) -> bool:
         """Whether an allocation failed and the script did not survive it."""
         return self.exit_status != 0 and any(report.out_of_memory for report in self.reports)

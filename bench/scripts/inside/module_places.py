@@ -16,7 +16,7 @@ import types
 import weakref
 from collections import namedtuple
 
-Place = namedtuple("Place", "module line")  # noqa: PYI024, typing takes long to import
+Place = namedtuple("Place", "module line")
 """A module's name, and the user's line that called it."""
 
 NOWHERE = Place("", "")

@@ -11,6 +11,7 @@ counters. Each process has its own report, a JSON file that is written whole aft
 
 import atexit
 import bisect
+import contextlib
 import functools
 import gc
 import json
@@ -26,8 +27,11 @@ from .module_places import ModulePlaces
 MOST_ENTRIES = 5_000_000
 """Largest number of entries in the allocator's history."""
 
-QUIET_S = 60.0
+QUIET_S = float(os.environ.get("EMULATED_QUIET_S", "60"))
 """Seconds without a kernel launch after which the script may be waiting for a value that no kernel writes."""
+
+WRITE_EVERY_S = 1.0
+"""Seconds after which a step writes the report again once nothing is recorded any more."""
 
 LARGEST = 10
 """Number of tensors that are listed."""
@@ -80,6 +84,7 @@ class Watch:
         self.is_recording = False
         self.recorded = None
         self.ended = "running"
+        self.written_s = 0.0
 
     def cuda_begins(self):
         """Note that CUDA has started in this process, which may be a fork of the one that imported PyTorch."""
@@ -95,6 +100,7 @@ class Watch:
         self._first_call = torch.nn.modules.module.register_module_forward_pre_hook(self.first_call)
         self._record()
         atexit.register(self.process_ends)
+        self._watch_exit()
         self.excepthook, sys.excepthook = sys.excepthook, self.script_fails
         threading.Thread(target=self._notice_waiting, name="emulated-watch", daemon=True).start()
 
@@ -126,6 +132,17 @@ class Watch:
 
         return watched
 
+    def _watch_exit(self):
+        """Write the report also where a process ends at once, as those that multiprocessing forks do."""
+        end = os._exit
+
+        def watched(status):
+            with contextlib.suppress(Exception):
+                self.process_ends()
+            end(status)
+
+        os._exit = watched
+
     def _watch_compiling(self):
         """Hook no module once something is compiled: a compiled module warns of hooks, and runs without its parts."""
         compile_it = self.torch.compile
@@ -148,7 +165,7 @@ class Watch:
 
         self.torch._C._cuda_resetPeakMemoryStats = watched
 
-    peak_before = {"allocated_bytes": 0, "reserved_bytes": 0}  # noqa: RUF012, replaced, never changed
+    peak_before = {"allocated_bytes": 0, "reserved_bytes": 0}
 
     def _phase(self, phase, line=None):
         if self.is_recording:
@@ -182,6 +199,8 @@ class Watch:
         if self.is_recording:
             if self.num_steps >= self.record_steps:
                 self._stop_recording()
+            self.write()
+        elif time.monotonic() - self.written_s > WRITE_EVERY_S:  # it may be killed at any time
             self.write()
         if self.stop_after and min(self.steps_of.values()) >= self.stop_after:
             self.ended = "stopped"
@@ -262,7 +281,9 @@ class Watch:
         """Return the peaks since the process began, over all devices together, and the current device's number."""
         stats = self.torch.cuda.memory_stats()
         names = ("allocated", "reserved")
-        peak = {f"{name}_bytes": max(stats[f"{name}_bytes.all.peak"], self.peak_before[f"{name}_bytes"]) for name in names}
+        peak = {
+            f"{name}_bytes": max(stats[f"{name}_bytes.all.peak"], self.peak_before[f"{name}_bytes"]) for name in names
+        }
         return peak | {"retries": stats.get("num_alloc_retries", 0)}
 
     def write(self):
@@ -285,9 +306,11 @@ class Watch:
             "out_of_memory": self.out_of_memory,
             "checkpoints": self.places.recomputes,
             "changes": {name: [change.done, change.reason] for name, change in self.changes.items()},
+            "waits_at": self.waits_at,
             "unanswered": unanswered(),
             "kernel_launches": launches(),
         }
+        self.written_s = time.monotonic()
         path = os.path.join(self.folder, f"{self.pid}.json")
         with open(path + ".new", "w", encoding="utf-8") as file:
             json.dump(report, file)
@@ -298,18 +321,24 @@ class Watch:
         main, last, since = threading.main_thread().ident, launches(), time.monotonic()
         while True:
             time.sleep(QUIET_S / 6)
+            if self.ended != "running":
+                return
             if (now := launches()) != last:
                 last, since = now, time.monotonic()
             elif time.monotonic() - since > QUIET_S:
                 frame = sys._current_frames().get(main)
-                place = caller(frame) if frame is not None else "?"
+                self.waits_at = caller(frame) if frame is not None else "an unknown line"
+                who = f"rank {os.environ['RANK']}" if "RANK" in os.environ else f"process {self.pid}"
                 print(
-                    f"emulated: no kernel has been launched for {QUIET_S:.0f} s; the script is at {place}. "
+                    f"emulated: no kernel has been launched for {QUIET_S:.0f} s; {who} is at {self.waits_at}. "
                     "Kernels do not run here: a loop that waits for a value that one writes never ends.",
-                    file=sys.stderr,
+                    file=sys.__stderr__,
                     flush=True,
                 )
+                self.write()
                 since = time.monotonic()
+
+    waits_at = ""
 
 
 class Blocks:
@@ -461,7 +490,6 @@ class WatchedBlock:
         outside = next((frame for frame in frames if not is_torch(frame["filename"])), None)
         self.inner = in_words(outside) if outside and outside is not own else ""
 
-
     def belongs(self, kind, name):
         """Note what it is for: a parameter, its gradient or its state belongs to the module of the parameter."""
         self.kind, self.name = kind, name
@@ -493,6 +521,17 @@ def roots(torch, objects):
 
 
 _HERE = os.path.dirname(__file__)
+
+
+def _folder():
+    """Return the working directory as the script imports PyTorch; it may leave it later, or even remove it."""
+    try:
+        return os.path.join(os.getcwd(), "")
+    except FileNotFoundError:
+        return os.sep
+
+
+_FOLDER = _folder()
 _LIBRARIES = tuple(
     os.path.realpath(path) + os.sep
     for path in {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -500,7 +539,7 @@ _LIBRARIES = tuple(
 )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def is_library(path):
     """Whether a file belongs to the standard library or an installed package, not to the user."""
     return os.path.realpath(path).startswith(_LIBRARIES) or "site-packages" in path or path.startswith("<")
@@ -523,7 +562,7 @@ def in_words(frame):
 
 def shortened(path):
     """Return a path relative to its package or the working directory; for other files, just the file name."""
-    for folder in (*_LIBRARIES, os.path.join(os.getcwd(), "")):
+    for folder in (*_LIBRARIES, _FOLDER):
         if path.startswith(folder):
             return path[len(folder) :].removeprefix("site-packages" + os.sep)
     return os.path.basename(path)
