@@ -33,6 +33,9 @@ class Place:
     module: str = ""
     """Name of the module whose forward pass asked, or whose backward pass did."""
 
+    wanted_bytes: int = 0
+    """Size of the allocation that failed there; 0 if none did."""
+
     def __str__(self) -> str:
         within = "".join(f", in {where}" for where in (self.module, self.inner) if where)
         return f"step {self.step}, {self.phase}, {self.line or 'an unknown line'}{within}"
@@ -102,17 +105,17 @@ class ProcessReport:
     by_kind: dict[str, int] = field(default_factory=dict)
     """Bytes of each kind at the recorded peak."""
 
-    by_module: dict[str, int] = field(default_factory=dict)
+    by_module: dict[str, int] = field(default_factory=dict, repr=False)
     """Bytes of each module, without those inside it, at the recorded peak."""
 
-    largest: list[Tensor] = field(default_factory=list)
-    timeline: list[list[int]] = field(default_factory=list)
+    largest: list[Tensor] = field(default_factory=list, repr=False)
+    timeline: list[list[int]] = field(default_factory=list, repr=False)
     """Rows with the time in µs and the bytes of each of KINDS."""
 
-    timeline_modules: dict[str, list] = field(default_factory=dict)
+    timeline_modules: dict[str, list] = field(default_factory=dict, repr=False)
     """The names of groups of modules, and the bytes of each for the rows of the timeline."""
 
-    phases: list[tuple[int, int, str]] = field(default_factory=list)
+    phases: list[tuple[int, int, str]] = field(default_factory=list, repr=False)
     """Beginning in µs, step and name of each phase."""
 
     @property
@@ -149,7 +152,8 @@ def _report(told: dict[str, Any]) -> ProcessReport:
     report |= {f"peak_{name}": told["peak"][name] for name in ("allocated_bytes", "reserved_bytes")}
     report["retries"] = told["peak"]["retries"]
     report["out_of_memory"] = [
-        Place(step=one["step"], phase=one["phase"], line=one["line"]) for one in told["out_of_memory"]
+        Place(**{name: one[name] for name in ("step", "phase", "line", "wanted_bytes")})
+        for one in told["out_of_memory"]
     ]
     if peak is None:
         return ProcessReport(**report)

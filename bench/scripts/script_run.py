@@ -90,7 +90,10 @@ class ScriptRun:
             return None
         if self.ran_out_of_memory:
             failed = next(report for report in self.reports if report.out_of_memory)
-            return Verdict(word="no", sentence=f"out of memory: {failed.out_of_memory[-1]}")
+            place = failed.out_of_memory[-1]
+            wanted, memory = in_words(place.wanted_bytes), in_words(self.gpu.memory_bytes)
+            sentence = f"out of memory: {place}; it asked for {wanted} more than is left of the card's {memory}"
+            return Verdict(word="no", sentence=sentence)
         return self.largest.verdict(self.gpu, self.context)
 
 

@@ -23,7 +23,7 @@ TRIAL_STEPS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class ScriptChange:
     """A change to a script that may save memory."""
 
     title: str
@@ -78,12 +78,12 @@ def try_changes(
     steps = options.stop_after_steps or TRIAL_STEPS
     options = replace(options, stop_after_steps=steps, is_unlimited=True)
 
-    def tried(change: Change, number: int) -> Trial:
+    def tried(change: ScriptChange, number: int) -> Trial:
         say(f"trying the script {change.title if number == 0 else f'with {change.title}'}")
         place = folder / f"{number}_{re.sub(r'[^a-z0-9]+', '_', change.title)}"
         return _try(command, gpu, place, change, replace(options, record_steps=0 if number else 1))
 
-    unchanged = tried(Change(title=AS_IT_IS), 0)
+    unchanged = tried(ScriptChange(title=AS_IT_IS), 0)
     trials = [unchanged]
     if unchanged.run is None:
         return trials
@@ -99,20 +99,20 @@ def try_changes(
 AS_IT_IS = "as it is"
 
 
-def _changes(command: tuple[str, ...], unchanged: ScriptRun) -> Iterator[Change]:
+def _changes(command: tuple[str, ...], unchanged: ScriptRun) -> Iterator[ScriptChange]:
     """Yield all changes for a script that has run unchanged."""
     checkpoints = any(report.checkpoints for report in unchanged.reports)
-    yield Change(
+    yield ScriptChange(
         title="gradient checkpointing",
         names=("checkpointing",),
         reason="the script checkpoints already" if checkpoints else "",
     )
-    yield Change(title="fused attention", names=("fused_attention",))
-    yield Change(title="bf16 autocast", names=("autocast",))
+    yield ScriptChange(title="fused attention", names=("fused_attention",))
+    yield ScriptChange(title="bf16 autocast", names=("autocast",))
     yield _half_batch(command)
-    yield Change(title="fused optimizer", names=("fused_optimizer",))
+    yield ScriptChange(title="fused optimizer", names=("fused_optimizer",))
     settings, variable = in_force(None) or "", OLDER_VARIABLE if os.environ.get(OLDER_VARIABLE) else VARIABLE
-    yield Change(
+    yield ScriptChange(
         title="expandable segments",
         variables=((variable, ",".join(filter(None, [settings, _EXPANDABLE]))),),
         how=f"{variable}={_EXPANDABLE}",
@@ -123,19 +123,19 @@ def _changes(command: tuple[str, ...], unchanged: ScriptRun) -> Iterator[Change]
 _EXPANDABLE = "expandable_segments:True"
 
 
-def _half_batch(command: tuple[str, ...]) -> Change:
+def _half_batch(command: tuple[str, ...]) -> ScriptChange:
     """Return the change to half of the batch twice: by the command's option if it has one, else in its DataLoader."""
     title, found = "half the batch, twice", find_batch_size(command)
     if found is None:
-        return Change(title=title, names=("half_batches", "half_steps"))
+        return ScriptChange(title=title, names=("half_batches", "half_steps"))
     name, value = found
     if value < 2:
-        return Change(title=title, reason="the batch is one sample")
-    return Change(title=title, names=("half_steps",), option=(name, value // 2), how=f"{name} {value // 2}")
+        return ScriptChange(title=title, reason="the batch is one sample")
+    return ScriptChange(title=title, names=("half_steps",), option=(name, value // 2), how=f"{name} {value // 2}")
 
 
-def _together(changes: list[Change]) -> Change:
-    return Change(
+def _together(changes: list[ScriptChange]) -> ScriptChange:
+    return ScriptChange(
         title="all that save memory",
         names=tuple(name for change in changes for name in change.names),
         variables=tuple(variable for change in changes for variable in change.variables),
@@ -144,7 +144,7 @@ def _together(changes: list[Change]) -> Change:
     )
 
 
-def _try(command: tuple[str, ...], gpu: Gpu, folder: Path, change: Change, options: ScriptOptions) -> Trial:
+def _try(command: tuple[str, ...], gpu: Gpu, folder: Path, change: ScriptChange, options: ScriptOptions) -> Trial:
     """Run a script with a change; what it prints is kept in a file."""
     folder.mkdir(parents=True)
     if change.option is not None:

@@ -55,6 +55,7 @@ def start(torch):
 
         changes = script_changes.start(torch, names.split(","))
     watch = Watch(torch, os.environ["EMULATED_REPORTS"], changes)
+    watch.watch_compiling()
     torch.cuda._lazy_call(watch.cuda_begins)
 
 
@@ -95,9 +96,9 @@ class Watch:
         optimizers.register_optimizer_step_pre_hook(self.step_begins)
         optimizers.register_optimizer_step_post_hook(self.step_ends)
         self._watch_backward()
-        self._watch_compiling()
         self._watch_resets()
-        self._first_call = torch.nn.modules.module.register_module_forward_pre_hook(self.first_call)
+        if not self.compiles:
+            self._first_call = torch.nn.modules.module.register_module_forward_pre_hook(self.first_call)
         self._record()
         atexit.register(self.process_ends)
         self._watch_exit()
@@ -111,7 +112,8 @@ class Watch:
         try:
             memory._record_memory_history("all", context="alloc", stacks="python", max_entries=MOST_ENTRIES)
             self.is_recording = True
-            self.places.start()
+            if not self.compiles:
+                self.places.start()
         except TypeError:  # before PyTorch 2.1: counters only
             pass
 
@@ -143,17 +145,21 @@ class Watch:
 
         os._exit = watched
 
-    def _watch_compiling(self):
+    def watch_compiling(self):
         """Hook no module once something is compiled: a compiled module warns of hooks, and runs without its parts."""
         compile_it = self.torch.compile
 
         @functools.wraps(compile_it)
         def watched(*arguments, **options):
+            self.compiles = True
             self.places.stop()
-            self._first_call.remove()
+            if self._first_call is not None:
+                self._first_call.remove()
             return compile_it(*arguments, **options)
 
         self.torch.compile = watched
+
+    compiles, _first_call = False, None
 
     def _watch_resets(self):
         """Keep the peaks that the script sets back to what is in use."""

@@ -11,7 +11,7 @@ from bench.commands import emulate
 from bench.emulate.build import why_not
 from bench.scripts import what_would_help
 from bench.scripts.script_run import ScriptOptions, run_script
-from bench.scripts.what_would_help import Change
+from bench.scripts.what_would_help import ScriptChange
 from fptplus import InvalidInput
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -57,9 +57,9 @@ def test_what_cannot_be_changed_is_said_with_the_reason(model, change, peaks):
 
 def test_the_command_shows_what_each_change_saves(tmp_path, monkeypatch, capfd):
     changes = [
-        Change(title="gradient checkpointing", names=("checkpointing",)),
-        Change(title="bf16 autocast", names=("autocast",)),
-        Change(title="fused attention", names=("fused_attention",)),
+        ScriptChange(title="gradient checkpointing", names=("checkpointing",)),
+        ScriptChange(title="bf16 autocast", names=("autocast",)),
+        ScriptChange(title="fused attention", names=("fused_attention",)),
     ]
     monkeypatch.setattr(what_would_help, "_changes", lambda command, unchanged: iter(changes))
     command = (sys.executable, str(HERE / "training_script.py"), "--batch-size", "16384", "--steps", "2")
@@ -85,7 +85,7 @@ def test_a_change_that_the_script_does_not_survive_is_said(tmp_path):
     script = tmp_path / "train.py"
     script.write_text("import os, sys\nif os.environ.get('EMULATED_CHANGES'): sys.exit('broken by it')\n")
     options = ScriptOptions(stop_after_steps=1)
-    change = Change(title="autocast", names=("autocast",))
+    change = ScriptChange(title="autocast", names=("autocast",))
     trial = what_would_help._try((sys.executable, str(script)), GPUS["t4"], tmp_path / "trial", change, options)
     assert trial.run is None and trial.reason == "with it, the script ends with status 1: broken by it"
 
