@@ -114,7 +114,7 @@ def run_script(command: tuple[str, ...], gpu: Gpu, folder: Path, options: Script
     folder.mkdir(parents=True, exist_ok=True)
     variables = script_environment(torch, gpu, folder, options)
     with _interrupts_left_to_the_script(), _streams(options.output) as streams:
-        status = subprocess.run(command, env=variables, check=False, **streams).returncode
+        status = _run(command, variables, streams)
     (folder / "processes").unlink(missing_ok=True)
     return ScriptRun(
         command=command,
@@ -141,6 +141,24 @@ def script_environment(torch: TorchInstall, gpu: Gpu, folder: Path, options: Scr
     }
 
 
+def _run(command: tuple[str, ...], variables: dict[str, str], streams: dict[str, int]) -> int:
+    """Run a command to its end; if this process is told to end, so is the command, which then ends its children."""
+    with subprocess.Popen(command, env=variables, **streams) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            try:
+                process.wait(_END_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+
+
+_END_LIMIT_S = 10.0
+"""Seconds that a command has to end when it is told to."""
+
+
 @contextmanager
 def _streams(output: Path | None) -> Iterator[dict[str, int]]:
     if output is None:
@@ -152,8 +170,13 @@ def _streams(output: Path | None) -> Iterator[dict[str, int]]:
 
 @contextmanager
 def _interrupts_left_to_the_script() -> Iterator[None]:
-    """Leave Ctrl-C, which reaches the whole group of processes, to the script."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C, which reaches the whole group of processes, to the script.
+
+    A handler does that, since a signal that is ignored here would be ignored in the script too.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         yield
     finally:

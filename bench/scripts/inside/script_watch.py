@@ -260,6 +260,8 @@ class Watch:
         if self.is_recording:
             self._stop_recording()
         self.write()
+        if self.ended.startswith("KeyboardInterrupt"):
+            end_by_interrupt()
 
     def _stop_recording(self):
         memory = self.torch.cuda.memory
@@ -583,6 +585,14 @@ def caller(frame):
             return f"{shortened(path)}:{frame.f_lineno} ({frame.f_code.co_name})"
         frame = frame.f_back
     return f"{shortened(first.f_code.co_filename)}:{first.f_lineno} ({first.f_code.co_name})"
+
+
+def end_by_interrupt():
+    """Let Python end by SIGINT after an interrupt that nobody caught: it forgets that when PyTorch runs Python code."""
+    import ctypes
+
+    sys.excepthook = lambda *_: None
+    ctypes.pythonapi.PyRun_SimpleString(b"raise KeyboardInterrupt")
 
 
 def launches():

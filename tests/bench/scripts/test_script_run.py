@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -142,6 +143,29 @@ def test_cards_are_compared(tmp_path):
     process = emulate(tmp_path, options=["--gpu", "h100", "--stop-after-steps", "1"])
     table = process.stderr.splitlines()[-4:-1]
     assert [row.split()[-1] for row in table] == ["fits", "yes", "yes"] and "H100" in table[2]
+
+
+def test_ctrl_c_and_termination_reach_the_script(tmp_path):
+    """Ctrl-C is the script's to answer; a command that is told to end tells its script so."""
+    script = tmp_path / "wait.py"
+    script.write_text(
+        "import signal, sys, time, torch\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('terminated')))\n"
+        "torch.zeros(1, device='cuda')\nprint('begun', flush=True)\ntime.sleep(100)\n"
+    )
+    command = [sys.executable, "-m", "bench", "emulate", "--", sys.executable, str(script)]
+    for number, status, output in ((signal.SIGINT, 130, "begun\n"), (signal.SIGTERM, 143, "begun\nterminated\n")):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            start_new_session=True,
+        ) as process:  # fmt: skip
+            begun = process.stdout.readline()
+            if number == signal.SIGINT:
+                os.killpg(process.pid, number)  # as a terminal does
+            else:
+                process.send_signal(number)
+            assert (process.wait(60), begun + process.stdout.read()) == (status, output)
 
 
 def test_a_command_that_uses_no_card_is_said_to(tmp_path):
