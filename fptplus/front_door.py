@@ -72,7 +72,8 @@ class FrontDoor:
         try:
             with _plain_warnings(), _termination_as_interrupt():
                 status = self._run(arguments)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # the caller may have closed it
+                sys.stdout.flush()
             return status
         except InvalidInput as error:
             print(f"error: {error}", file=sys.stderr)

@@ -32,6 +32,28 @@ def with_option(command: tuple[str, ...], name: str, value: int) -> tuple[str, .
     return (*command, option, str(value))
 
 
+def find_batch_size(command: tuple[str, ...]) -> tuple[str, int] | None:
+    """Return the option of a command that is its batch size in training, by its usual names, with its value.
+
+    Args:
+        command: a program and its arguments.
+    """
+    for word, following in zip(command, (*command[1:], ""), strict=True):
+        name, equals, value = word.partition("=")
+        plain = name.lstrip("-").replace("-", "_").rpartition(".")[2]
+        dashed = name.startswith("-")
+        if plain not in (_USUAL_NAMES if dashed or equals else ()) and not (dashed and plain in _SHORT_NAMES):
+            continue
+        value = value if equals else following
+        if value.isdecimal():
+            return name, int(value)
+    return None
+
+
+_USUAL_NAMES = ("batch_size", "batchsize", "train_batch_size", "per_device_train_batch_size", "micro_batch_size")
+_SHORT_NAMES = ("b", "bs")
+
+
 def largest_that_fits(needs: Callable[[int], int | None], capacity_bytes: int, most: int = MOST) -> int | None:
     """Return the largest number that fits, assuming that every smaller number fits too.
 

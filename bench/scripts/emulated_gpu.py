@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import getsourcefile
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Call:
     value: Any
     """Return value of the function; None if memory ran out."""
 
-    run: ScriptRun
+    run: ScriptRun = field(repr=False)
 
     @property
     def fits(self) -> bool:

@@ -30,8 +30,14 @@ class Place:
     inner: str = ""
     """The library's line that the user's line led to."""
 
+    module: str = ""
+    """Name of the module whose forward pass asked, or whose backward pass did."""
+
+    wanted_bytes: int = 0
+    """Size of the allocation that failed there; 0 if none did."""
+
     def __str__(self) -> str:
-        within = f", in {self.inner}" if self.inner else ""
+        within = "".join(f", in {where}" for where in (self.module, self.inner) if where)
         return f"step {self.step}, {self.phase}, {self.line or 'an unknown line'}{within}"
 
 
@@ -45,7 +51,14 @@ class Tensor:
     """Name of the parameter, gradient, state or buffer; empty for other blocks."""
 
     line: str
+    """The user's line; in the backward pass, that of the module's forward pass."""
+
     inner: str
+    module: str
+    """Name of the module that it belongs to: whose parameter it is, or whose forward or backward pass asked for it."""
+
+    phase: str
+    """Phase in which it was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +83,19 @@ class ProcessReport:
     """Number of times that the allocator emptied its cache to find room."""
 
     kernel_launches: int
+    waits_at: str
+    """The user's line where no kernel was launched for so long that it may have waited in vain; empty if never."""
+
     unanswered: str
     """Functions that the emulated device had no answer to."""
 
     out_of_memory: list[Place]
+    checkpoints: bool
+    """Whether the backward pass of a recorded step has called modules again."""
+
+    changes: dict[str, tuple[str, str]]
+    """What each change that was tried has done, and the reason if it has done nothing."""
+
     peak_place: Place | None = None
     """Place of the peak within the recorded steps; None if nothing was recorded."""
 
@@ -83,11 +105,17 @@ class ProcessReport:
     by_kind: dict[str, int] = field(default_factory=dict)
     """Bytes of each kind at the recorded peak."""
 
-    largest: list[Tensor] = field(default_factory=list)
-    timeline: list[list[int]] = field(default_factory=list)
+    by_module: dict[str, int] = field(default_factory=dict, repr=False)
+    """Bytes of each module, without those inside it, at the recorded peak."""
+
+    largest: list[Tensor] = field(default_factory=list, repr=False)
+    timeline: list[list[int]] = field(default_factory=list, repr=False)
     """Rows with the time in µs and the bytes of each of KINDS."""
 
-    phases: list[tuple[int, int, str]] = field(default_factory=list)
+    timeline_modules: dict[str, list] = field(default_factory=dict, repr=False)
+    """The names of groups of modules, and the bytes of each for the rows of the timeline."""
+
+    phases: list[tuple[int, int, str]] = field(default_factory=list, repr=False)
     """Beginning in µs, step and name of each phase."""
 
     @property
@@ -119,20 +147,24 @@ def _report(told: dict[str, Any]) -> ProcessReport:
     recorded = told["recorded"] or {}
     peak = recorded.get("peak")
     names = ("pid", "rank", "device", "gpu", "torch", "ended", "num_steps", "peak_by_step", "kernel_launches")
+    names += ("checkpoints", "changes", "waits_at")
     report = {name: told[name] for name in (*names, "unanswered")}
     report |= {f"peak_{name}": told["peak"][name] for name in ("allocated_bytes", "reserved_bytes")}
     report["retries"] = told["peak"]["retries"]
     report["out_of_memory"] = [
-        Place(step=one["step"], phase=one["phase"], line=one["line"]) for one in told["out_of_memory"]
+        Place(**{name: one[name] for name in ("step", "phase", "line", "wanted_bytes")})
+        for one in told["out_of_memory"]
     ]
     if peak is None:
         return ProcessReport(**report)
     return ProcessReport(
         **report,
-        peak_place=Place(**{name: peak[name] for name in ("step", "phase", "line", "inner")}),
+        peak_place=Place(**{name: peak[name] for name in ("step", "phase", "line", "inner", "module")}),
         peak_is_recorded=recorded["allocated_bytes"] == told["peak"]["allocated_bytes"],
         by_kind=peak["by_kind"],
+        by_module=peak["by_module"],
         largest=[Tensor(**one) for one in peak["largest"]],
         timeline=recorded["timeline"],
+        timeline_modules=recorded["timeline_modules"],
         phases=[tuple(phase) for phase in recorded["phases"]],
     )

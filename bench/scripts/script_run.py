@@ -41,6 +41,15 @@ class ScriptOptions:
     is_unlimited: bool = False
     """Whether the card has as much memory as the script asks for, to see what it would need."""
 
+    changes: tuple[str, ...] = ()
+    """Names of changes to the script that are tried (inside/script_changes.py)."""
+
+    variables: tuple[tuple[str, str], ...] = ()
+    """Further environment variables, with their values."""
+
+    output: Path | None = None
+    """File for the script's output and errors, which then has no input; by default it has this process's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptRun:
@@ -64,6 +73,12 @@ class ScriptRun:
         return max(self.reports, key=lambda report: report.peak_reserved_bytes, default=None)
 
     @property
+    def signal(self) -> str:
+        """Return the name of the signal that ended the command; empty if it ended by itself."""
+        number = self.exit_status - _KILLED_BY
+        return signal.Signals(number).name if number in set(signal.Signals) else ""
+
+    @property
     def ran_out_of_memory(self) -> bool:
         """Whether an allocation failed and the script did not survive it."""
         return self.exit_status != 0 and any(report.out_of_memory for report in self.reports)
@@ -75,7 +90,10 @@ class ScriptRun:
             return None
         if self.ran_out_of_memory:
             failed = next(report for report in self.reports if report.out_of_memory)
-            return Verdict(word="no", sentence=f"out of memory: {failed.out_of_memory[-1]}")
+            place = failed.out_of_memory[-1]
+            wanted, memory = in_words(place.wanted_bytes), in_words(self.gpu.memory_bytes)
+            sentence = f"out of memory: {place}; it asked for {wanted} more than is left of the card's {memory}"
+            return Verdict(word="no", sentence=sentence)
         return self.largest.verdict(self.gpu, self.context)
 
 
@@ -95,8 +113,8 @@ def run_script(command: tuple[str, ...], gpu: Gpu, folder: Path, options: Script
     torch = torch_of(command)
     folder.mkdir(parents=True, exist_ok=True)
     variables = script_environment(torch, gpu, folder, options)
-    with _interrupts_left_to_the_script():
-        status = subprocess.run(command, env=variables, check=False).returncode
+    with _interrupts_left_to_the_script(), _streams(options.output) as streams:
+        status = _run(command, variables, streams)
     (folder / "processes").unlink(missing_ok=True)
     return ScriptRun(
         command=command,
@@ -117,14 +135,48 @@ def script_environment(torch: TorchInstall, gpu: Gpu, folder: Path, options: Scr
         "EMULATED_REPORTS": str(folder.resolve()),
         "EMULATED_RECORD_STEPS": str(options.record_steps),
         "EMULATED_STOP_AFTER_STEPS": str(options.stop_after_steps),
+        "EMULATED_CHANGES": ",".join(options.changes),
         "PYTHONPATH": paths,
+        **dict(options.variables),
     }
+
+
+def _run(command: tuple[str, ...], variables: dict[str, str], streams: dict[str, int]) -> int:
+    """Run a command to its end; if this process is told to end, so is the command, which then ends its children."""
+    with subprocess.Popen(command, env=variables, **streams) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            try:
+                process.wait(_END_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+
+
+_END_LIMIT_S = 10.0
+"""Seconds that a command has to end when it is told to."""
+
+
+@contextmanager
+def _streams(output: Path | None) -> Iterator[dict[str, int]]:
+    if output is None:
+        yield {}
+        return
+    with output.open("wb") as file:
+        yield {"stdin": subprocess.DEVNULL, "stdout": file.fileno(), "stderr": subprocess.STDOUT}
 
 
 @contextmanager
 def _interrupts_left_to_the_script() -> Iterator[None]:
-    """Leave Ctrl-C, which reaches the whole group of processes, to the script."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C, which reaches the whole group of processes, to the script.
+
+    A handler does that, since a signal that is ignored here would be ignored in the script too.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         yield
     finally:

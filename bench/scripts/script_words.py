@@ -26,6 +26,8 @@ def summary(run: ScriptRun) -> str:
 
 def _summary(run: ScriptRun) -> Iterator[str]:
     yield f"{run.gpu.title}, {in_words(run.gpu.memory_bytes)}; PyTorch {run.torch.version}"
+    if run.signal:
+        yield from _folded(f"the command was ended by {run.signal}; what follows is known up to then")
     if run.largest is None:
         yield from _folded("no process of the command has used the card, or it was killed before its first step")
         return
@@ -59,6 +61,9 @@ def _process(report: ProcessReport, run: ScriptRun) -> Iterator[str]:
     if report.peak_place is not None:
         yield from _folded(f"{_of_recorded(report)} {report.peak_place}", indent="  ")
         yield from _parts(report)
+    if report.waits_at:
+        sentence = "for a while no kernel was launched; what it may have waited for is at"
+        yield from _folded(f"{sentence} {report.waits_at}", indent="  ")
     if report.unanswered:
         yield from _folded(f"the emulated device had no answer to {report.unanswered}", indent="  ")
 

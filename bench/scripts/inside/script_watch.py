@@ -1,6 +1,7 @@
 """Watch the memory of a training script from inside its process, without changing it or importing our packages.
 
     PyTorch's hooks      an optimizer's step or a backward pass begins or ends         -> phases, by time
+    module_places.py     a module or a node of the graph begins or ends                -> modules, by block
     allocator's history  each block given and taken back, with the lines that asked    -> what is in use at the peak
     the optimizer        parameters, gradients, state; every module: buffers           -> the kind of each block
 
@@ -10,22 +11,35 @@ counters. Each process has its own report, a JSON file that is written whole aft
 
 import atexit
 import bisect
+import contextlib
+import functools
 import gc
 import json
 import os
+import re
 import sys
 import sysconfig
 import threading
 import time
 
+from .module_places import ModulePlaces
+
 MOST_ENTRIES = 5_000_000
 """Largest number of entries in the allocator's history."""
 
-QUIET_S = 60.0
+QUIET_S = float(os.environ.get("EMULATED_QUIET_S", "60"))
 """Seconds without a kernel launch after which the script may be waiting for a value that no kernel writes."""
+
+WRITE_EVERY_S = 1.0
+"""Seconds after which a step writes the report again once nothing is recorded any more."""
 
 LARGEST = 10
 """Number of tensors that are listed."""
+
+MOST_GROUPS = 32
+"""Largest number of groups of modules that are told apart in the timeline."""
+
+NO_MODULE, OTHER_MODULES = "outside modules", "other modules"
 
 TIMELINE_POINTS = 2000
 
@@ -34,7 +48,14 @@ KINDS = ("weights", "gradients", "optimizer", "buffers", "activations", "tempora
 
 def start(torch):
     """Watch a process that has just imported PyTorch."""
-    watch = Watch(torch, os.environ["EMULATED_REPORTS"])
+    names = os.environ.get("EMULATED_CHANGES", "")
+    changes = {}
+    if names:
+        from . import script_changes
+
+        changes = script_changes.start(torch, names.split(","))
+    watch = Watch(torch, os.environ["EMULATED_REPORTS"], changes)
+    watch.watch_compiling()
     torch.cuda._lazy_call(watch.cuda_begins)
 
 
@@ -44,10 +65,12 @@ class Watch:
     Args:
         torch: the PyTorch module.
         folder: folder for its report.
+        changes: changes to the script that are being tried (script_changes.py), by name.
     """
 
-    def __init__(self, torch, folder):
-        self.torch, self.folder, self.pid = torch, folder, os.getpid()
+    def __init__(self, torch, folder, changes):
+        self.torch, self.folder, self.pid, self.changes = torch, folder, os.getpid(), changes
+        self.places = ModulePlaces(torch, caller, lambda: roots(torch, gc.get_objects()))
         self.record_steps = int(os.environ.get("EMULATED_RECORD_STEPS", "3"))
         self.stop_after = int(os.environ.get("EMULATED_STOP_AFTER_STEPS", "0"))
         self.num_steps = 0
@@ -62,42 +85,93 @@ class Watch:
         self.is_recording = False
         self.recorded = None
         self.ended = "running"
+        self.written_s = 0.0
 
     def cuda_begins(self):
-        """Note that CUDA has started in this process."""
-        torch = self.torch
+        """Note that CUDA has started in this process, which may be a fork of the one that imported PyTorch."""
+        torch, self.pid = self.torch, os.getpid()
         if hasattr(torch._C, "_cuda_attach_out_of_memory_observer"):
             torch._C._cuda_attach_out_of_memory_observer(self.memory_runs_out)
         optimizers = sys.modules["torch.optim.optimizer"]  # hidden in its package by a class of the same name
         optimizers.register_optimizer_step_pre_hook(self.step_begins)
         optimizers.register_optimizer_step_post_hook(self.step_ends)
         self._watch_backward()
-        self._first_call = torch.nn.modules.module.register_module_forward_pre_hook(self.first_call)
+        self._watch_resets()
+        if not self.compiles:
+            self._first_call = torch.nn.modules.module.register_module_forward_pre_hook(self.first_call)
         self._record()
         atexit.register(self.process_ends)
+        self._watch_exit()
         self.excepthook, sys.excepthook = sys.excepthook, self.script_fails
         threading.Thread(target=self._notice_waiting, name="emulated-watch", daemon=True).start()
 
     def _record(self):
+        if self.record_steps == 0:
+            return
         memory = self.torch.cuda.memory
         try:
             memory._record_memory_history("all", context="alloc", stacks="python", max_entries=MOST_ENTRIES)
             self.is_recording = True
+            if not self.compiles:
+                self.places.start()
         except TypeError:  # before PyTorch 2.1: counters only
             pass
 
     def _watch_backward(self):
         autograd = self.torch.autograd
-        backward = autograd.backward
+        autograd.backward, autograd.grad = self._as_backward(autograd.backward), self._as_backward(autograd.grad)
 
+    def _as_backward(self, function):
+        @functools.wraps(function)
         def watched(*arguments, **options):
+            around = self.phase
             self._phase("backward", caller(sys._getframe(1)))
             try:
-                return backward(*arguments, **options)
+                with self.places.backward(arguments[0] if arguments else next(iter(options.values()), ())):
+                    return function(*arguments, **options)
             finally:
-                self._phase("forward")
+                self._phase(around if around == "backward" else "forward")  # one may run inside another
 
-        autograd.backward = watched
+        return watched
+
+    def _watch_exit(self):
+        """Write the report also where a process ends at once, as those that multiprocessing forks do."""
+        end = os._exit
+
+        def watched(status):
+            with contextlib.suppress(Exception):
+                self.process_ends()
+            end(status)
+
+        os._exit = watched
+
+    def watch_compiling(self):
+        """Hook no module once something is compiled: a compiled module warns of hooks, and runs without its parts."""
+        compile_it = self.torch.compile
+
+        @functools.wraps(compile_it)
+        def watched(*arguments, **options):
+            self.compiles = True
+            self.places.stop()
+            if self._first_call is not None:
+                self._first_call.remove()
+            return compile_it(*arguments, **options)
+
+        self.torch.compile = watched
+
+    compiles, _first_call = False, None
+
+    def _watch_resets(self):
+        """Keep the peaks that the script sets back to what is in use."""
+        reset = self.torch._C._cuda_resetPeakMemoryStats
+
+        def watched(device):
+            self.peak_before = self._counters()
+            return reset(device)
+
+        self.torch._C._cuda_resetPeakMemoryStats = watched
+
+    peak_before = {"allocated_bytes": 0, "reserved_bytes": 0}
 
     def _phase(self, phase, line=None):
         if self.is_recording:
@@ -131,6 +205,8 @@ class Watch:
         if self.is_recording:
             if self.num_steps >= self.record_steps:
                 self._stop_recording()
+            self.write()
+        elif time.monotonic() - self.written_s > WRITE_EVERY_S:  # it may be killed at any time
             self.write()
         if self.stop_after and min(self.steps_of.values()) >= self.stop_after:
             self.ended = "stopped"
@@ -184,15 +260,20 @@ class Watch:
         if self.is_recording:
             self._stop_recording()
         self.write()
+        if self.ended.startswith("KeyboardInterrupt"):
+            end_by_interrupt()
 
     def _stop_recording(self):
         memory = self.torch.cuda.memory
         self.is_recording = False
+        self.places.stop()
         snapshot = memory._snapshot()
         memory._record_memory_history(None)
         self._write_snapshot(snapshot)
         device = self.torch.cuda.current_device()
-        blocks = Blocks(snapshot["device_traces"][device], self.phases, self.known)
+        entries = snapshot["device_traces"][device]
+        num_blocks = sum(entry["action"] == "alloc" for entry in entries)
+        blocks = Blocks(entries, self.phases, self.known, self.places.by_block(device, num_blocks))
         so_far = {"steps": self.num_steps, "allocated_bytes": self._counters()["allocated_bytes"]}
         self.recorded = so_far | blocks.summary()
         self.known.clear()
@@ -207,7 +288,10 @@ class Watch:
     def _counters(self):
         """Return the peaks since the process began, over all devices together, and the current device's number."""
         stats = self.torch.cuda.memory_stats()
-        peak = {f"{name}_bytes": stats[f"{name}_bytes.all.peak"] for name in ("allocated", "reserved")}
+        names = ("allocated", "reserved")
+        peak = {
+            f"{name}_bytes": max(stats[f"{name}_bytes.all.peak"], self.peak_before[f"{name}_bytes"]) for name in names
+        }
         return peak | {"retries": stats.get("num_alloc_retries", 0)}
 
     def write(self):
@@ -228,9 +312,13 @@ class Watch:
             "peak_by_step": self.peak_by_step,
             "recorded": self.recorded,
             "out_of_memory": self.out_of_memory,
+            "checkpoints": self.places.recomputes,
+            "changes": {name: [change.done, change.reason] for name, change in self.changes.items()},
+            "waits_at": self.waits_at,
             "unanswered": unanswered(),
             "kernel_launches": launches(),
         }
+        self.written_s = time.monotonic()
         path = os.path.join(self.folder, f"{self.pid}.json")
         with open(path + ".new", "w", encoding="utf-8") as file:
             json.dump(report, file)
@@ -241,18 +329,24 @@ class Watch:
         main, last, since = threading.main_thread().ident, launches(), time.monotonic()
         while True:
             time.sleep(QUIET_S / 6)
+            if self.ended != "running":
+                return
             if (now := launches()) != last:
                 last, since = now, time.monotonic()
             elif time.monotonic() - since > QUIET_S:
                 frame = sys._current_frames().get(main)
-                place = caller(frame) if frame is not None else "?"
+                self.waits_at = caller(frame) if frame is not None else "an unknown line"
+                who = f"rank {os.environ['RANK']}" if "RANK" in os.environ else f"process {self.pid}"
                 print(
-                    f"emulated: no kernel has been launched for {QUIET_S:.0f} s; the script is at {place}. "
+                    f"emulated: no kernel has been launched for {QUIET_S:.0f} s; {who} is at {self.waits_at}. "
                     "Kernels do not run here: a loop that waits for a value that one writes never ends.",
-                    file=sys.stderr,
+                    file=sys.__stderr__,
                     flush=True,
                 )
+                self.write()
                 since = time.monotonic()
+
+    waits_at = ""
 
 
 class Blocks:
@@ -261,9 +355,10 @@ class Blocks:
     Args:
         entries: entries of the history.
         phases, known: see Watch.
+        place_of: returns the place of the n-th block that was given.
     """
 
-    def __init__(self, entries, phases, known):
+    def __init__(self, entries, phases, known, place_of):
         self.phases, self.times = phases, [phase[0] for phase in phases]
         self.blocks, self.changes = [], []
         alive = {}
@@ -271,7 +366,7 @@ class Blocks:
             if entry["action"] == "alloc":
                 alive[entry["addr"]] = len(self.blocks)
                 self.changes.append((len(self.blocks), True))
-                self.blocks.append(WatchedBlock(entry))
+                self.blocks.append(WatchedBlock(entry, place_of(len(self.blocks))))
             elif entry["action"] == "free_requested" and entry["addr"] in alive:
                 number = alive.pop(entry["addr"])
                 self.blocks[number].freed_us = entry["time_us"]
@@ -286,7 +381,7 @@ class Blocks:
             for address, (kind, name) in kinds.items():
                 for block in by_address.get(address, ()):
                     if block.made_us <= time_us < block.freed_us and not block.kind:
-                        block.kind, block.name = kind, name
+                        block.belongs(kind, name)
         for block in self.blocks:
             if not block.kind:
                 block.kind = self._kind_by_time(block)
@@ -303,15 +398,17 @@ class Blocks:
 
     def summary(self):
         """Return where the peak is, what is in use there, and the sizes of each kind over time."""
-        peak_at, peak, series = self._replay()
+        peak_at, peak, series, modules = self._replay()
         if peak_at is None:
             return {"peak": None}
         number, alive = peak_at
         block = self.blocks[number]
         _, step, phase, line = self.phase_at(block.made_us)
         by_kind = dict.fromkeys(KINDS, 0)
-        for other in alive:
-            by_kind[self.blocks[other].kind] += self.blocks[other].num_bytes
+        by_module = {}
+        for other in map(self.blocks.__getitem__, alive):
+            by_kind[other.kind] += other.num_bytes
+            by_module[other.module or NO_MODULE] = by_module.get(other.module or NO_MODULE, 0) + other.num_bytes
         largest = sorted((self.blocks[other] for other in alive), key=lambda block: -block.num_bytes)[:LARGEST]
         return {
             "peak": {
@@ -320,7 +417,9 @@ class Blocks:
                 "phase": phase,
                 "line": block.line or line or "",
                 "inner": block.inner,
+                "module": block.module,
                 "by_kind": by_kind,
+                "by_module": dict(sorted(by_module.items(), key=lambda item: -item[1])),
                 "largest": [
                     {
                         "num_bytes": one.num_bytes,
@@ -328,16 +427,22 @@ class Blocks:
                         "name": one.name,
                         "line": one.line or self.phase_at(one.made_us)[3] or "",
                         "inner": one.inner,
+                        "module": one.module,
+                        "phase": self.phase_at(one.made_us)[2],
                     }
                     for one in largest
                 ],
             },
             "timeline": series,
+            "timeline_modules": modules,
             "phases": [list(phase[:3]) for phase in self.phases],
         }
 
     def _replay(self):
-        """Return the change that makes the peak with the blocks in use there, its bytes, and the sizes over time."""
+        """Return the change that makes the peak with the blocks in use there, its bytes, and the sizes over time.
+
+        The sizes over time are those of each kind, and those of each group of modules.
+        """
         total = peak = 0
         peak_at = -1
         for position, (number, is_given) in enumerate(self.changes):
@@ -345,35 +450,65 @@ class Blocks:
             if total > peak:
                 peak, peak_at = total, position
         if peak_at < 0:
-            return None, 0, []
+            return None, 0, [], {}
+        groups = self._groups(peak_at)
         alive, sizes, series = set(), dict.fromkeys(KINDS, 0), []
+        by_group, group_series = dict.fromkeys(dict.fromkeys(groups.values()), 0), []
         every = max(1, len(self.changes) // TIMELINE_POINTS)
         found = None
         for position, (number, is_given) in enumerate(self.changes):
             block = self.blocks[number]
             (alive.add if is_given else alive.discard)(number)
-            sizes[block.kind] += block.num_bytes if is_given else -block.num_bytes
+            change = block.num_bytes if is_given else -block.num_bytes
+            sizes[block.kind] += change
+            by_group[groups[block.module]] += change
             if position == peak_at:
                 found = (number, set(alive))
             if position % every == 0 or position == peak_at:
                 series.append([block.made_us if is_given else block.freed_us, *sizes.values()])
-        return found, peak, series
+                group_series.append(list(by_group.values()))
+        return found, peak, series, {"names": list(by_group), "rows": group_series}
+
+    def _groups(self, peak_at):
+        """Return the group that each module belongs to: the largest at the peak by name, the others together."""
+        at_peak = {}
+        for number, is_given in self.changes[: peak_at + 1]:
+            block = self.blocks[number]
+            group = group_of(block.module)
+            at_peak[group] = at_peak.get(group, 0) + (block.num_bytes if is_given else -block.num_bytes)
+        largest = sorted(at_peak, key=at_peak.get, reverse=True)
+        shown = set(largest if len(largest) <= MOST_GROUPS else largest[: MOST_GROUPS - 1])
+        groups = {module: group_of(module) for module in dict.fromkeys(block.module for block in self.blocks)}
+        return {module: group if group in shown else OTHER_MODULES for module, group in groups.items()}
 
 
 class WatchedBlock:
     """A block of memory from when it was given to when it was taken back."""
 
-    __slots__ = ("address", "freed_us", "inner", "kind", "line", "made_us", "name", "num_bytes")
+    __slots__ = ("address", "freed_us", "inner", "kind", "line", "made_us", "module", "name", "num_bytes")
 
-    def __init__(self, entry):
+    def __init__(self, entry, place):
         self.address, self.made_us, self.freed_us = entry["addr"], entry["time_us"], float("inf")
         self.num_bytes = (entry["size"] + 511) // 512 * 512
         self.kind = self.name = ""
         frames = [frame for frame in entry.get("frames", ()) if not is_watch(frame["filename"])]
         own = next((frame for frame in frames if not is_library(frame["filename"])), None)
-        self.line = in_words(own) if own else ""
+        self.line = in_words(own) if own else place.line
+        self.module = place.module
         outside = next((frame for frame in frames if not is_torch(frame["filename"])), None)
         self.inner = in_words(outside) if outside and outside is not own else ""
+
+    def belongs(self, kind, name):
+        """Note what it is for: a parameter, its gradient or its state belongs to the module of the parameter."""
+        self.kind, self.name = kind, name
+        if name:
+            self.module = name.split(" ")[0].rpartition(".")[0]
+
+
+def group_of(module):
+    """Return the part of a model that a module belongs to: blocks.3 for blocks.3.attn.qkv, head for head."""
+    found = re.match(r"(?:[^.]*\.)*?[^.]*\d(?=\.|$)", module)
+    return found[0] if found else module.partition(".")[0] or NO_MODULE
 
 
 def note(known, tensor, kind, name):
@@ -393,6 +528,18 @@ def roots(torch, objects):
     return [module for module in modules if id(module) not in inner]
 
 
+_HERE = os.path.dirname(__file__)
+
+
+def _folder():
+    """Return the working directory as the script imports PyTorch; it may leave it later, or even remove it."""
+    try:
+        return os.path.join(os.getcwd(), "")
+    except FileNotFoundError:
+        return os.sep
+
+
+_FOLDER = _folder()
 _LIBRARIES = tuple(
     os.path.realpath(path) + os.sep
     for path in {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -400,6 +547,7 @@ _LIBRARIES = tuple(
 )
 
 
+@functools.cache
 def is_library(path):
     """Whether a file belongs to the standard library or an installed package, not to the user."""
     return os.path.realpath(path).startswith(_LIBRARIES) or "site-packages" in path or path.startswith("<")
@@ -411,8 +559,8 @@ def is_torch(path):
 
 
 def is_watch(path):
-    """Whether a file is this module."""
-    return path == __file__
+    """Whether a file is one of those that watch."""
+    return os.path.dirname(path) == _HERE
 
 
 def in_words(frame):
@@ -422,7 +570,7 @@ def in_words(frame):
 
 def shortened(path):
     """Return a path relative to its package or the working directory; for other files, just the file name."""
-    for folder in (*_LIBRARIES, os.path.join(os.getcwd(), "")):
+    for folder in (*_LIBRARIES, _FOLDER):
         if path.startswith(folder):
             return path[len(folder) :].removeprefix("site-packages" + os.sep)
     return os.path.basename(path)
@@ -437,6 +585,14 @@ def caller(frame):
             return f"{shortened(path)}:{frame.f_lineno} ({frame.f_code.co_name})"
         frame = frame.f_back
     return f"{shortened(first.f_code.co_filename)}:{first.f_lineno} ({first.f_code.co_name})"
+
+
+def end_by_interrupt():
+    """Let Python end by SIGINT after an interrupt that nobody caught: it forgets that when PyTorch runs Python code."""
+    import ctypes
+
+    sys.excepthook = lambda *_: None
+    ctypes.pythonapi.PyRun_SimpleString(b"raise KeyboardInterrupt")
 
 
 def launches():

@@ -4,12 +4,15 @@ It works without the project's packages, since the script's Python may be anothe
 sitecustomize, which this one hides, is run as well.
 """
 
+import importlib
 import importlib.machinery
 import importlib.util
 import os
 import sys
+import types
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
+_PACKAGE = "_emulated_script"
 
 
 class _AfterTorch:
@@ -25,19 +28,17 @@ class _AfterTorch:
 
             def execute_and_watch(module):
                 execute(module)
-                _module(os.path.join(_HERE, "script_watch.py")).start(module)
+                _watch().start(module)
 
             spec.loader.exec_module = execute_and_watch
         return spec
 
 
-def _module(path):
-    """Return a module from a file that is on no import path."""
-    spec = importlib.util.spec_from_file_location("_" + os.path.basename(path)[:-3], path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def _watch():
+    """Return the module that watches; it and those it imports are a package that is on no import path."""
+    package = sys.modules[_PACKAGE] = types.ModuleType(_PACKAGE)
+    package.__path__ = [_HERE]
+    return importlib.import_module(f"{_PACKAGE}.script_watch")
 
 
 def _run_hidden_one():

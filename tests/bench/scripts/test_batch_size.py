@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bench.scripts.batch_size import check_name, largest_that_fits, with_option
+from bench.scripts.batch_size import check_name, find_batch_size, largest_that_fits, with_option
 from fptplus import InvalidInput
 
 
@@ -24,6 +24,23 @@ from fptplus import InvalidInput
 )  # fmt: skip
 def test_the_option_is_set_as_the_script_spells_it(words, name, changed):
     assert " ".join(with_option(tuple(words.split()), name, 32)) == changed
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("train.py --lr 1 --batch-size 8", ("--batch-size", 8)),
+        ("train.py --per_device_train_batch_size=4", ("--per_device_train_batch_size", 4)),
+        ("train.py -b 8", ("-b", 8)),
+        ("train.py data.batch_size=8", ("data.batch_size", 8)),
+        ("train.py --eval-batch-size 8", None),
+        ("train.py b 8", None),
+        ("train.py --batch-size auto", None),
+        ("train.py --batch-size", None),
+    ],
+)
+def test_a_batch_size_is_found_by_its_usual_names(words, found):
+    assert find_batch_size(tuple(words.split())) == found
 
 
 @pytest.mark.parametrize("largest", [1, 2, 3, 7, 8, 31, 32, 33, 1000])

@@ -3,8 +3,12 @@
 import json
 import os
 import pickle
+import re
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,22 +16,22 @@ from training_script import WIDTH, allocate, build, fail, one_step
 
 from bench.cards.gpus import GPUS
 from bench.cells.config import CellConfig
+from bench.commands import emulate as emulate_command
 from bench.commands.emulate import EmulateConfig
-from bench.commands.emulate import main as emulate_command
-from bench.emulate.build import why_not
+from bench.emulate.build import find_torch, why_not
 from bench.predict.predictor import predict
 from bench.scripts import FunctionFailed, emulated
-from bench.scripts.script_report import KINDS
-from bench.scripts.script_run import ScriptOptions, run_script
+from bench.scripts.script_report import KINDS, read_reports
+from bench.scripts.script_run import ScriptOptions, run_script, script_environment
 from bench.units import MIB
 from fptplus import InvalidInput
+from methods import METHODS
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).parent / "training_script.py"
 LAYER_BYTES = 4 * WIDTH * WIDTH + 4 * WIDTH
-DOORS = ("full", "adalora", "fptplus")
 """Methods that are run through both doors."""
 
 
@@ -50,7 +54,7 @@ def emulate_here(tmp_path, monkeypatch, capfd):
 
     def call(*command, gpu=("rtx4060",), **options):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        status = emulate_command(
+        status = emulate_command.main(
             EmulateConfig(gpu=gpu, out=str(folder / "emulated"), command=(sys.executable, *command), **options)
         )
         return status, capfd.readouterr().err, folder
@@ -159,6 +163,29 @@ def test_cards_are_compared(emulate_here):
     assert [row.split()[-1] for row in table] == ["fits", "yes", "yes"] and "H100" in table[2]
 
 
+def test_ctrl_c_and_termination_reach_the_script(tmp_path):
+    """Ctrl-C is the script's to answer; a command that is told to end tells its script so."""
+    script = tmp_path / "wait.py"
+    script.write_text(
+        "import signal, sys, time, torch\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('terminated')))\n"
+        "torch.zeros(1, device='cuda')\nprint('begun', flush=True)\ntime.sleep(100)\n"
+    )
+    command = [sys.executable, "-m", "bench", "emulate", "--", sys.executable, str(script)]
+    for number, status, output in ((signal.SIGINT, 130, "begun\n"), (signal.SIGTERM, 143, "begun\nterminated\n")):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            start_new_session=True,
+        ) as process:  # fmt: skip
+            begun = process.stdout.readline()
+            if number == signal.SIGINT:
+                os.killpg(process.pid, number)  # as a terminal does
+            else:
+                process.send_signal(number)
+            assert (process.wait(60), begun + process.stdout.read()) == (status, output)
+
+
 def test_a_command_that_uses_no_card_is_said_to(tmp_path):
     command = [sys.executable, "-m", "bench", "emulate", "--", sys.executable, "-c", "print('hi')"]
     process = subprocess.run(
@@ -167,32 +194,131 @@ def test_a_command_that_uses_no_card_is_said_to(tmp_path):
     assert process.stdout == "hi\n" and "no process of the command has used the card" in process.stderr
 
 
-@pytest.fixture(scope="module")
-def through_this_door(tmp_path_factory):
-    """Allocated and reserved bytes of each method's step in a script, by method."""
-    folder = tmp_path_factory.mktemp("methods")
-    script, answer = str(SCRIPT.with_name("method_script.py")), folder / "answer.json"
+def test_the_methods_take_the_same_bytes_through_this_door_as_through_the_benchmark(tmp_path):
+    script, output = SCRIPT.with_name("method_script.py"), tmp_path / "output.txt"
+    options = ScriptOptions(record_steps=0, output=output)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
-        run = run_script((sys.executable, script, str(answer), *DOORS), GPUS["a6000"], folder, ScriptOptions())
-    assert run.exit_status == 0
-    return json.loads(answer.read_text())
+        run = run_script((sys.executable, str(script), *METHODS), GPUS["a6000"], tmp_path, options)
+    assert run.exit_status == 0, output.read_text()
+    found = dict(line.split(maxsplit=1) for line in output.read_text().splitlines() if line.split()[0] in METHODS)
+    peaks = {
+        method: predict(CellConfig(method=method, model="test_vit", res=64, batch_size=8)).peak for method in METHODS
+    }
+    assert found == {method: f"{peak.allocated_bytes} {peak.reserved_bytes}" for method, peak in peaks.items()}
 
 
-@pytest.mark.parametrize("method", DOORS)
-def test_a_method_takes_the_same_bytes_through_this_door_as_through_the_benchmark(method, through_this_door):
-    peak = predict(CellConfig(method=method, model="test_vit", res=64, batch_size=8)).peak
-    assert through_this_door[method] == [peak.allocated_bytes, peak.reserved_bytes]
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    """Two ranks' run, and the peaks in bytes of each way to share the work, by rank."""
+    folder = tmp_path_factory.mktemp("sharded")
+    options = ScriptOptions(num_gpus=2, record_steps=1, output=folder / "output.txt")
+    words = ("-m", "torch.distributed.run", "--nproc-per-node", "2", str(SCRIPT.with_name("sharded_script.py")))
+    run = run_script((sys.executable, *words), GPUS["rtx4060"], folder, options)
+    output = options.output.read_text()
+    assert run.exit_status == 0, output
+    lines = [line.split() for line in output.splitlines() if re.fullmatch(r"[01] [a-z]+ \d+ 2", line)]
+    peaks = {(int(rank), way): int(num_bytes) for rank, way, num_bytes, _ in lines}
+    return run, peaks
 
 
-def test_ranks_talk_and_gradients_have_buckets_under_ddp(ran, tmp_path):
-    """A replica takes what one process alone does and, in buckets, its gradients once more (PyTorch DDP paper, 4.2)."""
-    command = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(SCRIPT), "--ddp")
-    two = run_script(command, GPUS["rtx4060"], tmp_path, ScriptOptions(num_gpus=2))
-    (alone,) = ran[-1]["processes"]
-    assert [report.rank for report in two.reports] == [0, 1] and {report.device for report in two.reports} == {0, 1}
-    extra = {report.peak_allocated_bytes - alone["peak_allocated_bytes"] for report in two.reports}
-    assert len(extra) == 1 and extra.pop() == pytest.approx(4 * LAYER_BYTES, rel=0.01)
+SHARDED_LAYERS = 32
+
+
+def shared_out(way):
+    """Bytes that a rank holds apart from what any way to train needs: sums of W, weights; L, those of one layer.
+
+    Weights, gradients and the two states of AdamW are four times W.
+    """
+    weights, layer = SHARDED_LAYERS * LAYER_BYTES, LAYER_BYTES
+    return {
+        "alone": 4 * weights,
+        # gradients once more, in buckets (PyTorch Distributed, VLDB 2020, section 4.2)
+        "ddp": 4 * weights + weights,
+        # states divided by the ranks (ZeRO, SC 2020, section 5.1); gradients lie in buckets, but for the one just made
+        "zero": 2 * weights + 2 * weights // 2 + layer,
+        # all divided by the ranks (section 5.3); gathered: this layer and the next; whole: this layer's gradient
+        "fsdp": 4 * weights // 2 + 2 * layer + layer,
+    }[way]
+
+
+@pytest.mark.parametrize("way", ["ddp", "zero", "fsdp"])
+def test_sharing_the_work_takes_what_the_papers_say(way, sharded):
+    run, peaks = sharded
+    assert [report.rank for report in run.reports] == [0, 1] and {report.device for report in run.reports} == {0, 1}
+    for rank in (0, 1):
+        rest = peaks[rank, "alone"] - shared_out("alone")
+        assert 0 < rest < 20 * MIB, "workspaces and activations"
+        assert peaks[rank, way] == pytest.approx(shared_out(way) + rest, rel=0.01)
+
+
+def test_two_hosts_on_one_machine_find_each_other(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    hosts = []
+    for rank in ("0", "1"):
+        folder = emulate_command.new_folder(tmp_path)
+        variables = script_environment(find_torch(), GPUS["a6000"], folder, ScriptOptions(record_steps=1))
+        words = ("--nnodes", "2", "--node-rank", rank, "--master-addr", "127.0.0.1", "--master-port", str(port))
+        command = [sys.executable, "-m", "torch.distributed.run", *words, str(SCRIPT), "--ddp", "--steps", "1"]
+        with (folder / "output.txt").open("w") as output:
+            hosts.append((folder, subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=output)))
+    assert [process.wait(timeout=300) for _, process in hosts] == [0, 0]
+    for rank, (folder, _) in enumerate(hosts):
+        (report,) = read_reports(folder)
+        assert (report.rank, report.device) == (rank, 0), "each has a card of its own"
+        assert "told: [{'rank': 0}, {'rank': 1}]" in (folder / "output.txt").read_text()
+
+
+def one_wide_step():
+    import torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Sequential(nn.Linear(64, 4096), nn.GELU()), nn.Linear(4096, 4096)).cuda()
+    optimizer = torch.optim.SGD(model.parameters())
+    model(torch.zeros(8192, 64, device="cuda")).mean().backward()
+    optimizer.step()
+
+
+def waits_for_a_kernel():
+    import torch
+
+    torch.multiprocessing.spawn(_waits, nprocs=1)
+
+
+def _waits(_rank):
+    import torch
+
+    end = time.monotonic() + 8
+    flag = torch.zeros(1, device="cuda")
+    while not flag.item() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def test_memory_of_the_backward_pass_belongs_to_its_modules():
+    with emulated("a6000") as gpu:
+        report = gpu.run(one_wide_step).report
+    backward = [tensor for tensor in report.largest if tensor.phase == "backward" and not tensor.name]
+    assert (report.peak_place.phase, report.peak_place.module) == ("backward", "1")
+    line = next(
+        n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "model(torch.zeros(8192" in text
+    )
+    assert [tensor.module for tensor in backward[:3]] == ["", "1", "1"], "the mean, then the largest layer"
+    assert all(tensor.line.endswith(f"test_script_run.py:{line} (one_wide_step)") for tensor in backward)
+    assert report.by_module["1"] >= 4 * 4096 * 4096 + 4 * 8192 * 4096
+    assert sum(report.by_module.values()) == sum(report.by_kind.values())
+    rows, names = report.timeline_modules["rows"], report.timeline_modules["names"]
+    assert [sum(row) for row in rows] == [sum(row[1:]) for row in report.timeline] and {"0", "1"} <= set(names)
+
+
+def test_a_loop_that_waits_for_a_kernel_is_named_also_in_a_child(monkeypatch, capfd):
+    monkeypatch.setenv("EMULATED_QUIET_S", "1")
+    with emulated("a6000") as gpu:
+        called = gpu.run(waits_for_a_kernel)
+    assert called.report.waits_at.endswith("(_waits)")
+    (said, *_) = [line for line in capfd.readouterr().err.splitlines() if "no kernel has been launched" in line]
+    assert "(_waits). Kernels do not run here" in said
 
 
 def test_a_function_runs_on_a_card_and_says_what_it_took():
