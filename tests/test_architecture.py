@@ -20,6 +20,7 @@ ROOMS = {
         "errors",
         "paper_training",
         "whole_file",
+        "held_lock",
         "build_cache",
         "cpu_kernels",
         "network",

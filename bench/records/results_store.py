@@ -6,15 +6,15 @@ Several processes on several machines may share one folder: file locks keep them
 import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from fptplus import InvalidInput
+from fptplus.held_lock import HeldByAnother, held
 from fptplus.output_folder import writable_folder
 from fptplus.whole_file import unfinished_files, whole_file
 
@@ -22,6 +22,9 @@ from .record import COLUMNS, Record
 
 LOCK_LIMIT_S = 60.0
 """Writing a record or the table takes a moment; whoever needs longer hangs."""
+
+CLAIM_LIMIT_S = 2 * 3600.0
+"""How long to wait for a cell that another process runs: it may itself wait an hour for the device."""
 
 
 class ResultsStore:
@@ -43,7 +46,6 @@ class ResultsStore:
         if not read_only:
             writable_folder(self.records_folder)
         self.csv_path = self.folder / "results.csv"
-        self._lock = FileLock(self.records_folder / ".lock")
 
     def find(self, cell_id: str) -> Record | None:
         """Return the record of a cell, or None."""
@@ -60,19 +62,22 @@ class ResultsStore:
 
         Yields:
             Whether the claim succeeded; always true after waiting.
+
+        Raises:
+            HeldByAnother: naming the process that is running it, if that has not ended within `CLAIM_LIMIT_S`.
         """
         locks = self.records_folder / ".claims"
         locks.mkdir(exist_ok=True)
-        lock = FileLock(locks / f"{cell_id}.lock")
-        try:
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            yield False
-            return
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(locks / f"{cell_id}.lock", limit_s=CLAIM_LIMIT_S if wait else 0))
+            except HeldByAnother:
+                if wait:
+                    raise
+                stack.close()
+                yield False
+                return
             yield True
-        finally:
-            lock.release()
 
     def write(self, record: Record, *, supersede: bool = False) -> None:
         """Write a record. A measured record there stays, and only a measurement replaces a prediction.
@@ -104,20 +109,9 @@ class ResultsStore:
             except OSError as error:
                 raise _kept_elsewhere(record, path, error) from error
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> AbstractContextManager[None]:
         """Be the only one to write records; nobody holds this longer than a moment."""
-        try:
-            self._lock.acquire(timeout=LOCK_LIMIT_S)
-        except Timeout as error:
-            raise InvalidInput(
-                f"{self._lock.lock_file} must be held for a moment only, another process has held it for "
-                f"{LOCK_LIMIT_S:g} s; end that process, then call it again."
-            ) from error
-        try:
-            yield
-        finally:
-            self._lock.release()
+        return held(self.records_folder / ".lock", limit_s=LOCK_LIMIT_S)
 
     def _put_aside(self, path: Path) -> None:
         """Give a record a second name, so that it has a name at every moment."""

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fptplus.data.augment import AugmentationName
 from fptplus.data.greys import EACH_BY_ITSELF, GreyScale
 from fptplus.errors import InvalidInput
 from fptplus.whole_file import whole_file
@@ -28,6 +29,9 @@ BEST = "best.safetensors"
 LAST = "last.pt"
 NOTED_SINCE = ("backbone_sha256", "store_dtype", "store_precision", "images_sha256")
 """Fields that earlier versions did not note: that they are the same cannot be checked of their runs."""
+
+LEFT_OUT = ("augmentation",)
+"""Fields that earlier versions did not have, and that are left out where they would be as in these."""
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +91,10 @@ class CheckpointInfo:
     store_precision: str | None = None
     """Number format of the preloaded features, and precision of the LPM that made them; None without features."""
 
+    augmentation: AugmentationName | None = None
+    """How the images were augmented; None for a store of an earlier version, whose views are less sharp (`Views` of
+    `fptplus.data.augment`)."""
+
     images_sha256: str | None = None
     """SHA-256 of the stored images (`StoreManifest.images_sha256`)."""
 
@@ -125,7 +133,7 @@ class CheckpointInfo:
             processes=int(written.get("processes", 1)),
             decoding=int(written.get("decoding", 1)),
             greys=GreyScale.from_plain(json.loads(written.get("greys", "null"))),
-            **{name: written.get(name) for name in NOTED_SINCE},
+            **{name: written.get(name) for name in (*LEFT_OUT, *NOTED_SINCE)},
             training=TrainingConfig(**hyperparameters),
         )
 
@@ -135,7 +143,8 @@ class CheckpointInfo:
         The decoding version is left out if it is that of earlier versions, so that their runs can be resumed, and so
         are fields that earlier versions did not have, where there is nothing to write.
         """
-        apart = ["training", "decoding", "greys", *(name for name in NOTED_SINCE if getattr(self, name) is None)]
+        unknown = (name for name in (*LEFT_OUT, *NOTED_SINCE) if getattr(self, name) is None)
+        apart = ["training", "decoding", "greys", *unknown]
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
         written = {name: _string(value) for name, value in (values | asdict(self.training)).items()}
         decoding = {"decoding": str(self.decoding)} if self.decoding > 1 else {}

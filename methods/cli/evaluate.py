@@ -54,8 +54,8 @@ class EvaluateConfig:
     """Image file to classify; path#3 is its third frame."""
 
     weights: str | None = None
-    """Weights of the frozen large pre-trained model (LPM) for images: a checkpoint file or timm pretrained name.
-    Default: those that the checkpoint names."""
+    """Weights of the frozen large pre-trained model (LPM) for images: a checkpoint file, a timm pretrained name
+    or a name at Hugging Face. Default: those that the checkpoint names."""
 
     batch_size: int = 16
     """Images per batch."""

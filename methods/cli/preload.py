@@ -63,7 +63,8 @@ class PreloadConfig:
     """LPM: vit_s, vit_b, vit_l or a Vision Transformer (ViT) in timm."""
 
     weights: str | None = None
-    """Weights of the LPM: a checkpoint file or timm pretrained name. Default: random weights."""
+    """Weights of the LPM: a checkpoint file, a timm pretrained name or a name at Hugging Face. Default: random
+    weights."""
 
     res: int = 512
     """Height and width in pixels of the images for the LPM, or for other methods to train on."""
@@ -116,7 +117,7 @@ def main(config: PreloadConfig) -> int:
                 dataset,
                 config.out,
                 **made_with,
-                image_res=stored_image_res(method.input_res(config.res)),
+                image_res=stored_image_res(method.input_res(config.res), config.out),
                 store_dtype=config.store_dtype,
                 batch_size=config.batch_size,
                 device=device,

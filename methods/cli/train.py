@@ -12,15 +12,16 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import UseAppendAction
 
+from fptplus.data.augment import AugmentationName
 from fptplus.data.presets import preset_of_normalization
 from fptplus.distributed import Processes, process_group
 from fptplus.errors import InvalidInput
+from fptplus.held_lock import held
 from fptplus.output_folder import check_output_folder
 from fptplus.store.feature_store import FeatureStore
 from fptplus.store.preloading import largest_train_res
@@ -39,6 +40,9 @@ from methods.method import build_for_training
 from .device import DeviceName, resolve_device
 from .plain_console import plain_console
 from .progress_bar import progress_bar
+
+TABLE_LIMIT_S = 60.0
+"""Writing runs.csv takes a moment; whoever needs longer hangs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +71,8 @@ class TrainConfig:
     else vit_b."""
 
     weights: str | None = None
-    """Weights of the backbone, for methods that train on images: a checkpoint file or timm pretrained name. Default:
-    random weights."""
+    """Weights of the backbone, for methods that train on images: a checkpoint file, a timm pretrained name or a name at
+    Hugging Face. Default: random weights."""
 
     res: int | None = None
     """Image height and width in pixels, for methods that train on images. Default: as many as the store has."""
@@ -98,6 +102,11 @@ class TrainConfig:
 
     checkpointing: Checkpointing = "none"
     """Activation checkpointing. block: recompute each block in the backward pass."""
+
+    augmentation: AugmentationName | None = None
+    """Random views of the training images. official: flip, colours, then a crop of the original image. square: a crop
+    of the square that the image was resized to, then its colours. Default: official, except on a store of an earlier
+    version, which does not tell the originals' sizes."""
 
     seed: int = 0
     """Random seed of the first training."""
@@ -167,6 +176,13 @@ def main(config: TrainConfig) -> int:
             job.hyperparameters(lr, weight_decay, config.seed)
             for lr, weight_decay in product(config.lr or (job.default_lr(console),), config.weight_decay or (0.1,))
         ]
+        if job.store.sizes is None and config.augmentation is None and processes.is_first:
+            console.print(
+                "note: a store of an earlier version does not tell the sizes of the original images; its own squares "
+                "are cropped (--augmentation square), not the originals as in the paper",
+                highlight=False,
+                soft_wrap=True,
+            )
         rows = {one: job.run(one) for one in dict.fromkeys(grid)}
         scored = [one for one in rows if not rows[one].diverged]
         best = max(scored, key=lambda one: rows[one].val_auc, default=None)
@@ -228,7 +244,7 @@ class Trainings:
         if self.method.reads_features:
             return self.store.manifest.res
         patch = patch_size_of(self.model)
-        return self.config.res or largest_train_res(self.store.manifest.image_res) // patch * patch
+        return self.config.res or largest_train_res(self.store.manifest) // patch * patch
 
     @cached_property
     def backbone_sha256(self) -> str | None:
@@ -266,6 +282,7 @@ class Trainings:
             device=self.device,
             processes=self.processes,
             seed=training.seed,
+            augmentation=self.config.augmentation,
         )
 
     def info(self, training: TrainingConfig) -> CheckpointInfo:
@@ -291,6 +308,7 @@ class Trainings:
             store_dtype=manifest.dtype if self.method.reads_features else None,
             store_precision=manifest.precision if self.method.reads_features else None,
             images_sha256=manifest.images_sha256,
+            augmentation=(self.config.augmentation or "official") if manifest.sizes else None,
             training=training,
         )
 
@@ -422,7 +440,7 @@ def write_rows(rows: list[RunRow], out: Path) -> None:
     """runs.csv: these trainings, and those of earlier calls into the same folder; two calls at once keep both's."""
     path = out / "runs.csv"
     out.mkdir(parents=True, exist_ok=True)
-    with FileLock(out / ".runs.csv.lock"):
+    with held(out / ".runs.csv.lock", limit_s=TABLE_LIMIT_S):
         earlier = [pd.read_csv(path)] if path.exists() else []
         table = pd.concat([*earlier, pd.DataFrame([asdict(row) for row in rows])])
         table["status"] = table["status"].fillna("ok")  # rows of an earlier version

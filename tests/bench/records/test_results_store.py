@@ -103,7 +103,7 @@ def test_a_lock_that_is_held_for_ever_is_named(store, monkeypatch):
     monkeypatch.setattr(results_store, "LOCK_LIMIT_S", 0.1)
     with (
         FileLock(store.records_folder / ".lock"),
-        pytest.raises(InvalidInput, match="be held for a moment only"),
+        pytest.raises(InvalidInput, match="another process has held it for 0.1 s"),
     ):
         store.write(record())
 

@@ -1,9 +1,11 @@
 """Preloading: the store holds what the frozen large pre-trained model (LPM) gives, whatever interrupts the writing."""
 
+import json
 import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from errno import ENOSPC
 from zlib import crc32
 
@@ -17,8 +19,8 @@ from fptplus import FrozenBackbone, InvalidInput
 from fptplus.data import Example, ImageDataset
 from fptplus.store.feature_store import FeatureStore
 from fptplus.store.manifest import StoreManifest
-from fptplus.store.preloading import preload, stored_image_res, to_square
-from fptplus.store.writer import ShardWriter, progress_path
+from fptplus.store.preloading import largest_train_res, preload, stored_image_res, to_square
+from fptplus.store.writer import ShardWriter, merge_shards, progress_path
 from methods import create_backbone
 
 RES, IMAGE_RES = 64, 32
@@ -210,10 +212,10 @@ def interrupted(folder, monkeypatch, after, dataset=None):
     with monkeypatch.context() as patch:
         plain = ShardWriter.write
 
-        def write(writer, content, sources):
+        def write(writer, content, sizes, sources):
             if writer.done >= after - 1:
                 patch.setattr("fptplus.store.writer.write_all", full_in_the_middle)
-            plain(writer, content, sources)
+            plain(writer, content, sizes, sources)
 
         patch.setattr(ShardWriter, "write", write)
         with pytest.raises(InvalidInput) as error:
@@ -241,11 +243,11 @@ def test_a_batch_that_fails_is_not_followed_by_the_next_one(reference, tmp_path,
     """The disk is full for one write only: what is computed after it must not take its place."""
     plain, calls = ShardWriter.write, []
 
-    def write(writer, content, sources):
+    def write(writer, content, sizes, sources):
         calls.append(content)
         if len(calls) == 2:
             raise InvalidInput("no room for a moment.")
-        plain(writer, content, sources)
+        plain(writer, content, sizes, sources)
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "write", write)
@@ -317,7 +319,7 @@ def test_two_processes_do_not_write_the_same_shard(tmp_path):
     dataset = dataset_of(*"ab")
     store = preload(dataset, tmp_path / "other", image_res=IMAGE_RES, mean=MEAN, std=STD)
     writer = ShardWriter(tmp_path / "one", store.manifest, dataset.examples, 0, 1)
-    with pytest.raises(InvalidInput, match="must be written by one process, another one is at it"):
+    with pytest.raises(InvalidInput, match="must be held by one process at a time"):
         ShardWriter(tmp_path / "one", store.manifest, dataset.examples, 0, 1)
     writer.close()
 
@@ -369,7 +371,24 @@ def test_a_store_that_another_process_finishes_meanwhile_is_opened_and_stays(ref
     assert not list(tmp_path.glob("progress-*"))
 
 
-@pytest.mark.parametrize(("train_res", "stored"), [(128, 144), (224, 256), (512, 576)])
-def test_the_smallest_crop_of_a_stored_image_has_the_training_resolution(train_res, stored):
-    assert stored_image_res(train_res) == stored
-    assert stored * 0.8**0.5 >= train_res > (stored - 16) * 0.8**0.5
+@pytest.mark.parametrize(("train_res", "stored", "earlier"), [(128, 256, 144), (224, 448, 256), (512, 1024, 576)])
+def test_images_are_stored_at_twice_the_training_resolution_but_in_what_an_earlier_version_began(
+    train_res, stored, earlier, tmp_path
+):
+    assert stored_image_res(train_res) == stored_image_res(train_res, tmp_path / "new") == stored
+    preload(dataset_of("a"), tmp_path / "old", image_res=earlier, mean=MEAN, std=STD)
+    assert stored_image_res(train_res, tmp_path / "old") == earlier
+    begun = progress_path(tmp_path / "begun", 0, 1)
+    begun.parent.mkdir()
+    begun.write_text(json.dumps({"settings": {"image_res": earlier}}) + "\n")
+    assert stored_image_res(train_res, begun.parent) == earlier
+
+
+def test_a_store_tells_the_sizes_of_the_originals_unless_an_earlier_version_began_it(tmp_path):
+    store = preload(dataset_of(*"ab"), tmp_path / "new", image_res=IMAGE_RES, mean=MEAN, std=STD)
+    assert store.sizes.tolist() == [[40, 50], [40, 50]] and largest_train_res(store.manifest) == 16
+    writer = ShardWriter(tmp_path / "old", replace(store.manifest, sizes=()), dataset_of(*"ab").examples, 0, 1)
+    writer.write({"images": np.zeros((2, 3 * IMAGE_RES**2), np.uint8)}, [None, (40, 50)], [None, None])
+    writer.close()
+    assert merge_shards(tmp_path / "old", store.manifest, dataset_of(*"ab"), 1)
+    assert FeatureStore.open(tmp_path / "old").sizes is None
