@@ -21,6 +21,7 @@ ROOMS = {
         "paper_training",
         "whole_file",
         "held_lock",
+        "own_folder",
         "build_cache",
         "cpu_kernels",
         "network",

@@ -5,6 +5,7 @@ Several processes on several machines may share one folder: file locks keep them
 
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
@@ -16,7 +17,7 @@ import pandas as pd
 from fptplus import InvalidInput
 from fptplus.held_lock import HeldByAnother, held
 from fptplus.output_folder import writable_folder
-from fptplus.whole_file import unfinished_files, whole_file
+from fptplus.whole_file import clear_unfinished, whole_file
 
 from .record import COLUMNS, Record
 
@@ -50,7 +51,15 @@ class ResultsStore:
     def find(self, cell_id: str) -> Record | None:
         """Return the record of a cell, or None."""
         path = self.records_folder / f"{cell_id}.json"
-        return _read(path) if path.exists() else None
+        if not path.exists():
+            return None
+        record = _read(path)
+        if _is_misnamed(record, path):
+            raise InvalidInput(
+                f"record {str(path)!r} must be of the cell in its name, it is of {record.cell_id}; rename it, or move "
+                "it away."
+            )
+        return record
 
     @contextmanager
     def claim(self, cell_id: str, *, wait: bool) -> Iterator[bool]:
@@ -142,18 +151,34 @@ class ResultsStore:
         return path.relative_to(self.folder).as_posix()
 
     def records(self) -> list[Record]:
-        """Return all records, in the order of their configurations."""
-        found = [_read(path) for path in self.records_folder.glob("*.json")]
+        """Return all records, in the order of their configurations. A file named after another cell is warned of.
+
+        Raises:
+            InvalidInput: if one is damaged.
+        """
+        read = {path: _read(path) for path in sorted(self.records_folder.glob("*.json"))}
+        for path, record in read.items():
+            if _is_misnamed(record, path):
+                warnings.warn(
+                    f"{str(path)!r} is passed over: it holds the record of another cell, {record.cell_id}; rename it, "
+                    "or move it away",
+                    stacklevel=2,
+                )
+        found = [record for path, record in read.items() if not _is_misnamed(record, path)]
         return sorted(found, key=lambda record: (record.model, record.res, record.method, record.cell_id))
 
     def write_csv(self) -> None:
         """Rebuild results.csv from the records, and remove what a process that died while writing has left."""
         with self._locked():
-            left = (*unfinished_files(self.records_folder, "*.json"), *unfinished_files(self.folder, "results.csv"))
-            for path in left:
-                path.unlink()
+            clear_unfinished(self.records_folder, "*.json")
+            clear_unfinished(self.folder, "results.csv")
             table = pd.DataFrame([asdict(record) for record in self.records()], columns=list(COLUMNS), dtype=object)
             _write(self.csv_path, table.to_csv(index=False))
+
+
+def _is_misnamed(record: Record, path: Path) -> bool:
+    """Whether a record is of another cell than its file says, as a copy or a backup is."""
+    return record.cell_id not in (None, path.stem)
 
 
 def _kept_elsewhere(record: Record, path: Path, error: OSError) -> Exception:

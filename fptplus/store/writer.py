@@ -25,7 +25,7 @@ from fptplus.data import Example, ImageDataset
 from fptplus.distributed import Processes
 from fptplus.errors import InvalidInput
 from fptplus.held_lock import held, holder_note
-from fptplus.whole_file import unfinished_files
+from fptplus.whole_file import clear_unfinished
 
 from .manifest import MANIFEST, DataFile, Shard, StoreManifest, row_digest
 from .source_files import SourceFile
@@ -277,8 +277,7 @@ def merge_shards(folder: Path, settings: StoreManifest, dataset: ImageDataset, w
             progress.unlink(missing_ok=True)
             progress.with_suffix(".lock").unlink(missing_ok=True)
             holder_note(progress.with_suffix(".lock")).unlink(missing_ok=True)
-        for left in unfinished_files(folder, MANIFEST):  # by a process that was killed; the lock is ours
-            left.unlink(missing_ok=True)
+        clear_unfinished(folder, MANIFEST)  # left by a process that was killed; the lock is ours
         (folder / "manifest.lock").unlink(missing_ok=True)
     return True
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
 from rich import box
@@ -32,7 +33,7 @@ from fptplus.training.fine_tuning import FineTuning
 from fptplus.training.metrics import Diverged, Scores
 from fptplus.training.trainer import EpochReport, History, OnEpoch, evaluate, train
 from fptplus.training.training_config import TrainingConfig
-from fptplus.whole_file import whole_file
+from fptplus.whole_file import clear_unfinished, whole_file
 from methods import Method, find_method
 from methods.backbone import AttentionMode, Checkpointing, create_backbone, patch_size_of
 from methods.method import build_for_training
@@ -41,6 +42,7 @@ from .device import DeviceName, resolve_device
 from .plain_console import plain_console
 from .progress_bar import progress_bar
 
+TESTED = "test.json"
 TABLE_LIMIT_S = 60.0
 """Writing runs.csv takes a moment; whoever needs longer hangs."""
 
@@ -332,30 +334,37 @@ class Trainings:
             self._refuse_relabelling(name)
         tuning.model.to(self.device)
         visible = self.processes.is_first
-        if visible:
-            print(name)
-        with progress_bar(name, visible=visible) as on_step, epoch_log(folder, self.config, visible) as on_epoch:
-            history = train(
-                tuning,
-                self.info(training),
-                train_feed,
-                val_feed,
-                folder,
-                on_step=on_step,
-                on_epoch=on_epoch,
-            )
-        scores = None if history.diverged else self._tested(tuning, training)
-        if visible and scores is not None:
-            with whole_file(folder / "test.json") as beside:
-                beside.write_text(json.dumps(asdict(scores), indent=1) + "\n")
-        elif visible:
-            print(f"{name} diverged: a loss or an output is no longer a number")
-        return self._row(training, history, tuning, folder, scores)
+        with ExitStack() as stack:
+            if visible:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(folder / ".training.lock", limit_s=0))
+                clear_unfinished(folder, TESTED)
+                print(name)
+            tested = Tested.read(folder)
+            on_step = stack.enter_context(progress_bar(name, visible=visible))
+            on_epoch = stack.enter_context(epoch_log(folder, self.config, visible))
+            steps: list[int] = []
 
-    def _tested(self, tuning: FineTuning, training: TrainingConfig) -> Scores | None:
+            def stepped(done: int, total: int) -> None:
+                steps.append(done)
+                on_step(done, total)
+
+            info = self.info(training)
+            history = train(tuning, info, train_feed, val_feed, folder, on_step=stepped, on_epoch=on_epoch)
+            if history.diverged:
+                tested = None
+            elif tested is None or steps:  # one that had ended before keeps its scores, whatever this device gives
+                tested = self._tested(tuning, training)
+                if visible and tested is not None:
+                    tested.write(folder)
+        if visible and tested is None:
+            print(f"{name} diverged: a loss or an output is no longer a number")
+        return self._row(training, history, tuning, folder, tested)
+
+    def _tested(self, tuning: FineTuning, training: TrainingConfig) -> "Tested | None":
         """Scores on the test split; None where the outputs are not numbers."""
         try:
-            return evaluate(tuning.model, self.feed("test", training), training.precision)
+            return Tested(evaluate(tuning.model, self.feed("test", training), training.precision), self.device)
         except Diverged:
             return None
 
@@ -379,9 +388,10 @@ class Trainings:
         history: History,
         tuning: FineTuning,
         folder: Path,
-        scores: Scores | None,
+        tested: "Tested | None",
     ) -> RunRow:
-        best = None if scores is None else history.best
+        best = None if tested is None else history.best
+        scores = tested and tested.scores
         return RunRow(
             method=self.config.method,
             model=self.model,
@@ -401,9 +411,31 @@ class Trainings:
             total_params=tuning.total_params,
             train_s=sum(epoch.train_s for epoch in history.epochs),
             store_dtype=self.store.manifest.dtype if self.method.reads_features else None,
-            device=self.device,
+            device=tested.device if tested else self.device,
             checkpoint=str(folder / BEST),
         )
+
+
+@dataclass(frozen=True)
+class Tested:
+    """How the best weights of a run do on the test split."""
+
+    scores: Scores
+    device: str
+
+    def write(self, folder: Path) -> None:
+        """Write test.json into the folder of the run."""
+        with whole_file(folder / TESTED) as beside:
+            beside.write_text(json.dumps(asdict(self.scores) | {"device": self.device}, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """Read it again; None if there is none, or it is of an earlier version or damaged: then it is made again."""
+        try:
+            found = json.loads((folder / TESTED).read_text())
+            return cls(device=found.pop("device"), scores=Scores(**found))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
 
 
 @contextmanager
@@ -441,6 +473,7 @@ def write_rows(rows: list[RunRow], out: Path) -> None:
     path = out / "runs.csv"
     out.mkdir(parents=True, exist_ok=True)
     with held(out / ".runs.csv.lock", limit_s=TABLE_LIMIT_S):
+        clear_unfinished(out, path.name)
         earlier = [pd.read_csv(path)] if path.exists() else []
         table = pd.concat([*earlier, pd.DataFrame([asdict(row) for row in rows])])
         table["status"] = table["status"].fillna("ok")  # rows of an earlier version

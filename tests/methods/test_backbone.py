@@ -6,7 +6,6 @@ import transformers
 from huggingface_hub.errors import EntryNotFoundError
 
 from fptplus import InvalidInput
-from fptplus.network.weights import is_hugging_face
 from methods import create_backbone
 from methods.backbone import PUBLISHED_WEIGHTS, _read_weights, published_params
 
@@ -114,13 +113,20 @@ def hub(monkeypatch, tmp_path):
             raise EntryNotFoundError("404")
         return str(tmp_path / name)
 
-    tiny = transformers.ViTConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=64)
-    torch.save(transformers.ViTModel(tiny).state_dict(), tmp_path / "pytorch_model.bin")
+    sizes = {"hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 192}
+    tiny = transformers.ViTConfig(**sizes, image_size=64)
+    with torch.random.fork_rng():
+        model = transformers.ViTModel(tiny)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return model.eval()
 
 
 def test_the_paper_s_weights_of_vit_l_come_from_hugging_face(hub, monkeypatch):
-    assert is_hugging_face(_read_weights("google/vit-large-patch16-384"))
+    vit = create_backbone("test_vit", 64, 3, weights="google/vit-large-patch16-384")
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(vit.eval().forward_features(images), hub(images).last_hidden_state)
     with pytest.raises(InvalidInput, match=r"model at Hugging Face .* some/other cannot be \(no such repository\);"):
         _read_weights("some/other")
     with pytest.raises(InvalidInput, match="got 'weights/none.pth', which does not exist"):
