@@ -228,6 +228,13 @@ class Record:
                 object.__setattr__(self, name, STEP_OPTIONS[name])
 
     @property
+    def step_time_spread(self) -> float | None:
+        """Half of what the middle 80 % of the steps' times span, as a share of their median; None if not timed."""
+        if None in (self.step_time_s, self.step_time_p10_s, self.step_time_p90_s):
+            return None
+        return (self.step_time_p90_s - self.step_time_p10_s) / 2 / self.step_time_s
+
+    @property
     def is_measured(self) -> bool:
         """Whether a device has answered, even if only that it lacks memory; such a record is never lost."""
         return self.device is not None and not self.is_emulated
