@@ -18,6 +18,7 @@ def sources(package):
 ROOMS = {
     "fptplus": [
         "errors",
+        "seed",
         "paper_training",
         "whole_file",
         "held_lock",

@@ -87,8 +87,8 @@ def _run_views(setting: str, records: list[Record], gpu: Gpu) -> Iterator[TableV
 def _spread_in_words(record: Record) -> str:
     median, low, high = (1e3 * s for s in (record.step_time_s, record.step_time_p10_s, record.step_time_p90_s))
     return (
-        f"{titled(record)}: its steps' times vary by ±{record.step_time_spread:.0%}, 80 % of them are within {low:,.3g} to "
-        f"{high:,.3g} ms (median {median:,.3g}); was the machine busy?"
+        f"{titled(record)}: its steps' times vary by ±{record.step_time_spread:.0%}, 80 % of them within {low:,.3g} "
+        f"to {high:,.3g} ms (median {median:,.3g}); was the machine busy?"
     )
 
 

@@ -175,7 +175,11 @@ class StoreManifest:
             unfinished = sorted(folder.glob("progress-*.jsonl"))
             raise InvalidInput(
                 f"{folder} must hold {MANIFEST}, which is missing; "
-                + ("its preloading is not finished: repeat it to go on." if unfinished else "preload the images first.")
+                + (
+                    "its preloading is not finished: repeat the command to resume it."
+                    if unfinished
+                    else "preload the images first."
+                )
             )
         try:
             content = json.loads(path.read_text())

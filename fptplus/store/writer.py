@@ -199,8 +199,8 @@ class ShardWriter:
         for field, value in self.settings.settings().items():
             if begun.get(field) != value:
                 raise InvalidInput(
-                    f"{self._progress_path} was begun with {field} {begun.get(field)}, it cannot go on with {value}; "
-                    "choose another folder, or delete this one."
+                    f"{self._progress_path} was begun with {field} {begun.get(field)}, it cannot be resumed with "
+                    f"{value}; choose another folder, or delete this one."
                 )
 
 
@@ -211,8 +211,8 @@ def disk_errors_said(folder: Path, taken: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise InvalidInput(
-            f"{folder} took no more than {taken} ({error.strerror}); make room and repeat the command: "
-            "it goes on from there."
+            f"{folder} took no more than {taken} ({error.strerror}); make room and repeat the command, "
+            "which resumes there."
         ) from error
 
 
@@ -359,6 +359,6 @@ def _refuse_other_world_size(folder: Path, world_size: int) -> None:
         begun = int(path.stem.rsplit("-", 1)[1])
         if begun != world_size:
             raise InvalidInput(
-                f"{path} was begun by {begun} processes, {world_size} cannot go on with it; start as many again, "
+                f"{path} was begun by {begun} processes, {world_size} cannot resume it; start as many again, "
                 "or choose another folder."
             )

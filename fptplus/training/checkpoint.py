@@ -30,6 +30,9 @@ LAST = "last.pt"
 NOTED_SINCE = ("backbone_sha256", "store_dtype", "store_precision", "images_sha256")
 """Fields that earlier versions did not note: that they are the same cannot be checked of their runs."""
 
+TIMM_EPS = 1e-6
+"""Epsilon of the LayerNorms in timm's ViTs."""
+
 LEFT_OUT = ("augmentation",)
 """Fields that earlier versions did not have, and that are left out where they would be as in these."""
 
@@ -228,8 +231,7 @@ def read_training_state(folder: Path, info: CheckpointInfo, device: str) -> dict
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch.load lets pickle's and zip's own errors through
         raise InvalidInput(
-            f"out must hold a training that can be gone on with, {str(path)!r} is damaged ({error}); "
-            "name another folder."
+            f"out must hold a training that can be resumed, {str(path)!r} is damaged ({error}); name another folder."
         ) from error
     identity = info.metadata()
     unknown = [name for name in NOTED_SINCE if name in identity and name not in state["identity"]]
@@ -249,8 +251,14 @@ def read_training_state(folder: Path, info: CheckpointInfo, device: str) -> dict
 
 
 def lpm_sha256(vit: nn.Module) -> str:
-    """Return the SHA-256 of an LPM's weights without its head: names, shapes, dtypes and bytes, in order of name."""
+    """Return the SHA-256 of an LPM's weights without its head: names, shapes, dtypes and bytes, in order of name.
+
+    A LayerNorm's epsilon counts where it is not timm's, so that LPMs with timm's keep their digests.
+    """
     digest = hashlib.sha256()
+    for name, module in vit.named_modules():
+        if isinstance(module, nn.LayerNorm) and module.eps != TIMM_EPS:
+            digest.update(f"{name} eps {module.eps:g}\n".encode())
     for name, tensor in sorted(vit.state_dict().items()):
         if not name.startswith("head."):
             tensor = tensor.detach().cpu().contiguous()

@@ -21,6 +21,7 @@ from fptplus.distributed import launched
 from fptplus.errors import InvalidInput
 from fptplus.network.precision import Precision
 from fptplus.output_folder import check_output_folder
+from fptplus.seed import check_seed
 from fptplus.store.feature_store import FeatureStore, StoreDtype
 from fptplus.store.grey_survey import find_greys
 from fptplus.store.manifest import MANIFEST
@@ -97,6 +98,7 @@ class PreloadConfig:
 
 def main(config: PreloadConfig) -> int:
     """Make a store, or resume one."""
+    check_seed(config.seed)
     if config.batch_size < 1:
         raise InvalidInput(f"batch_size must be at least 1, got {config.batch_size}.")
     if not (config.out / MANIFEST).exists():  # a finished store may lie where nothing can be written

@@ -1,5 +1,7 @@
 """`python -m fptplus study`: what FPT+ gains on the synthetic task, and what a smaller store costs it."""
 
+import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fptplus.errors import InvalidInput
+from fptplus.output_folder import check_output_folder
 from fptplus.synthetic.fundus import CLASSES, generate
 from fptplus.whole_file import whole_file
 
@@ -38,6 +42,12 @@ SETTINGS = {
     "side_only": StudySetting("side network alone", "side_only", "fp32", True),
 }
 REFERENCE = "fp32"
+OPTIONS = "study.json"
+MADE_WITH = ("images_per_class", "model", "pretext_steps")
+"""Options that images and weights depend on; what else differs, the trainings notice."""
+
+log = logging.getLogger(__name__)
+
 SIDE_RES = 128
 
 
@@ -76,7 +86,9 @@ class StudyConfig:
 
 def main(config: StudyConfig) -> int:
     """Make what is missing, train all settings, compare them."""
+    check_output_folder(config.out)
     images, weights = config.out / "fundus", config.out / "lpm.safetensors"
+    _note_options(config, is_begun=images.exists() or weights.exists())
     if not images.exists():
         generate(images, images_per_class=config.images_per_class)
     if not weights.exists():
@@ -99,6 +111,37 @@ def main(config: StudyConfig) -> int:
     _draw(config, images, runs.checkpoint.iloc[0])
     _report(plain_console(), runs)
     return 0
+
+
+def _note_options(config: StudyConfig, *, is_begun: bool) -> None:
+    """Keep the options that images and weights are made with, and refuse others.
+
+    Raises:
+        InvalidInput: naming the first option that differs from those that the study was begun with.
+    """
+    path, asked = config.out / OPTIONS, {name: getattr(config, name) for name in MADE_WITH}
+    if path.exists():
+        try:
+            begun = json.loads(path.read_text())
+            differing = [name for name in asked if begun[name] != asked[name]]
+        except (ValueError, TypeError, KeyError) as error:
+            raise InvalidInput(
+                f"{path} must hold the options of a study, it is damaged; name another folder."
+            ) from error
+        for name in differing:
+            raise InvalidInput(
+                f"{name} must be {begun[name]}, with which the study in {config.out} was begun, got {asked[name]}; "
+                "name another folder with --out."
+            )
+    elif is_begun:
+        log.warning(
+            f"{config.out} holds a study of an earlier version, which did not note {', '.join(MADE_WITH)}: that they "
+            "are still the same cannot be checked"
+        )
+    else:
+        config.out.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as beside:
+            beside.write_text(json.dumps(asked, indent=1) + "\n")
 
 
 def _draw(config: StudyConfig, images: Path, checkpoint: str) -> None:

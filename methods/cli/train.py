@@ -24,6 +24,7 @@ from fptplus.distributed import Processes, process_group
 from fptplus.errors import InvalidInput
 from fptplus.held_lock import held
 from fptplus.output_folder import check_output_folder
+from fptplus.seed import check_seed
 from fptplus.store.feature_store import FeatureStore
 from fptplus.store.preloading import largest_train_res
 from fptplus.training.checkpoint import BEST, CheckpointInfo, lpm_sha256
@@ -168,6 +169,8 @@ def main(config: TrainConfig) -> int:
     """Search the grid, repeat the best, report."""
     if config.repeats < 1:
         raise InvalidInput(f"repeats must be at least 1, got {config.repeats}.")
+    check_seed(config.seed)
+    check_seed(config.seed + config.repeats - 1)
     check_output_folder(config.out)
     console = plain_console()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

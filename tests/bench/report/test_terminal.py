@@ -118,5 +118,5 @@ def test_a_timing_whose_spread_is_wide_is_printed_with_it(high_s, is_said):
     times = {"step_time_s": 0.012, "step_time_p10_s": 0.011, "step_time_p90_s": high_s, "throughput_img_s": 1333.3}
     console = Console(width=80, file=io.StringIO(), record=True)
     print_records([replace(new_record(cell), device="a CPU", **times)], Printer(console=console), CARD)
-    words = "Linear probing: its steps' times vary by ±83%, 80 % of them are within 11 to 31 ms (median 12)"
+    words = "Linear probing: its steps' times vary by ±83%, 80 % of them within 11 to 31 ms (median 12)"
     assert (words in " ".join(console.export_text().split())) is is_said

@@ -149,7 +149,7 @@ def test_a_process_that_finishes_before_the_others_has_no_store_yet(tmp_path):
 
 def test_other_processes_than_those_that_began_are_refused(tmp_path):
     run(dataset_of(*"abcd"), tmp_path, rank=0, world_size=2)
-    with pytest.raises(InvalidInput, match="progress-0-of-2.jsonl was begun by 2 processes, 1 cannot go on"):
+    with pytest.raises(InvalidInput, match="progress-0-of-2.jsonl was begun by 2 processes, 1 cannot resume it"):
         run(dataset_of(*"abcd"), tmp_path)
 
 
@@ -234,7 +234,7 @@ def test_a_full_disk_is_said_in_one_sentence_and_leaves_whole_rows_to_go_on_from
     assert "took no more than 4 of 7 images (No space left on device); make room and repeat the command" in sentence
     row_bytes = reference.layout.row_bytes
     assert (tmp_path / "features-0-of-1.bin").stat().st_size == 4 * row_bytes
-    with pytest.raises(InvalidInput, match="its preloading is not finished: repeat it to go on"):
+    with pytest.raises(InvalidInput, match="its preloading is not finished: repeat the command to resume it"):
         FeatureStore.open(tmp_path)
     assert_same_content(run(dataset_of(*"abcdefg"), tmp_path, store_dtype="fp32"), reference)
 
@@ -270,7 +270,7 @@ def test_a_full_disk_at_the_manifest_costs_nothing(reference, tmp_path, monkeypa
 
 def test_an_interrupted_store_does_not_go_on_with_other_settings(tmp_path, monkeypatch):
     interrupted(tmp_path, monkeypatch, after=3)
-    with pytest.raises(InvalidInput, match="was begun with dtype fp32, it cannot go on with int8"):
+    with pytest.raises(InvalidInput, match="was begun with dtype fp32, it cannot be resumed with int8"):
         run(dataset_of(*"abcdefg"), tmp_path, store_dtype="int8")
 
 

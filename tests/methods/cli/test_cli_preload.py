@@ -39,7 +39,7 @@ def test_a_store_is_made_described_and_found_whole(folder, tmp_path, capsys):
 
     assert main(["verify", "--store", str(tmp_path / "store"), "--data", str(folder), "--rows", "2"]) == 0
     printed = capsys.readouterr().out
-    assert "14 rows as they were written" in printed and printed.count("100.0% of its tokens made again") == 2
+    assert "14 rows as they were written" in printed and printed.count("100.0% of its tokens recomputed alike") == 2
 
 
 def test_names_in_brackets_are_printed_as_they_are(folder, tmp_path, capsys):
