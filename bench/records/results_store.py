@@ -19,7 +19,7 @@ from fptplus.held_lock import HeldByAnother, held
 from fptplus.output_folder import writable_folder
 from fptplus.whole_file import clear_unfinished, whole_file
 
-from .record import COLUMNS, Record
+from .record import COLUMNS, Record, check_types
 
 LOCK_LIMIT_S = 60.0
 """Writing a record or the table takes a moment; whoever needs longer hangs."""
@@ -202,10 +202,13 @@ def _as_text(record: Record) -> str:
 def _read(path: Path) -> Record:
     try:
         columns = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(columns, dict):
+            raise TypeError(f"it is a {type(columns).__name__}")
         unknown = [name for name in columns if name not in COLUMNS]
         if not unknown:
+            check_types(columns)
             return Record(**columns)
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:  # damaged JSON or UTF-8, a number of too many digits
         raise InvalidInput(
             f"record {str(path)!r} must be a JSON object of results.csv's columns, it is damaged ({error}); "
             "move it away."
