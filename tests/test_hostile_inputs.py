@@ -1,7 +1,7 @@
 """Whatever is typed and whatever the files hold, `python -m fptplus` answers with what was asked for or a sentence.
 
-No traceback, no endless wait, and nothing written outside of --out. HOSTILE_EXAMPLES is the number of command lines, and
-of mutated files, to try.
+No traceback, no endless wait, and nothing written outside of --out. HOSTILE_EXAMPLES is the number of command lines,
+and of mutated files, to try.
 """
 
 import contextlib

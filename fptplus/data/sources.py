@@ -32,6 +32,8 @@ def open_dataset(source: str | Path, *, seed: int = 0, group_level: int | None =
         raise InvalidInput(f"the dataset must be a folder, a .csv or a .npz file, {path} does not exist.")
     if path.is_dir():
         return checked(open_folders(path.resolve(), seed=seed, group_level=group_level))
+    if not path.is_file():
+        raise InvalidInput(f"the dataset must be a folder, a .csv or a .npz file, {path} is a device or a pipe.")
     if group_level is not None:
         raise InvalidInput(
             f"group_level must be given with class folders only, {path} is a file; name groups in a CSV."

@@ -9,14 +9,13 @@ spots, the disc, the vessels, the illumination and the background colour come fr
 classes, so neither colours nor a small image reveal the label. Nothing here is medical evidence.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from fptplus.data.dataset import Split
 from fptplus.data.new_folder import new_folder
 from fptplus.errors import InvalidInput
 from fptplus.seed import check_seed
@@ -197,13 +196,7 @@ def generate(
         InvalidInput: if there are too few images for three splits, the resolution is no multiple of 16 from 64 on, the
             seed is negative, or the folder is not empty.
     """
-    if images_per_class < MIN_IMAGES_PER_CLASS:
-        raise InvalidInput(
-            f"images_per_class must be at least {MIN_IMAGES_PER_CLASS}, to have some in every split, "
-            f"got {images_per_class}."
-        )
-    if images_per_class > MOST_IMAGES_PER_CLASS:
-        raise InvalidInput(f"images_per_class must be at most {MOST_IMAGES_PER_CLASS}, got {images_per_class}.")
+    check_counts(images_per_class)
     check_seed(seed)
     if not 64 <= res <= LARGEST_RES or res % 16:
         raise InvalidInput(f"res must be a multiple of 16, at least 64 and at most {LARGEST_RES}, got {res}.")
@@ -214,6 +207,21 @@ def generate(
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(draw_example(seed, label, index, res).pixels).save(path, compress_level=1)
             on_progress(done, len(plan))
+
+
+def check_counts(images_per_class: int) -> None:
+    """Refuse a number of images that leaves a split without any, or is a slip of the keyboard.
+
+    Raises:
+        InvalidInput: if it is.
+    """
+    if images_per_class < MIN_IMAGES_PER_CLASS:
+        raise InvalidInput(
+            f"images_per_class must be at least {MIN_IMAGES_PER_CLASS}, to have some in every split, "
+            f"got {images_per_class}."
+        )
+    if images_per_class > MOST_IMAGES_PER_CLASS:
+        raise InvalidInput(f"images_per_class must be at most {MOST_IMAGES_PER_CLASS}, got {images_per_class}.")
 
 
 def planned(images_per_class: int) -> Iterator[tuple[Split, int, int]]:

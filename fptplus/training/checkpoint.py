@@ -229,10 +229,10 @@ def read_training_state(folder: Path, info: CheckpointInfo, device: str) -> dict
         return None
     try:
         state = torch.load(path, map_location=device, weights_only=True)
+        if not (isinstance(state, dict) and isinstance(state.get("identity"), dict)):
+            raise TypeError("it is not what training writes")
     except Exception as error:  # torch.load lets pickle's and zip's own errors through
-        raise InvalidInput(
-            f"out must hold a training that can be resumed, {str(path)!r} is damaged ({error}); name another folder."
-        ) from error
+        raise damaged_state(folder, error) from error
     identity = info.metadata()
     unknown = [name for name in NOTED_SINCE if name in identity and name not in state["identity"]]
     if unknown:
@@ -248,6 +248,15 @@ def read_training_state(folder: Path, info: CheckpointInfo, device: str) -> dict
                 f"{name} {theirs}, asked is {ours}; name another folder."
             )
     return state
+
+
+def damaged_state(folder: Path, error: Exception) -> InvalidInput:
+    """Return what to say of a state to resume from that holds something else than was written."""
+    reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+    return InvalidInput(
+        f"out must hold a training that can be resumed, {str(folder / LAST)!r} is damaged ({reason}); name another "
+        "folder."
+    )
 
 
 def lpm_sha256(vit: nn.Module) -> str:

@@ -24,7 +24,7 @@ from fptplus.data.augment import (
     plain_views,
     render,
 )
-from fptplus.data.dataset import Split
+from fptplus.data.dataset import SPLITS, Split
 from fptplus.distributed import Processes
 from fptplus.errors import InvalidInput
 from fptplus.network.features import Features, Inputs
@@ -69,6 +69,10 @@ class Feed:
     official, where the store knows the originals' sizes; stores of earlier versions do not."""
 
     def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise InvalidInput(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}.")
+        if self.batch_size < 1:
+            raise InvalidInput(f"batch-size must be at least 1, got {self.batch_size}.")
         if self.batch_size % self.processes.world_size:
             raise InvalidInput(
                 f"batch-size must be a multiple of the {self.processes.world_size} processes, got {self.batch_size}."

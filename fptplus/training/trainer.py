@@ -29,6 +29,7 @@ from .checkpoint import (
     BEST,
     LAST,
     CheckpointInfo,
+    damaged_state,
     learnable_state,
     load_learnable,
     read_training_state,
@@ -262,17 +263,23 @@ class _Run:
         state = read_training_state(self.folder, self.info, self.feed.device)
         if state is None:
             return History()
+        try:
+            history = self._restored(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise damaged_state(self.folder, error) from error
+        if self.feed.processes.is_first:
+            self._write_metrics(history)
+        return history
+
+    def _restored(self, state: dict) -> History:
         load_learnable(self.tuning.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step.steps_done = state["steps_done"]
+        self.step.steps_done = int(state["steps_done"])
         if self.step.scaler is not None:
             self.step.scaler.load_state_dict(state["scaler"])
         if self.tuning.load_method_state is not None:
             self.tuning.load_method_state(state["method"])
-        history = History([EpochReport(**epoch) for epoch in state["history"]])
-        if self.feed.processes.is_first:
-            self._write_metrics(history)
-        return history
+        return History([EpochReport(**epoch) for epoch in state["history"]])
 
 
 def _distributed(model: nn.Module, processes: Processes) -> nn.Module:

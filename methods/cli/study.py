@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from fptplus.errors import InvalidInput
 from fptplus.output_folder import check_output_folder
-from fptplus.synthetic.fundus import CLASSES, generate
+from fptplus.synthetic.fundus import CLASSES, check_counts, generate
+from fptplus.training.training_config import MOST_COUNTED, TrainingConfig
 from fptplus.whole_file import whole_file
+from methods.backbone import create_backbone
 
 from . import preload, pretrain, train, visualize
 from .plain_console import plain_console
@@ -86,6 +89,7 @@ class StudyConfig:
 
 def main(config: StudyConfig) -> int:
     """Make what is missing, train all settings, compare them."""
+    _check(config)
     check_output_folder(config.out)
     images, weights = config.out / "fundus", config.out / "lpm.safetensors"
     _note_options(config, is_begun=images.exists() or weights.exists())
@@ -111,6 +115,23 @@ def main(config: StudyConfig) -> int:
     _draw(config, images, runs.checkpoint.iloc[0])
     _report(plain_console(), runs)
     return 0
+
+
+def _check(config: StudyConfig) -> None:
+    """Refuse what would be refused after an hour.
+
+    Raises:
+        InvalidInput: naming the option.
+    """
+    check_counts(config.images_per_class)
+    if config.repeats < 1:
+        raise InvalidInput(f"repeats must be at least 1, got {config.repeats}.")
+    TrainingConfig(lr=config.lr, epochs=config.epochs)
+    if not 1 <= config.pretext_steps <= MOST_COUNTED:
+        bound = "at least 1" if config.pretext_steps < 1 else f"at most {MOST_COUNTED}"
+        raise InvalidInput(f"pretext_steps must be {bound}, got {config.pretext_steps}.")
+    with torch.device("meta"):
+        create_backbone(config.model, SIDE_RES, 1)
 
 
 def _note_options(config: StudyConfig, *, is_begun: bool) -> None:

@@ -43,7 +43,7 @@ from .device import DeviceName, resolve_device
 from .plain_console import plain_console
 from .progress_bar import progress_bar
 
-TESTED = "test.json"
+RUNS, TESTED = "runs.csv", "test.json"
 TABLE_LIMIT_S = 60.0
 """Writing runs.csv takes a moment; whoever needs longer hangs."""
 
@@ -172,6 +172,7 @@ def main(config: TrainConfig) -> int:
     check_seed(config.seed)
     check_seed(config.seed + config.repeats - 1)
     check_output_folder(config.out)
+    read_rows(config.out / RUNS)
     console = plain_console()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     device = resolve_device(config.device)
@@ -373,8 +374,8 @@ class Trainings:
 
     def _refuse_relabelling(self, name: str) -> None:
         """See that a run of an earlier version, which does not know its store, keeps the dtype that runs.csv notes."""
-        path, dtype = self.config.out / "runs.csv", self.store.manifest.dtype
-        for row in pd.read_csv(path).itertuples() if path.exists() else ():
+        path, dtype = self.config.out / RUNS, self.store.manifest.dtype
+        for row in read_rows(path).itertuples():
             if (
                 Path(row.checkpoint).parent.name == name
                 and isinstance(row.store_dtype, str)
@@ -473,17 +474,39 @@ def _tensorboard(folder: Path):
 
 def write_rows(rows: list[RunRow], out: Path) -> None:
     """runs.csv: these trainings, and those of earlier calls into the same folder; two calls at once keep both's."""
-    path = out / "runs.csv"
+    path = out / RUNS
     out.mkdir(parents=True, exist_ok=True)
     with held(out / ".runs.csv.lock", limit_s=TABLE_LIMIT_S):
         clear_unfinished(out, path.name)
-        earlier = [pd.read_csv(path)] if path.exists() else []
-        table = pd.concat([*earlier, pd.DataFrame([asdict(row) for row in rows])])
+        earlier = read_rows(path)
+        made = pd.DataFrame([asdict(row) for row in rows])
+        table = made if earlier.empty else pd.concat([earlier, made])
         table["status"] = table["status"].fillna("ok")  # rows of an earlier version
         run = table.checkpoint.map(lambda path: Path(path).parent.name)  # the same wherever the folder is called from
         table = table[~run.duplicated(keep="last")].sort_values("checkpoint")
         with whole_file(path) as beside:
             table.to_csv(beside, index=False)
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read runs.csv; no rows if there is none.
+
+    Raises:
+        InvalidInput: if it is no table of runs.
+    """
+    columns = ["checkpoint", "store_dtype", "status"]
+    if not path.exists():
+        return pd.DataFrame(columns=columns)
+    try:
+        table = pd.read_csv(path)
+        if not pd.api.types.is_string_dtype(table["checkpoint"]) or table["checkpoint"].isna().any():
+            raise ValueError("checkpoint must name a file in every row")
+    except (ValueError, KeyError) as error:  # those of pandas and of the encoding are ValueErrors
+        raise InvalidInput(
+            f"{str(path)!r} must be a table of runs that training has written, it is not ({error}); move it away and "
+            "repeat the command, which writes it from the runs themselves."
+        ) from error
+    return table.reindex(columns=[*table.columns, *(name for name in columns if name not in table)])
 
 
 def report(console: Console, rows: list[RunRow], repeats: list[RunRow], out: Path) -> None:

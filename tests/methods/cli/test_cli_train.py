@@ -174,3 +174,18 @@ def test_the_augmentation_is_part_of_a_run_and_an_earlier_store_keeps_its_own(ro
     assert "augmentation" not in CheckpointInfo.read(tmp_path / "old" / NAME / "best.safetensors").metadata()
     assert train(tmp_path / "store", tmp_path / "old", "--augmentation", "official") == 2
     assert "augmentation must be square for a store of an earlier version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("harm", [[], {"identity": None}, {"history": [{}]}, {"optimizer": {}}, {"model": 5}])
+def test_a_damaged_state_or_table_of_runs_is_named_and_left_alone(root, tmp_path, capsys, harm):
+    if not (root / "finished").exists():
+        assert train(root / "bf16", root / "finished") == 0
+    shutil.copytree(root / "finished", tmp_path / "runs")
+    state = torch.load(tmp_path / "runs" / NAME / "last.pt", weights_only=True)
+    torch.save(state | harm if harm else harm, tmp_path / "runs" / NAME / "last.pt")
+    assert train(root / "bf16", tmp_path / "runs") == 2
+    assert "last.pt' is damaged (" in capsys.readouterr().err
+    (tmp_path / "runs" / "runs.csv").write_bytes(b"\xff\xfe")
+    assert train(root / "bf16", tmp_path / "runs") == 2
+    assert "must be a table of runs that training has written" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "runs.csv").read_bytes() == b"\xff\xfe"
