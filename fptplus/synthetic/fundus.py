@@ -9,13 +9,14 @@ spots, the disc, the vessels, the illumination and the background colour come fr
 classes, so neither colours nor a small image reveal the label. Nothing here is medical evidence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from fptplus.data.dataset import Split
 from fptplus.data.new_folder import new_folder
 from fptplus.errors import InvalidInput
 from fptplus.seed import check_seed
