@@ -3,6 +3,7 @@
 import sys
 import warnings
 
+from .busy_machine import wait_without_spinning_if_busy
 from .front_door import FrontDoor
 
 COMMANDS = {
@@ -17,6 +18,9 @@ COMMANDS = {
     "verify": "Check that a store is complete and unchanged.",
 }
 
+COMPUTING = ("pretrain", "preload", "train", "evaluate", "study")
+"""Commands that compute for long, on a CPU with all its processors."""
+
 DOOR = FrontDoor(
     program="python -m fptplus",
     package="methods.cli",
@@ -29,6 +33,9 @@ DOOR = FrontDoor(
 def main(arguments: list[str]) -> int:
     """Run a command and return its exit status."""
     warnings.filterwarnings("ignore", message=".*torch.jit.script. is deprecated.*")  # raised when fvcore is imported
+    computes = arguments[:1] and arguments[0] in COMPUTING and not {"-h", "--help"} & set(arguments)
+    if computes and (note := wait_without_spinning_if_busy()) is not None:
+        print(f"note: {note}", file=sys.stderr)
     return DOOR.enter(arguments)
 
 

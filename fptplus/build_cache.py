@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from fptplus.held_lock import HeldByAnother, held
 
 COMPILERS = ("g++", "c++", "clang++")
 COMPILE_LIMIT_S = 300.0
@@ -97,13 +97,11 @@ def built(name: str, made_from: Iterable[str | bytes], build: Callable[[Path], N
         cache = cache_folder()
         folder = cache / f"{name}-{digest.hexdigest()[:16]}"
         if not _is_whole(folder):
-            with FileLock(cache / f"{folder.name}.lock", timeout=WAIT_LIMIT_S):
+            with held(cache / f"{folder.name}.lock", limit_s=WAIT_LIMIT_S):
                 if not _is_whole(folder):  # another process has been at it
                     _build_into(folder, build)
-    except Timeout as error:
-        raise BuildFailed(
-            f"another process has held {error.lock_file} for {WAIT_LIMIT_S:g} s; end it, then try again"
-        ) from error
+    except HeldByAnother as error:
+        raise BuildFailed(str(error).removesuffix(".")) from error
     except (OSError, RuntimeError) as error:  # the latter: there is no home folder
         if isinstance(error, BuildFailed):
             raise

@@ -26,6 +26,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def clear_unfinished(folder: Path, *patterns: str) -> None:
+    """Remove what `unfinished_files` finds; only for one who knows that no other process is writing these files."""
+    for pattern in patterns:
+        for left in unfinished_files(folder, pattern):
+            left.unlink(missing_ok=True)
+
+
 def unfinished_files(folder: Path, pattern: str) -> Iterator[Path]:
     """What processes that died inside `whole_file` have left of the files whose names match; no file of others."""
     for beside in folder.glob(".*.unfinished"):

@@ -1,5 +1,6 @@
 """The shared backbone: the one place that creates a timm ViT, at any resolution the patch size divides."""
 
+import re
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fptplus
 from fptplus import InvalidInput
+from fptplus.network.checkpoint_file import HUGGING_FACE_FILES
 from fptplus.network.weights import HUGGING_FACE_EPS, set_layer_norm_eps
 
 MODELS: dict[str, str] = {
@@ -27,7 +29,13 @@ PUBLISHED_WEIGHTS: dict[str, str] = {
     "google/vit-base-patch16-384": "vit_base_patch16_384.orig_in21k_ft_in1k",
     "facebook/dino-vitb16": "vit_base_patch16_224.dino",
 }
-"""The paper's weights by their names at Hugging Face, and the same in timm, which lacks those of ViT-L."""
+"""Weights of the paper by their names at Hugging Face, and the same in timm. It lacks those of ViT-L,
+google/vit-large-patch16-384, which come from Hugging Face itself."""
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""Names of models at Hugging Face."""
+
+_CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz")
 
 AttentionMode = Literal["eager", "sdpa", "flash", "efficient"]
 Checkpointing = Literal["none", "block"]
@@ -52,8 +60,8 @@ def create_backbone(
         attention: `eager` for explicit score matrices, any other value for fused kernels.
         checkpointing: `block` to recompute every block in the backward pass.
         drop_path: probability that the last block is skipped in training; it falls to 0 at the first.
-        weights: a checkpoint file (timm or Hugging Face), a timm pretrained name or one of PUBLISHED_WEIGHTS; on the
-            meta device only checked. None for random weights.
+        weights: a checkpoint file (timm or Hugging Face), a timm pretrained name or the name of a ViT at Hugging
+            Face, such as the paper's; on the meta device only checked. None for random weights.
 
     Raises:
         InvalidInput: if the name is unknown, the model is not a plain ViT, its patch size does not divide `res`, or the
@@ -119,19 +127,44 @@ def _read_weights(weights: str) -> dict[str, Tensor]:
     if Path(weights).exists():
         return fptplus.read_checkpoint(weights)
     weights = PUBLISHED_WEIGHTS.get(weights, weights)
+    if _REPOSITORY.fullmatch(weights) and not weights.endswith(_CHECKPOINT_SUFFIXES):
+        return _downloaded(weights)
     if not timm.models.is_model_pretrained(weights):
         raise InvalidInput(
-            f"weights must name a checkpoint file or a timm pretrained model, got {weights!r}, which does not exist."
+            "weights must name a checkpoint file, a timm pretrained model or a model at Hugging Face "
+            f"(organisation/name), got {weights!r}, which does not exist."
         )
     try:
         with torch.device("cpu"):
             return timm.create_model(weights, pretrained=True).state_dict()
     except Exception as error:  # of whatever carries the download: urllib, requests, httpx, huggingface_hub
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvalidInput(
-            f"weights must be a checkpoint file, or a timm pretrained model that can be downloaded, {weights} cannot "
-            f"be ({reason}); without a network pass its file."
-        ) from error
+        raise _not_downloaded("timm pretrained model", weights, error) from error
+
+
+def _downloaded(repository: str) -> dict[str, Tensor]:
+    """Read the tensors of a model at Hugging Face, from its cache if they are there."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for name in HUGGING_FACE_FILES:
+        try:
+            return fptplus.read_checkpoint(hf_hub_download(repository, name))
+        except InvalidInput:
+            raise
+        except Exception as error:  # of whatever carries the download
+            is_last = name == HUGGING_FACE_FILES[-1]
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError) and not is_last:
+                continue
+            raise _not_downloaded("model at Hugging Face", repository, error) from error
+    raise AssertionError
+
+
+def _not_downloaded(kind: str, weights: str, error: Exception) -> InvalidInput:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InvalidInput(
+        f"weights must be a checkpoint file, or a {kind} that can be downloaded, {weights} cannot be ({reason}); "
+        "without a network pass its file."
+    )
 
 
 def patch_size_of(model: str) -> int:

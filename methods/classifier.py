@@ -7,14 +7,14 @@ A file, a Pillow image and an array are all decoded as they are in training.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fptplus.data.augment import normalize, plain_views, render
+from fptplus.data.augment import filter_of_storing, normalize, plain_views, render
 from fptplus.data.greys import EACH_BY_ITSELF, GreyImage, GreyScale
 from fptplus.data.images import DECODING, ImageSource, count_frames, decode, is_dicom_file, split_frame, to_rgb
 from fptplus.errors import InvalidInput
@@ -50,6 +50,9 @@ class Classifier:
     device: str
     greys: GreyScale = EACH_BY_ITSELF
     """Which values of deep grey images became black and white in training."""
+
+    views_as_once: bool = True
+    """Whether images look as if they had been resampled once, see `fptplus.data.augment`; not in earlier versions."""
 
     decoding: int = DECODING
     """Version of the decoding of image files in training."""
@@ -105,7 +108,11 @@ class Classifier:
     def _seen(self, images: Sequence[Image.Image], kept_res: int, res: int) -> Tensor:
         """Return RGB images as training sees them: made square, then resized, then normalised."""
         squares = torch.stack([to_square(image, kept_res) for image in images]).to(self.device)
-        return normalize(render(squares, plain_views(len(images)), res), self.mean, self.std)
+        views = plain_views(len(images))
+        if self.views_as_once:
+            sizes = torch.tensor([image.size for image in images], dtype=torch.float32)
+            views = replace(views, filtered=filter_of_storing(sizes, kept_res))
+        return normalize(render(squares, views, res), self.mean, self.std)
 
 
 def load_classifier(path: str | Path, *, weights: str | None = None, device: str = "cpu") -> Classifier:
@@ -135,6 +142,7 @@ def load_classifier(path: str | Path, *, weights: str | None = None, device: str
         input_res=find_method(info.method).input_res(info.res),
         device=device,
         decoding=info.decoding,
+        views_as_once=info.augmentation is not None,
         greys=info.greys,
     )
 

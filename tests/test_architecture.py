@@ -18,8 +18,11 @@ def sources(package):
 ROOMS = {
     "fptplus": [
         "errors",
+        "seed",
         "paper_training",
         "whole_file",
+        "held_lock",
+        "own_folder",
         "build_cache",
         "cpu_kernels",
         "network",

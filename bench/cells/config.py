@@ -12,6 +12,7 @@ from tyro.conf import UseAppendAction
 from bench.cards.gpus import Gpu, default_gpu, find_gpu, limited
 from bench.units import parse_bytes
 from fptplus import InvalidInput
+from fptplus.seed import check_seed
 from fptplus.training.step import OptimizerName, ZeroGrad
 from methods import METHODS, PASSES, find_method
 from methods.backbone import AttentionMode, Checkpointing
@@ -134,6 +135,7 @@ class CellConfig:
             if not 1 <= (value := getattr(self, name)) <= most:
                 bound = "at least 1" if value < 1 else f"at most {most}"
                 raise InvalidInput(f"{name.replace('_', '-')} must be {bound}, got {value}.")
+        check_seed(self.seed)
         for name, known in _CHOICES.items():
             if (value := getattr(self, name)) not in known:
                 raise InvalidInput(f"{name} must be one of {', '.join(known)}, got {value!r}.")

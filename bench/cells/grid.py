@@ -95,7 +95,7 @@ class SweepConfig(Selection):
     """Images per epoch. The default is 60 % of Messidor-2, which the paper's Table II implies."""
 
     weights: str | None = None
-    """Checkpoint file (timm or Hugging Face) or timm pretrained name to measure with. Default: random weights."""
+    """Checkpoint file, timm pretrained name or name at Hugging Face to measure with. Default: random weights."""
 
     seed: int = 0
     """Random seed for initial weights and inputs."""

@@ -198,5 +198,5 @@ def main(config: CampaignConfig) -> int:
     done = f"{len(records)} of {len(cells)} cells {what}; records and ratios.csv in {folder}"
     with printing(config.format) as printer:
         print_ratios(table, printer)
-        printer.note(done + ("" if len(records) == len(cells) else "; call again to go on"))
+        printer.note(done + ("" if len(records) == len(cells) else "; call again to continue"))
     return int(any(record.status == "failed" for record in records))

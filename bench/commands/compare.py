@@ -101,7 +101,7 @@ def deltas(pair: Pair) -> Iterator[Delta]:
 def _spread(pair: Pair) -> tuple[float, bool]:
     """Return the spread of the noisier side in percent, and whether the deciles overlap."""
     old, new = pair.before, pair.after
-    widths = [50 * (r.step_time_p90_s - r.step_time_p10_s) / r.step_time_s for r in (old, new)]
+    widths = [100 * record.step_time_spread for record in (old, new)]
     overlap = old.step_time_p10_s <= new.step_time_p90_s and new.step_time_p10_s <= old.step_time_p90_s
     return max(widths), overlap
 

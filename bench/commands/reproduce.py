@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from bench.cells.config import CellConfig
 from bench.measure.measure import Budget
@@ -24,6 +23,7 @@ from bench.report.paper_figures import paper_figures
 from bench.report.paper_tables import paper_tables
 from bench.report.table_formats import Printer
 from bench.sweep.harness import run_cell
+from fptplus.own_folder import own_folder
 from fptplus.whole_file import whole_file
 
 from .progress import say_engine, tracked
@@ -106,8 +106,7 @@ def write_everything(results: Path) -> None:
     if (against_time := memory_and_time(evidence, passes)) is not None:
         figures.append(against_time)
     comparisons, findings = check(evidence), findings_page(evidence, passes, fair)
-    with TemporaryDirectory(dir=results, prefix=".reproduce.") as name:
-        made = Path(name)
+    with own_folder(results, ".reproduce.") as made:
         for exhibit in (*paper_tables(evidence), *figures, *fair):
             write_exhibit(exhibit, made)
         drawn = [(made / f"{figure.name}.svg", figure.title, " ".join(figure.notes)) for figure in figures]

@@ -12,7 +12,7 @@ from bench.report.figures import draw_breakdown, draw_timeline
 from bench.report.table_formats import FormatOption, Printer, Value, printing
 from bench.report.terminal import PeakPart, peak_parts, peak_view, rules_view
 from bench.sweep.sweep import checked_cells
-from fptplus.output_folder import writable_folder
+from fptplus.output_folder import check_output_folder, writable_folder
 from methods import find_method
 
 from .progress import say_engine
@@ -32,6 +32,7 @@ class WhyConfig(FormatOption, Setting):
 
 def main(config: WhyConfig) -> int:
     """Draw timelines and a breakdown, and print the largest tensors."""
+    check_output_folder(Path(config.out))
     cells = checked_cells(config)
     say_engine(config.engine)
     folder = writable_folder(config.out)

@@ -97,7 +97,7 @@ def _device_libraries(torch: TorchInstall) -> Path:
     try:
         compiler = find_compiler()
         if not torch.include_folders:
-            raise BuildFailed("PyTorch's CUDA wheels are not beside it; install PyTorch by pip")
+            raise BuildFailed("PyTorch's CUDA wheels are not installed next to it; install PyTorch by pip")
         sources = [path.read_bytes() for path in sorted(DEVICE.rglob("*")) if path.is_file()]
         made_from = [Path(__file__).read_bytes(), *sources, torch.version, torch.cuda, str(torch.folder)]
         made_from += [platform.machine(), compiler, run_tool(compiler, "--version")]

@@ -15,6 +15,7 @@ from typing import TextIO
 from bench.cells import alloc_conf
 from bench.cells.config import CellConfig
 from bench.records.measured_columns import Reading
+from fptplus.own_folder import own_folder
 
 from .failure_log import KeepLog, forget, with_log
 from .journal import Story, read_journal
@@ -43,10 +44,10 @@ def run_isolated(
     Returns:
         The columns of the record, with everything found before a death; None if the cell was cut off.
     """
-    with tempfile.TemporaryDirectory(prefix="fptplus-bench-", ignore_cleanup_errors=True) as scratch:
-        errors_path = Path(scratch) / "stderr.txt"
+    with own_folder(Path(tempfile.gettempdir()), "fptplus-bench-", mode=0o700) as scratch:
+        errors_path = scratch / "stderr.txt"
         with errors_path.open("w") as error_stream:
-            process = _start(cell, budget, scratch, error_stream)
+            process = _start(cell, budget, str(scratch), error_stream)
         stories = [Story()]
         reader = threading.Thread(target=_follow, args=(process, stories, on_phase), daemon=True)
         reader.start()

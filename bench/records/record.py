@@ -1,7 +1,8 @@
 """The record of one cell, with a field for every column of results.csv; results are read from records only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from bench.cells.config import CellConfig
 from bench.cells.identity import IDENTITY
@@ -228,6 +229,13 @@ class Record:
                 object.__setattr__(self, name, STEP_OPTIONS[name])
 
     @property
+    def step_time_spread(self) -> float | None:
+        """Half of what the middle 80 % of the steps' times span, as a share of their median; None if not timed."""
+        if None in (self.step_time_s, self.step_time_p10_s, self.step_time_p90_s):
+            return None
+        return (self.step_time_p90_s - self.step_time_p10_s) / 2 / self.step_time_s
+
+    @property
     def is_measured(self) -> bool:
         """Whether a device has answered, even if only that it lacks memory; such a record is never lost."""
         return self.device is not None and not self.is_emulated
@@ -240,6 +248,31 @@ class Record:
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Record))
 """Columns of results.csv, in order."""
+
+
+def _types_of(hint: object) -> set[type]:
+    """Return the types of the values that an annotation allows."""
+    if get_origin(hint) is Literal:
+        return {type(value) for value in get_args(hint)}
+    return {hint} if isinstance(hint, type) else set().union(*map(_types_of, get_args(hint)))
+
+
+_TYPES = {name: _types_of(hint) for name, hint in get_type_hints(Record).items()}
+_LARGEST_NUMBER = 2**63
+
+
+def check_types(columns: Mapping[str, object]) -> None:
+    """Refuse values of columns that no record has.
+
+    Raises:
+        TypeError: naming the first column whose value is of another type, or no number that fits in 64 bits.
+    """
+    for name, value in columns.items():
+        types = _TYPES[name]
+        if type(value) not in types and not (type(value) is int and float in types):
+            raise TypeError(f"{name} is {value!r:.40}")
+        if isinstance(value, int | float) and not abs(value) < _LARGEST_NUMBER:  # NaN is not
+            raise TypeError(f"{name} is {value!s:.40}")
 
 
 def new_record(cell: CellConfig) -> Record:

@@ -5,23 +5,27 @@ Several processes on several machines may share one folder: file locks keep them
 
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from fptplus import InvalidInput
+from fptplus.held_lock import HeldByAnother, held
 from fptplus.output_folder import writable_folder
-from fptplus.whole_file import unfinished_files, whole_file
+from fptplus.whole_file import clear_unfinished, whole_file
 
-from .record import COLUMNS, Record
+from .record import COLUMNS, Record, check_types
 
 LOCK_LIMIT_S = 60.0
 """Writing a record or the table takes a moment; whoever needs longer hangs."""
+
+CLAIM_LIMIT_S = 2 * 3600.0
+"""How long to wait for a cell that another process runs: it may itself wait an hour for the device."""
 
 
 class ResultsStore:
@@ -43,12 +47,19 @@ class ResultsStore:
         if not read_only:
             writable_folder(self.records_folder)
         self.csv_path = self.folder / "results.csv"
-        self._lock = FileLock(self.records_folder / ".lock")
 
     def find(self, cell_id: str) -> Record | None:
         """Return the record of a cell, or None."""
         path = self.records_folder / f"{cell_id}.json"
-        return _read(path) if path.exists() else None
+        if not path.exists():
+            return None
+        record = _read(path)
+        if _is_misnamed(record, path):
+            raise InvalidInput(
+                f"record {str(path)!r} must be of the cell in its name, it is of {record.cell_id}; rename it, or move "
+                "it away."
+            )
+        return record
 
     @contextmanager
     def claim(self, cell_id: str, *, wait: bool) -> Iterator[bool]:
@@ -60,19 +71,22 @@ class ResultsStore:
 
         Yields:
             Whether the claim succeeded; always true after waiting.
+
+        Raises:
+            HeldByAnother: naming the process that is running it, if that has not ended within `CLAIM_LIMIT_S`.
         """
         locks = self.records_folder / ".claims"
         locks.mkdir(exist_ok=True)
-        lock = FileLock(locks / f"{cell_id}.lock")
-        try:
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            yield False
-            return
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(locks / f"{cell_id}.lock", limit_s=CLAIM_LIMIT_S if wait else 0))
+            except HeldByAnother:
+                if wait:
+                    raise
+                stack.close()
+                yield False
+                return
             yield True
-        finally:
-            lock.release()
 
     def write(self, record: Record, *, supersede: bool = False) -> None:
         """Write a record. A measured record there stays, and only a measurement replaces a prediction.
@@ -104,20 +118,9 @@ class ResultsStore:
             except OSError as error:
                 raise _kept_elsewhere(record, path, error) from error
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> AbstractContextManager[None]:
         """Be the only one to write records; nobody holds this longer than a moment."""
-        try:
-            self._lock.acquire(timeout=LOCK_LIMIT_S)
-        except Timeout as error:
-            raise InvalidInput(
-                f"{self._lock.lock_file} must be held for a moment only, another process has held it for "
-                f"{LOCK_LIMIT_S:g} s; end that process, then call it again."
-            ) from error
-        try:
-            yield
-        finally:
-            self._lock.release()
+        return held(self.records_folder / ".lock", limit_s=LOCK_LIMIT_S)
 
     def _put_aside(self, path: Path) -> None:
         """Give a record a second name, so that it has a name at every moment."""
@@ -148,18 +151,34 @@ class ResultsStore:
         return path.relative_to(self.folder).as_posix()
 
     def records(self) -> list[Record]:
-        """Return all records, in the order of their configurations."""
-        found = [_read(path) for path in self.records_folder.glob("*.json")]
+        """Return all records, in the order of their configurations. A file named after another cell is warned of.
+
+        Raises:
+            InvalidInput: if one is damaged.
+        """
+        read = {path: _read(path) for path in sorted(self.records_folder.glob("*.json"))}
+        for path, record in read.items():
+            if _is_misnamed(record, path):
+                warnings.warn(
+                    f"{str(path)!r} is passed over: it holds the record of another cell, {record.cell_id}; rename it, "
+                    "or move it away",
+                    stacklevel=2,
+                )
+        found = [record for path, record in read.items() if not _is_misnamed(record, path)]
         return sorted(found, key=lambda record: (record.model, record.res, record.method, record.cell_id))
 
     def write_csv(self) -> None:
         """Rebuild results.csv from the records, and remove what a process that died while writing has left."""
         with self._locked():
-            left = (*unfinished_files(self.records_folder, "*.json"), *unfinished_files(self.folder, "results.csv"))
-            for path in left:
-                path.unlink()
+            clear_unfinished(self.records_folder, "*.json")
+            clear_unfinished(self.folder, "results.csv")
             table = pd.DataFrame([asdict(record) for record in self.records()], columns=list(COLUMNS), dtype=object)
             _write(self.csv_path, table.to_csv(index=False))
+
+
+def _is_misnamed(record: Record, path: Path) -> bool:
+    """Whether a record is of another cell than its file says, as a copy or a backup is."""
+    return record.cell_id not in (None, path.stem)
 
 
 def _kept_elsewhere(record: Record, path: Path, error: OSError) -> Exception:
@@ -183,10 +202,13 @@ def _as_text(record: Record) -> str:
 def _read(path: Path) -> Record:
     try:
         columns = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(columns, dict):
+            raise TypeError(f"it is a {type(columns).__name__}")
         unknown = [name for name in columns if name not in COLUMNS]
         if not unknown:
+            check_types(columns)
             return Record(**columns)
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:  # damaged JSON or UTF-8, a number of too many digits
         raise InvalidInput(
             f"record {str(path)!r} must be a JSON object of results.csv's columns, it is damaged ({error}); "
             "move it away."

@@ -72,7 +72,7 @@ def check_summary(comparisons: list[Comparison]) -> str:
     left = sum(one.left_band for one in comparisons)
     answered = len(comparisons) - counts["no record"]
     return (
-        f"{len(comparisons)} numbers are printed; {answered} have one of ours beside them: {counts['pass']} pass, "
+        f"{len(comparisons)} numbers are printed; {answered} have one of ours next to them: {counts['pass']} pass, "
         f"{counts['warn']} are near, {counts['differs']} differ. "
         + ("No cell left the band in which it is known to be." if not left else f"{left} left their band.")
     )

@@ -21,6 +21,9 @@ from methods import find_method
 
 from .table_formats import Column, Printer, TableView, number
 
+WIDE_SPREAD = 0.1
+"""Spread of a step's time above which it is printed with it."""
+
 FITS_STYLES = {"maybe": "yellow", "no": "red"}
 
 
@@ -80,7 +83,16 @@ def _run_views(setting: str, records: list[Record], gpu: Gpu) -> Iterator[TableV
     if measured := [record for record in records if record.is_measured]:
         devices = ", ".join(dict.fromkeys(record.device for record in measured))
         columns = (Column(heading="Method", show=titled), *_MEASURED)
-        yield TableView(title=f"measured on {devices}; MiB", columns=columns, items=measured)
+        notes = [_spread_in_words(record) for record in measured if (record.step_time_spread or 0) > WIDE_SPREAD]
+        yield TableView(title=f"measured on {devices}; MiB", columns=columns, items=measured, notes=notes)
+
+
+def _spread_in_words(record: Record) -> str:
+    median, low, high = (1e3 * s for s in (record.step_time_s, record.step_time_p10_s, record.step_time_p90_s))
+    return (
+        f"{titled(record)}: its steps' times vary by ±{record.step_time_spread:.0%}, 80 % of them within {low:,.3g} "
+        f"to {high:,.3g} ms (median {median:,.3g}); was the machine busy?"
+    )
 
 
 def _rounded(heading: str, name: str, unit: float) -> Column:

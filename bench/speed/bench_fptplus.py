@@ -13,7 +13,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -45,6 +45,9 @@ RES, BATCH, STORED_IMAGES = 512, 16, 256
 IMAGE_PX = int(os.environ.get("BENCH_IMAGE_PX", "512"))
 """Height and width of the image files that the baseline decodes in every epoch; Messidor-2's are 1440x960 to 2304x1536
 pixels."""
+
+WIDE_SPREAD = 0.1
+"""Half of an interquartile range, as a share of the median, above which it is printed."""
 
 ON_CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if ON_CUDA else "cpu"
@@ -88,7 +91,18 @@ def compare(benchmark, ours: Callable[[], object], baseline: Callable[[], object
         baseline_median_s=statistics.median(baseline_s),
         throughput_img_s=images / benchmark.stats["median"],
     )
-    print(f"\n{benchmark.name}: " + ", ".join(f"{name} {value:.2f}" for name, value in ratios.items()))
+    spreads = {"ours": benchmark.stats["iqr"] / benchmark.stats["median"], "baseline": _spread(baseline_s)}
+    wide = [f"{name} vary by ±{spread / 2:.0%}" for name, spread in spreads.items() if spread / 2 > WIDE_SPREAD]
+    found = [f"{name} {value:.2f}" for name, value in ratios.items()]
+    print(f"\n{benchmark.name}: " + ", ".join(found) + "".join(f"; times of {words}" for words in wide))
+
+
+def _spread(times_s: Sequence[float]) -> float:
+    """Return the interquartile range as a share of the median."""
+    if len(times_s) < 2:
+        return 0.0
+    low, median, high = statistics.quantiles(times_s, n=4, method="inclusive")
+    return (high - low) / median
 
 
 def our_step(variant: str) -> TrainingStep:

@@ -65,7 +65,8 @@ def write_random_store(folder: Path, config: FPTConfig, res: int, dtype: StoreDt
         for start in range(0, count, IMAGES_AT_ONCE):
             some = min(IMAGES_AT_ONCE, count - start)
             images = np.random.randint(0, 256, (some, settings.image_bytes), dtype=np.uint8)
-            writer.write({"images": images, "features": layout.pack(*random_features(layout, some)).numpy()})
+            features = layout.pack(*random_features(layout, some)).numpy()
+            writer.write({"images": images, "features": features}, [(res, res)] * some, [None] * some)
     finally:
         writer.close()
     merge_shards(folder, settings, dataset, 1)

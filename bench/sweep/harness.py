@@ -24,6 +24,7 @@ from bench.records.record import Record, new_record
 from bench.records.results_store import ResultsStore
 from bench.timing.estimate import StepEstimate
 from fptplus import InvalidInput
+from fptplus.held_lock import HeldByAnother
 
 from .duration import derived_training_time_s
 
@@ -51,6 +52,9 @@ def run_cell(
 
     Returns:
         The record; None if its measurement was cut off.
+
+    Raises:
+        HeldByAnother: if another process has the device for longer than `DEVICE_LIMIT_S`.
     """
     began, keep_log = time.monotonic(), forget if store is None else partial(store.keep_log, cell.cell_id)
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -67,6 +71,8 @@ def run_cell(
             return None
         record = replace(record, **recordable(reading))
         return record if record.is_emulated else replace(record, wall_s=time.monotonic() - began)
+    except HeldByAnother:  # nothing is known of the cell
+        raise
     except InvalidInput as error:
         return replace(record, status="unsupported", status_detail=str(error))
     except Exception as error:  # one broken cell must not end a sweep; the record says what broke

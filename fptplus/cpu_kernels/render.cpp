@@ -1,4 +1,4 @@
-// Augmented views of a batch of images: resampled, mirrored, brightened and contrasted (see data/augment.py).
+// Augmented views of a batch of images: brightened and contrasted, resampled and mirrored (see data/augment.py).
 
 #include <cmath>
 #include <vector>
@@ -15,9 +15,11 @@ struct Resampling {
     std::vector<int32_t> first;
     std::vector<float> weights;  // (taps, res)
 
-    // Resamples `length` of `size` pixels, from `start` on, by the triangle filter restricted to these pixels.
-    Resampling(double start, double length, int64_t size, int64_t res, bool mirrored) : res(res) {
-        const double scale = length / res, reach = std::max(scale, 1.0), end = start + length;
+    // Resamples `length` of `size` pixels, from `start` on, by the triangle filter restricted to these pixels, which
+    // have been through one of half-width `filtered`.
+    Resampling(double start, double length, int64_t size, int64_t res, double filtered, bool mirrored) : res(res) {
+        const double scale = length / res, end = start + length;
+        const double reach = std::sqrt(std::max(scale * scale - filtered * filtered, 1.0));
         taps = std::min<int64_t>(size, int64_t(std::ceil(2 * reach)) + 1);
         first.resize(res);
         weights.resize(taps * res);
@@ -55,43 +57,72 @@ void contrast(float* planes, int64_t count, float factor) {
     const float grey = float((0.2989 * sums[0] + 0.587 * sums[1] + 0.114 * sums[2]) / count);
     for (int64_t i = 0; i < 3 * count; ++i) planes[i] = between_0_and_1(planes[i] * factor + grey * (1 - factor));
 }
+
+// Changes both of three planes of `count` pixels.
+void recolour(float* planes, int64_t count, float brightness, float contrasts, bool brightness_first) {
+    if (brightness_first) brighten(planes, 3 * count, brightness);
+    contrast(planes, count, contrasts);
+    if (!brightness_first) brighten(planes, 3 * count, brightness);
+}
+
+// Resamples three planes of pixels, `width` in a row and `plane` from one to the next, times `factor`.
+template <class T>
+void resample(
+    const T* planes, int64_t width, int64_t plane, float factor, const Resampling& rows, const Resampling& columns,
+    float* out
+) {
+    const int64_t res = rows.res;
+    std::vector<float> line(width + LANES);
+    for (int64_t channel = 0; channel < 3; ++channel)
+        for (int64_t y = 0; y < res; ++y) {
+            const T* from = planes + channel * plane + rows.first[y] * width;
+            in_sixteens(width, [&](int64_t x, auto count) {
+                Vec sum = {};
+                for (int64_t tap = 0; tap < rows.taps; ++tap)
+                    sum += rows.weights[tap * res + y] * factor * load(from + tap * width + x, count);
+                store(sum, LANES, line.data() + x);
+            });
+            float* to = out + (channel * res + y) * res;
+            for (int64_t x = 0; x < res; ++x) {
+                float sum = 0;
+                for (int64_t tap = 0; tap < columns.taps; ++tap)
+                    sum += columns.weights[tap * res + x] * line[columns.first[x] + tap];
+                to[x] = sum;
+            }
+        }
+}
 }  // namespace
 
-// images (B, 3, height, width) uint8; boxes (B, 4): left, top, width and height as shares of the image; flipped and
-// brightness_first (B,) bytes; brightness and contrast (B,) factors; out (B, 3, res, res) fp32 in 0 to 1.
+// images (B, 3, height, width) uint8, contiguous; boxes (B, 4): left, top, width and height as shares of the image;
+// flipped, brightness_first and before_crop (B,) bytes; brightness and contrast (B,) factors; filtered (B, 2)
+// half-widths of an earlier filter across and down; out (B, 3, res, res) fp32 in 0 to 1.
 extern "C" void fptplus_render(
     const Array* images, const Array* boxes, const Array* flipped, const Array* brightness, const Array* contrasts,
-    const Array* brightness_first, const Array* out, int threads
+    const Array* brightness_first, const Array* before_crop, const Array* filtered, const Array* out, int threads
 ) {
     const int64_t height = images->sizes[2], width = images->sizes[3], res = out->sizes[2];
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t image = 0; image < images->sizes[0]; ++image) {
         const float* box = boxes->at<float>(image);
-        const Resampling columns(double(box[0]) * width, double(box[2]) * width, width, res, *flipped->at<bool>(image));
-        const Resampling rows(double(box[1]) * height, double(box[3]) * height, height, res, false);
-        std::vector<float> line(width + LANES);
+        const float* made_by = filtered->at<float>(image);
+        const bool mirrored = *flipped->at<bool>(image);
+        const Resampling columns(double(box[0]) * width, double(box[2]) * width, width, res, made_by[0], mirrored);
+        const Resampling rows(double(box[1]) * height, double(box[3]) * height, height, res, made_by[1], false);
+        const auto recoloured = [&](float* planes, int64_t count) {
+            const bool first = *brightness_first->at<bool>(image);
+            recolour(planes, count, *brightness->at<float>(image), *contrasts->at<float>(image), first);
+        };
+        const uint8_t* bytes = images->at<uint8_t>(image);
+        const int64_t count = height * width;
         float* pixels = out->at<float>(image);
-        for (int64_t channel = 0; channel < 3; ++channel)
-            for (int64_t y = 0; y < res; ++y) {
-                const uint8_t* from = images->at<uint8_t>(image, channel, rows.first[y]);
-                in_sixteens(width, [&](int64_t x, auto count) {
-                    Vec sum = {};
-                    for (int64_t tap = 0; tap < rows.taps; ++tap)
-                        sum += rows.weights[tap * res + y] / 255 * load(from + tap * images->strides[2] + x, count);
-                    store(sum, LANES, line.data() + x);
-                });
-                float* to = pixels + (channel * res + y) * res;
-                for (int64_t x = 0; x < res; ++x) {
-                    float sum = 0;
-                    for (int64_t tap = 0; tap < columns.taps; ++tap)
-                        sum += columns.weights[tap * res + x] * line[columns.first[x] + tap];
-                    to[x] = sum;
-                }
-            }
-        const int64_t count = res * res;
-        const bool first = *brightness_first->at<bool>(image);
-        if (first) brighten(pixels, 3 * count, *brightness->at<float>(image));
-        contrast(pixels, count, *contrasts->at<float>(image));
-        if (!first) brighten(pixels, 3 * count, *brightness->at<float>(image));
+        if (*before_crop->at<bool>(image)) {
+            std::vector<float> whole(3 * count);
+            for (int64_t i = 0; i < 3 * count; ++i) whole[i] = bytes[i] * (1.0f / 255);
+            recoloured(whole.data(), count);
+            resample(whole.data(), width, count, 1, rows, columns, pixels);
+        } else {
+            resample(bytes, width, count, 1.0f / 255, rows, columns, pixels);
+            recoloured(pixels, res * res);
+        }
     }
 }

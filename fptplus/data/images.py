@@ -74,6 +74,14 @@ def is_dicom_file(path: Path) -> bool:
     return (suffix in DICOM_SUFFIXES or suffix not in IMAGE_SUFFIXES) and _reads_as_dicom(_head(path), path)
 
 
+def is_endless(path: Path) -> bool:
+    """Return whether reading from a path may never end, as from a pipe or a device."""
+    try:
+        return path.exists() and not (path.is_file() or path.is_dir())
+    except (OSError, ValueError):
+        return False
+
+
 def is_picture(head: bytes) -> bool:
     """Return whether a file that begins with these bytes is JPEG, PNG, TIFF or BMP."""
     is_bmp = head[:2] == b"BM" and head[6:10] == b"\0\0\0\0"
@@ -120,6 +128,8 @@ def decode(source: ImageSource) -> Image.Image | GreyImage:
         except OSError as error:
             raise InvalidInput(f"the image cannot be decoded, it is truncated ({error}).") from error
     path, frame = split_frame(Path(source))
+    if is_endless(path):
+        raise InvalidInput(f"image {path} must be an ordinary file, it is a device or a pipe.")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -138,6 +148,8 @@ def inspect_image(path: Path) -> ImageFacts:
         path: a file, or `path#frame`.
     """
     path, frame = split_frame(path)
+    if is_endless(path):
+        return ImageFacts(is_readable=False)
     try:
         if _reads_as_dicom(_head(path), path):
             return _dicom_facts(path, frame)
@@ -174,6 +186,8 @@ def _dicom_facts(path: Path, frame: int | None) -> ImageFacts:
 
 def _head(path: Path) -> bytes:
     """Return the beginning of a file; empty if it cannot be read."""
+    if is_endless(path):
+        return b""
     try:
         with path.open("rb") as file:
             return file.read(HEAD_BYTES)

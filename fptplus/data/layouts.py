@@ -228,5 +228,5 @@ def table(path: Path) -> list[dict[str, str]]:
         return pd.read_excel(path, dtype=str, engine="openpyxl").to_dict("records")
     except ImportError as error:
         raise InvalidInput(
-            f"reading {path.name} needs openpyxl; install it, or save the sheet beside it as {path.stem}.csv."
+            f"reading {path.name} needs openpyxl; install it, or save the sheet next to it as {path.stem}.csv."
         ) from error

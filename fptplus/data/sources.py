@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fptplus.errors import InvalidInput
+from fptplus.seed import check_seed
 
 from .dataset import ImageDataset
 from .folders import open_folders
@@ -22,16 +23,17 @@ def open_dataset(source: str | Path, *, seed: int = 0, group_level: int | None =
         group_level: which folder below a class folder is a patient's, 1 for the first; None if there is no such folder.
 
     Raises:
-        InvalidInput: if the seed is negative, the source does not exist or is of no known kind, or its classes or
+        InvalidInput: if the seed is none, the source does not exist or is of no known kind, or its classes or
             splits are not such that a model can be trained, chosen and tested on them.
     """
-    if seed < 0:
-        raise InvalidInput(f"seed must be at least 0, got {seed}.")
+    check_seed(seed)
     path = Path(source).expanduser()
     if not path.exists():
         raise InvalidInput(f"the dataset must be a folder, a .csv or a .npz file, {path} does not exist.")
     if path.is_dir():
         return checked(open_folders(path.resolve(), seed=seed, group_level=group_level))
+    if not path.is_file():
+        raise InvalidInput(f"the dataset must be a folder, a .csv or a .npz file, {path} is a device or a pipe.")
     if group_level is not None:
         raise InvalidInput(
             f"group_level must be given with class folders only, {path} is a file; name groups in a CSV."

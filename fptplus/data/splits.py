@@ -158,6 +158,6 @@ def checked_without(dataset: ImageDataset, unreadable: Sequence[str]) -> None:
     kept = tuple(example for example in dataset.examples if example.name not in left_out)
     those = f"the {len(unreadable)} that cannot be read (the first is {unreadable[0]})"
     if not kept:
-        raise InvalidInput(f"{dataset.name} must hold images that can be read, it holds none besides {those}.")
+        raise InvalidInput(f"{dataset.name} must hold images that can be read, it holds only {those}.")
     cure = f"it lost {those}: repair them, or leave the class out, and preload into another folder"
     checked(replace(dataset, examples=kept), cure=cure)

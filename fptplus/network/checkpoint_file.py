@@ -16,7 +16,9 @@ StateDict = dict[str, Tensor]
 _NESTED = ("state_dict", "model", "teacher", "model_state_dict", "module")
 """Entries that training code keeps the tensors of a model under; of a self-distillation the teacher is published."""
 
-_HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
+HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Where a Hugging Face folder keeps the weights, the first that is there."""
+
 _OBJECT = re.compile(r"GLOBAL ([\w.]+) was not an allowed global")
 _BLOCKED = re.compile(r"unsupported GLOBAL ([\w.]+) whose module")
 _CAUSE = re.compile(r"WeightsUnpickler error: (.+)")
@@ -72,12 +74,12 @@ def _unwrapped(state: object) -> object:
 
 def _file_in(folder: Path) -> Path:
     """The one file of a Hugging Face folder that holds the weights."""
-    for name in _HUGGING_FACE_FILES:
+    for name in HUGGING_FACE_FILES:
         if (folder / name).is_file():
             return folder / name
     sharded = any(folder.glob("*.index.json"))
     raise InvalidInput(
-        f"weights must name a checkpoint file or a folder that holds {' or '.join(_HUGGING_FACE_FILES)}, "
+        f"weights must name a checkpoint file or a folder that holds {' or '.join(HUGGING_FACE_FILES)}, "
         + (
             f"{str(folder)!r} holds them in several parts; save them as one."
             if sharded

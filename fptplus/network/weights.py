@@ -44,6 +44,30 @@ _BLOCK_KEY = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)")
 _QKV = ("query", "key", "value")
 
 
+_SINCE_TRANSFORMERS_5 = {
+    "attention.q_proj": "attention.attention.query",
+    "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value",
+    "attention.o_proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+_BLOCK_KEY_5 = re.compile(r"(vit\.)?layers\.(\d+)\.(.+)\.(weight|bias)")
+
+
+def _with_published_names(state: Mapping[str, Tensor]) -> StateDict:
+    """Rename tensors as transformers 5 has them in memory to the names that Hugging Face's files have."""
+    if not any("patch_embeddings" in name for name in state):
+        return dict(state)
+    out: StateDict = {}
+    for name, tensor in state.items():
+        if match := _BLOCK_KEY_5.fullmatch(name):
+            prefix, layer, module, kind = match.groups()
+            name = f"{prefix or ''}encoder.layer.{layer}.{_SINCE_TRANSFORMERS_5.get(module, module)}.{kind}"
+        out[name] = tensor
+    return out
+
+
 def is_hugging_face(state: Mapping[str, Tensor]) -> bool:
     """Return whether the tensors are named as in Hugging Face's ViT."""
     return any(_BLOCK_KEY.search(name) for name in state)
@@ -141,7 +165,7 @@ def load_vit(vit: VisionTransformer, state: Mapping[str, Tensor]) -> None:
         InvalidInput: if a tensor is missing, has another shape or is no floating-point number, or the checkpoint is of
             a ViT that computes something else: distilled, or with averaged tokens.
     """
-    state = without_wrappers(state)
+    state = _with_published_names(without_wrappers(state))
     _check_numbers(state)
     _check_architecture(vit, state)
     if is_hugging_face(state):

@@ -32,6 +32,9 @@ class Decoded:
 
     error: str | None = None
 
+    size: tuple[int, int] | None = None
+    """Width and height in pixels of the original."""
+
     source: SourceFile | None = None
     """The file that it was read from; None where it is of none."""
 
@@ -56,7 +59,7 @@ def decode_ahead(
         except InvalidInput as error:
             return Decoded(example.name, error=str(error), source=source)
         squares = to_square(image, image_res), to_square(image, res) if res else None
-        return Decoded(example.name, *squares, source=source)
+        return Decoded(example.name, *squares, size=image.size, source=source)
 
     threads = max(1, os.cpu_count() or 1)
     limit = look_ahead + threads * IMAGES_AHEAD_PER_THREAD

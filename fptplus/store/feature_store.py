@@ -29,6 +29,9 @@ class FeatureStore:
         self.folder, self.manifest = folder, manifest
         self.layout: RowLayout | None = manifest.layout
         self.labels = torch.tensor([example.label for example in manifest.examples], dtype=torch.long)
+        self.sizes = torch.tensor(manifest.sizes, dtype=torch.float32) if manifest.sizes else None
+        """Width and height (rows, 2) of the original images in pixels; None in stores of earlier versions."""
+
         self._splits = np.array([example.split for example in manifest.examples], dtype=str)
         self._brought = np.zeros(len(manifest.examples), bool)
         self._images = _Rows([self._map(shard.images) for shard in manifest.shards])

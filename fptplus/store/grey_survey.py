@@ -30,7 +30,7 @@ from fptplus.data.images import DECODING, FileReader, ImageFacts, decode, inspec
 from fptplus.errors import InvalidInput
 
 from .manifest import MANIFEST, StoreManifest
-from .writer import begun_settings, complete_lines, progress_files
+from .writer import settings_of_store
 
 LEAST_SHARE_USED = 1 / 8
 """Share of a range that half of the images must reach into; otherwise they come out nearly black."""
@@ -90,11 +90,8 @@ def _begun_with(out: Path) -> tuple[bool, dict | None]:
     if (out / MANIFEST).exists():
         manifest = StoreManifest.read(out)
         return manifest.decoding < DECODING, manifest.greys.plain()
-    for path in sorted(progress_files(out)):
-        if lines := complete_lines(path):
-            begun = begun_settings(lines[0][1], path)
-            return "greys" not in begun, begun.get("greys")
-    return False, None
+    begun = settings_of_store(out)
+    return bool(begun) and "greys" not in begun, begun.get("greys")
 
 
 def _look_at_all(dataset: ImageDataset, on_progress: Callable[[int, int], None]) -> list[_Seen]:

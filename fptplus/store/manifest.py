@@ -109,6 +109,9 @@ class StoreManifest:
     examples: tuple[Example, ...] = ()
     """The example of each row, in row order."""
 
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Width and height in pixels of each example's original image; empty in stores of earlier versions."""
+
     skipped: tuple[tuple[str, str], ...] = ()
     """Name of each image that could not be decoded, and why."""
 
@@ -143,7 +146,7 @@ class StoreManifest:
 
     def settings(self) -> dict[str, Any]:
         """Return what was asked for, without the outcome: two runs with equal settings make the same store."""
-        made = ("decoding", "examples", "skipped", "sources", "shards")
+        made = ("decoding", "examples", "sizes", "skipped", "sources", "shards")
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in made}
 
     def write(self, folder: Path) -> None:
@@ -151,6 +154,7 @@ class StoreManifest:
         body = self.settings() | {
             "decoding": self.decoding,
             "examples": [[example.name, example.label, example.split] for example in self.examples],
+            "sizes": [list(size) for size in self.sizes],
             "skipped": [list(entry) for entry in self.skipped],
             "sources": {name: source.plain() for name, source in self.sources},
             "shards": [asdict(shard) for shard in self.shards],
@@ -171,7 +175,11 @@ class StoreManifest:
             unfinished = sorted(folder.glob("progress-*.jsonl"))
             raise InvalidInput(
                 f"{folder} must hold {MANIFEST}, which is missing; "
-                + ("its preloading is not finished: repeat it to go on." if unfinished else "preload the images first.")
+                + (
+                    "its preloading is not finished: repeat the command to resume it."
+                    if unfinished
+                    else "preload the images first."
+                )
             )
         try:
             content = json.loads(path.read_text())
@@ -219,6 +227,11 @@ def _contradiction(manifest: StoreManifest) -> str | None:
                 return f"{file.name} has {file.rows} rows and not one for each of {shard.images.rows} images"
     if (rows := sum(shard.images.rows for shard in manifest.shards)) != len(manifest.examples):
         return f"it lists {len(manifest.examples)} images for {rows} rows"
+    if manifest.sizes and len(manifest.sizes) != len(manifest.examples):
+        return f"it lists {len(manifest.sizes)} sizes of {len(manifest.examples)} images"
+    for size in manifest.sizes:
+        if not all(_is_count(pixels) and pixels > 0 for pixels in size):
+            return f"an image has size {size!r}"
     return None
 
 
@@ -247,6 +260,7 @@ def _from_plain(body: dict[str, Any]) -> dict[str, Any]:
     made = {name: tuple(value) if isinstance(value, list) else value for name, value in body.items()}
     made["greys"] = GreyScale.from_plain(body.get("greys"))
     made["examples"] = tuple(Example(*entry) for entry in body["examples"])
+    made["sizes"] = tuple((width, height) for width, height in body.get("sizes", ()))
     made["skipped"] = tuple((name, reason) for name, reason in body["skipped"])
     made["sources"] = tuple((name, SourceFile(*source)) for name, source in body.get("sources", {}).items())
     made["shards"] = tuple(

@@ -3,8 +3,10 @@
 A file of the same size and time is taken to be the same; of any other the contents are compared.
 """
 
+import errno
 import hashlib
 import logging
+import stat
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -33,6 +35,8 @@ class SourceFile:
     def read(cls, path: Path) -> "SourceFile":
         """Return that of a file as it is now."""
         found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # reading from a device may never end
+            raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(found.st_size, found.st_mtime_ns, sha256)

@@ -17,14 +17,15 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from fptplus.data import Example, ImageDataset
 from fptplus.distributed import Processes
 from fptplus.errors import InvalidInput
-from fptplus.whole_file import unfinished_files
+from fptplus.held_lock import held, holder_note
+from fptplus.whole_file import clear_unfinished
 
 from .manifest import MANIFEST, DataFile, Shard, StoreManifest, row_digest
 from .source_files import SourceFile
@@ -79,13 +80,8 @@ class ShardWriter:
         self._kinds = row_sizes(settings)
         self._paths = {kind: folder / f"{kind}-{rank}-of-{world_size}.bin" for kind in self._kinds}
         self._progress_path = progress_path(folder, rank, world_size)
-        self._lock = FileLock(self._progress_path.with_suffix(".lock"))
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise InvalidInput(
-                f"{self._progress_path} must be written by one process, another one is at it; wait for it or stop it."
-            ) from error
+        self._lock = ExitStack()
+        self._lock.enter_context(held(self._progress_path.with_suffix(".lock"), limit_s=0))
         try:
             if (folder / MANIFEST).exists():
                 self._progress_path.with_suffix(".lock").unlink(missing_ok=True)
@@ -93,8 +89,8 @@ class ShardWriter:
             _refuse_other_world_size(folder, world_size)
             self._refuse_foreign_files()
             self._resume()
-        except InvalidInput:
-            self._lock.release()
+        except BaseException:
+            self._lock.close()
             raise
         self._files = {kind: FileIO(path, "ab") for kind, path in self._paths.items()}
         self._progress = FileIO(self._progress_path, "ab")
@@ -102,11 +98,17 @@ class ShardWriter:
         if self._progress.tell() == 0:
             self._append({self._progress: [_line({"settings": settings.settings()})]})
 
-    def write(self, content: dict[str, np.ndarray], sources: Sequence[SourceFile | None]) -> None:
+    def write(
+        self,
+        content: dict[str, np.ndarray],
+        sizes: Sequence[tuple[int, int]],
+        sources: Sequence[SourceFile | None],
+    ) -> None:
         """Append the rows of some images.
 
         Args:
             content: by kind, `images` and for a store with features `features`: (B, row_bytes) uint8, contiguous.
+            sizes: width and height in pixels of the originals.
             sources: the files that the images were read from, where they are of any.
 
         Raises:
@@ -114,8 +116,10 @@ class ShardWriter:
         """
         count = len(content["images"])
         lines = [
-            _line({kind: row_digest(rows[index]) for kind, rows in content.items()} | _source_entry(source))
-            for index, source in zip(range(count), sources, strict=True)
+            _line(
+                {kind: row_digest(rows[index]) for kind, rows in content.items()} | {"size": size} | _source_entry(of)
+            )
+            for index, size, of in zip(range(count), sizes, sources, strict=True)
         ]
         self._append({**{self._files[kind]: [rows] for kind, rows in content.items()}, self._progress: lines})
         self.done, self.rows = self.done + count, self.rows + count
@@ -141,7 +145,7 @@ class ShardWriter:
         finally:
             for file in (*self._files.values(), self._progress):
                 file.close()
-            self._lock.release()
+            self._lock.close()
 
     def _append(self, contents: dict[FileIO, list]) -> None:
         """Append to each file in order, or leave all of them as they were."""
@@ -195,8 +199,8 @@ class ShardWriter:
         for field, value in self.settings.settings().items():
             if begun.get(field) != value:
                 raise InvalidInput(
-                    f"{self._progress_path} was begun with {field} {begun.get(field)}, it cannot go on with {value}; "
-                    "choose another folder, or delete this one."
+                    f"{self._progress_path} was begun with {field} {begun.get(field)}, it cannot be resumed with "
+                    f"{value}; choose another folder, or delete this one."
                 )
 
 
@@ -207,8 +211,8 @@ def disk_errors_said(folder: Path, taken: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise InvalidInput(
-            f"{folder} took no more than {taken} ({error.strerror}); make room and repeat the command: "
-            "it goes on from there."
+            f"{folder} took no more than {taken} ({error.strerror}); make room and repeat the command, "
+            "which resumes there."
         ) from error
 
 
@@ -242,13 +246,27 @@ def begun_settings(first: dict, path: Path) -> dict:
     return settings
 
 
+def settings_of_store(folder: Path) -> dict[str, Any]:
+    """Return the settings (`StoreManifest.settings`) of the finished or unfinished store in a folder; {} without one.
+
+    Raises:
+        InvalidInput: if its manifest is damaged, or a progress file is not of preloading.
+    """
+    if (folder / MANIFEST).exists():
+        return StoreManifest.read(folder).settings()
+    for path in sorted(progress_files(folder)):
+        if lines := complete_lines(path):
+            return begun_settings(lines[0][1], path)
+    return {}
+
+
 def merge_shards(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_size: int) -> bool:
     """Write the manifest and remove what only resuming needs, if all processes have finished; return whether they have.
 
     Raises:
         InvalidInput: if not one image could be decoded, or another process is at it for ever.
     """
-    with _manifest_lock(folder):
+    with held(folder / "manifest.lock", limit_s=MERGE_LIMIT_S):
         if not (folder / MANIFEST).exists():
             merged = _merged(folder, settings, dataset, world_size)
             if merged is None:
@@ -258,31 +276,15 @@ def merge_shards(folder: Path, settings: StoreManifest, dataset: ImageDataset, w
         for progress in progress_files(folder):
             progress.unlink(missing_ok=True)
             progress.with_suffix(".lock").unlink(missing_ok=True)
-        for left in unfinished_files(folder, MANIFEST):  # by a process that was killed; the lock is ours
-            left.unlink(missing_ok=True)
+            holder_note(progress.with_suffix(".lock")).unlink(missing_ok=True)
+        clear_unfinished(folder, MANIFEST)  # left by a process that was killed; the lock is ours
         (folder / "manifest.lock").unlink(missing_ok=True)
     return True
 
 
-@contextmanager
-def _manifest_lock(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / "manifest.lock")
-    try:
-        lock.acquire(timeout=MERGE_LIMIT_S)
-    except Timeout as error:
-        raise InvalidInput(
-            f"{lock.lock_file} must be held for a moment only, another process has held it for {MERGE_LIMIT_S:g} s; "
-            "end that process, then repeat the command."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _merged(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_size: int) -> StoreManifest | None:
     """What the progress of all processes adds up to; None if one of them is not done."""
-    examples, skipped, sources, shards = [], [], [], []
+    examples, sizes, skipped, sources, shards = [], [], [], [], []
     for rank in range(world_size):
         lines = complete_lines(progress_path(folder, rank, world_size))
         planned = shard_of(dataset.examples, rank, world_size)
@@ -296,10 +298,13 @@ def _merged(folder: Path, settings: StoreManifest, dataset: ImageDataset, world_
                 skipped.append((example.name, entry["skipped"]))
             else:
                 examples.append(example)
+                sizes.append(entry.get("size"))
         shards.append(_shard(settings, entries, rank, world_size))
     if not examples:
         raise InvalidInput(f"at least one image must be readable, none of the {len(skipped)} is: {skipped[0][1]}")
-    made = {"examples": examples, "skipped": skipped, "sources": sources, "shards": shards}
+    if None in sizes:  # begun by an earlier version
+        sizes = []
+    made = {"examples": examples, "sizes": map(tuple, sizes), "skipped": skipped, "sources": sources, "shards": shards}
     return replace(settings, **{name: tuple(entries) for name, entries in made.items()})
 
 
@@ -354,6 +359,6 @@ def _refuse_other_world_size(folder: Path, world_size: int) -> None:
         begun = int(path.stem.rsplit("-", 1)[1])
         if begun != world_size:
             raise InvalidInput(
-                f"{path} was begun by {begun} processes, {world_size} cannot go on with it; start as many again, "
+                f"{path} was begun by {begun} processes, {world_size} cannot resume it; start as many again, "
                 "or choose another folder."
             )

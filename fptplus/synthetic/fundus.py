@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from fptplus.data.dataset import Split
 from fptplus.data.new_folder import new_folder
 from fptplus.errors import InvalidInput
+from fptplus.seed import check_seed
 
 CLASSES = ("healthy", "microaneurysms")
 STRUCTURES = ("vessel", "disc", "druse", "microaneurysm")
@@ -27,6 +28,7 @@ STRUCTURES = ("vessel", "disc", "druse", "microaneurysm")
 REFERENCE_RES = 512
 """Height and width in pixels of the image that the sizes below refer to; they scale with the actual image."""
 
+MOST_IMAGES_PER_CLASS, LARGEST_RES = 10**6, 2**13
 MIN_IMAGES_PER_CLASS = 10
 
 SPOT_SIGMAS = (1.25, 1.9, 2.7)
@@ -195,15 +197,10 @@ def generate(
         InvalidInput: if there are too few images for three splits, the resolution is no multiple of 16 from 64 on, the
             seed is negative, or the folder is not empty.
     """
-    if images_per_class < MIN_IMAGES_PER_CLASS:
-        raise InvalidInput(
-            f"images_per_class must be at least {MIN_IMAGES_PER_CLASS}, to have some in every split, "
-            f"got {images_per_class}."
-        )
-    if seed < 0:
-        raise InvalidInput(f"seed must be at least 0, got {seed}.")
-    if res < 64 or res % 16:
-        raise InvalidInput(f"res must be a multiple of 16 and at least 64, got {res}.")
+    check_counts(images_per_class)
+    check_seed(seed)
+    if not 64 <= res <= LARGEST_RES or res % 16:
+        raise InvalidInput(f"res must be a multiple of 16, at least 64 and at most {LARGEST_RES}, got {res}.")
     with new_folder(out) as folder:
         plan = list(planned(images_per_class))
         for done, (split, label, index) in enumerate(plan, 1):
@@ -211,6 +208,21 @@ def generate(
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(draw_example(seed, label, index, res).pixels).save(path, compress_level=1)
             on_progress(done, len(plan))
+
+
+def check_counts(images_per_class: int) -> None:
+    """Refuse a number of images that leaves a split without any, or is a slip of the keyboard.
+
+    Raises:
+        InvalidInput: if it is.
+    """
+    if images_per_class < MIN_IMAGES_PER_CLASS:
+        raise InvalidInput(
+            f"images_per_class must be at least {MIN_IMAGES_PER_CLASS}, to have some in every split, "
+            f"got {images_per_class}."
+        )
+    if images_per_class > MOST_IMAGES_PER_CLASS:
+        raise InvalidInput(f"images_per_class must be at most {MOST_IMAGES_PER_CLASS}, got {images_per_class}.")
 
 
 def planned(images_per_class: int) -> Iterator[tuple[Split, int, int]]:

@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
 from fptplus.errors import InvalidInput
+from fptplus.seed import check_seed
 from fptplus.training.step import MAX_GRAD_NORM
+from fptplus.training.training_config import LARGEST_RATE, MOST_COUNTED
 
 from .fundus import REFERENCE_RES, STRUCTURES, draw_fundus
 
@@ -72,8 +74,13 @@ class PretextConfig:
 
     def __post_init__(self) -> None:
         for name in ("images", "steps", "batch_size"):
-            if (value := getattr(self, name)) < 1:
-                raise InvalidInput(f"{name} must be at least 1, got {value}.")
+            if not 1 <= (value := getattr(self, name)) <= MOST_COUNTED:
+                bound = "at least 1" if value < 1 else f"at most {MOST_COUNTED}"
+                raise InvalidInput(f"{name} must be {bound}, got {value}.")
+        check_seed(self.seed)
+        if not 0 < self.lr <= LARGEST_RATE:
+            bound = f"at most {LARGEST_RATE:g}" if self.lr > 0 else "above 0"
+            raise InvalidInput(f"lr must be {bound}, got {self.lr:g}.")
         if self.crop_res > REFERENCE_RES:
             raise InvalidInput(
                 f"crop_res must be at most {REFERENCE_RES}, the size of the images, got {self.crop_res}."

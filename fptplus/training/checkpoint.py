@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fptplus.data.augment import AugmentationName
 from fptplus.data.greys import EACH_BY_ITSELF, GreyScale
 from fptplus.errors import InvalidInput
 from fptplus.whole_file import whole_file
@@ -28,6 +29,12 @@ BEST = "best.safetensors"
 LAST = "last.pt"
 NOTED_SINCE = ("backbone_sha256", "store_dtype", "store_precision", "images_sha256")
 """Fields that earlier versions did not note: that they are the same cannot be checked of their runs."""
+
+TIMM_EPS = 1e-6
+"""Epsilon of the LayerNorms in timm's ViTs."""
+
+LEFT_OUT = ("augmentation",)
+"""Fields that earlier versions did not have, and that are left out where they would be as in these."""
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +94,10 @@ class CheckpointInfo:
     store_precision: str | None = None
     """Number format of the preloaded features, and precision of the LPM that made them; None without features."""
 
+    augmentation: AugmentationName | None = None
+    """How the images were augmented; None for a store of an earlier version, whose views are less sharp (`Views` of
+    `fptplus.data.augment`)."""
+
     images_sha256: str | None = None
     """SHA-256 of the stored images (`StoreManifest.images_sha256`)."""
 
@@ -125,7 +136,7 @@ class CheckpointInfo:
             processes=int(written.get("processes", 1)),
             decoding=int(written.get("decoding", 1)),
             greys=GreyScale.from_plain(json.loads(written.get("greys", "null"))),
-            **{name: written.get(name) for name in NOTED_SINCE},
+            **{name: written.get(name) for name in (*LEFT_OUT, *NOTED_SINCE)},
             training=TrainingConfig(**hyperparameters),
         )
 
@@ -135,7 +146,8 @@ class CheckpointInfo:
         The decoding version is left out if it is that of earlier versions, so that their runs can be resumed, and so
         are fields that earlier versions did not have, where there is nothing to write.
         """
-        apart = ["training", "decoding", "greys", *(name for name in NOTED_SINCE if getattr(self, name) is None)]
+        unknown = (name for name in (*LEFT_OUT, *NOTED_SINCE) if getattr(self, name) is None)
+        apart = ["training", "decoding", "greys", *unknown]
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
         written = {name: _string(value) for name, value in (values | asdict(self.training)).items()}
         decoding = {"decoding": str(self.decoding)} if self.decoding > 1 else {}
@@ -217,11 +229,10 @@ def read_training_state(folder: Path, info: CheckpointInfo, device: str) -> dict
         return None
     try:
         state = torch.load(path, map_location=device, weights_only=True)
+        if not (isinstance(state, dict) and isinstance(state.get("identity"), dict)):
+            raise TypeError("it is not what training writes")
     except Exception as error:  # torch.load lets pickle's and zip's own errors through
-        raise InvalidInput(
-            f"out must hold a training that can be gone on with, {str(path)!r} is damaged ({error}); "
-            "name another folder."
-        ) from error
+        raise damaged_state(folder, error) from error
     identity = info.metadata()
     unknown = [name for name in NOTED_SINCE if name in identity and name not in state["identity"]]
     if unknown:
@@ -239,9 +250,24 @@ def read_training_state(folder: Path, info: CheckpointInfo, device: str) -> dict
     return state
 
 
+def damaged_state(folder: Path, error: Exception) -> InvalidInput:
+    """Return what to say of a state to resume from that holds something else than was written."""
+    reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+    return InvalidInput(
+        f"out must hold a training that can be resumed, {str(folder / LAST)!r} is damaged ({reason}); name another "
+        "folder."
+    )
+
+
 def lpm_sha256(vit: nn.Module) -> str:
-    """Return the SHA-256 of an LPM's weights without its head: names, shapes, dtypes and bytes, in order of name."""
+    """Return the SHA-256 of an LPM's weights without its head: names, shapes, dtypes and bytes, in order of name.
+
+    A LayerNorm's epsilon counts where it is not timm's, so that LPMs with timm's keep their digests.
+    """
     digest = hashlib.sha256()
+    for name, module in vit.named_modules():
+        if isinstance(module, nn.LayerNorm) and module.eps != TIMM_EPS:
+            digest.update(f"{name} eps {module.eps:g}\n".encode())
     for name, tensor in sorted(vit.state_dict().items()):
         if not name.startswith("head."):
             tensor = tensor.detach().cpu().contiguous()

@@ -5,7 +5,7 @@ So interrupted training resumes as if it had never stopped, and several processe
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,8 +14,17 @@ import torch
 from torch import Tensor
 
 from fptplus import cpu_kernels
-from fptplus.data.augment import OFFICIAL, Augmentation, Views, draw_views, normalize, plain_views, render
-from fptplus.data.dataset import Split
+from fptplus.data.augment import (
+    AUGMENTATIONS,
+    AugmentationName,
+    Views,
+    draw_views,
+    filter_of_storing,
+    normalize,
+    plain_views,
+    render,
+)
+from fptplus.data.dataset import SPLITS, Split
 from fptplus.distributed import Processes
 from fptplus.errors import InvalidInput
 from fptplus.network.features import Features, Inputs
@@ -55,15 +64,26 @@ class Feed:
     device: str = "cpu"
     processes: Processes = ALONE
     seed: int = 0
-    augmentation: Augmentation = OFFICIAL
+    augmentation: AugmentationName | None = None
+    """How images are augmented for training: official crops the original, square what it was squeezed to. Default:
+    official, where the store knows the originals' sizes; stores of earlier versions do not."""
 
     def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise InvalidInput(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}.")
+        if self.batch_size < 1:
+            raise InvalidInput(f"batch-size must be at least 1, got {self.batch_size}.")
         if self.batch_size % self.processes.world_size:
             raise InvalidInput(
                 f"batch-size must be a multiple of the {self.processes.world_size} processes, got {self.batch_size}."
             )
         if self.reads_features and not self.store.has_features:
             raise InvalidInput("store must hold features for FPT and FPT+, it holds images only; preload with them.")
+        if self.augmentation == "official" and self.store.sizes is None:
+            raise InvalidInput(
+                "augmentation must be square for a store of an earlier version, which does not tell the sizes of the "
+                "original images, got official; preload again, or train with square."
+            )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -83,11 +103,19 @@ class Feed:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield this process's share of each batch of one epoch, in random order and randomly augmented."""
         rows, share = self.store.rows(self.split), self.processes.share(self.batch_size)
+        known = self.store.sizes is not None
+        augmentation = AUGMENTATIONS[self.augmentation or ("official" if known else "square")]
         order = torch.randperm(len(rows), generator=self._generator(epoch)).numpy()
         whole = order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
+        aspects = self.store.sizes[:, 0] / self.store.sizes[:, 1] if known else None
         views = (
-            draw_views(self.augmentation, self.batch_size, self._generator(epoch, step))[share]
-            for step in range(self.steps_per_epoch)
+            draw_views(
+                augmentation,
+                self.batch_size,
+                self._generator(epoch, step),
+                aspects[torch.from_numpy(rows[chosen])] if known else None,
+            )[share]
+            for step, chosen in enumerate(whole)
         )
         yield from self._batches([rows[chosen][share] for chosen in whole], views)
 
@@ -101,6 +129,9 @@ class Feed:
     def _batches(self, chosen: list[np.ndarray], views: Iterable[Views]) -> Iterator[Batch]:
         manifest = self.store.manifest
         for numbers, rows, view in zip(chosen, self._reader.batches(chosen), views, strict=True):
+            if self.store.sizes is not None:
+                sizes = self.store.sizes[torch.from_numpy(numbers)]
+                view = replace(view, filtered=filter_of_storing(sizes, manifest.image_res))
             images = render(rows.images, view, self.res)
             inputs: Inputs = (normalize(images, manifest.mean, manifest.std),)
             if self._in_place is not None:

@@ -23,11 +23,13 @@ from torch.nn.parallel import DistributedDataParallel
 from fptplus.distributed import Processes
 from fptplus.errors import InvalidInput
 from fptplus.network.precision import Precision, autocast
-from fptplus.whole_file import whole_file
+from fptplus.whole_file import clear_unfinished, whole_file
 
 from .checkpoint import (
     BEST,
+    LAST,
     CheckpointInfo,
+    damaged_state,
     learnable_state,
     load_learnable,
     read_training_state,
@@ -38,6 +40,8 @@ from .feed import Feed, seed_at
 from .fine_tuning import FineTuning
 from .metrics import Diverged, Scores, check_auc_is_defined, score
 from .step import make_optimizer
+
+METRICS = "metrics.csv"
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,8 @@ def train(
         tuning: the model to train, on the feeds' device.
         info: what is trained, and how. It is kept in both files, and must match for a run to resume.
         training, validation: batches of the two splits.
-        folder: gets metrics.csv, `best.safetensors` (weights of the best epoch) and `last.pt` (to resume from).
+        folder: gets metrics.csv, `best.safetensors` (weights of the best epoch) and `last.pt` (to resume from). No
+            other process may be training there.
         on_epoch: called after each epoch, and for those already done.
         on_step: called after each step with the number of steps done and the total.
 
@@ -184,6 +189,8 @@ class _Run:
 
     def __init__(self, tuning: FineTuning, info: CheckpointInfo, feed: Feed, folder: Path) -> None:
         self.tuning, self.info, self.config, self.feed, self.folder = tuning, info, info.training, feed, folder
+        if feed.processes.is_first:
+            clear_unfinished(folder, BEST, LAST, METRICS)
         config, device_type = info.training, torch.device(feed.device).type
         self.optimizer = make_optimizer(
             config.optimizer, tuning.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
@@ -248,7 +255,7 @@ class _Run:
         )
 
     def _write_metrics(self, history: History) -> None:
-        with whole_file(self.folder / "metrics.csv") as beside:
+        with whole_file(self.folder / METRICS) as beside:
             history.table().to_csv(beside, index=False)
 
     def resumed(self) -> History:
@@ -256,17 +263,23 @@ class _Run:
         state = read_training_state(self.folder, self.info, self.feed.device)
         if state is None:
             return History()
+        try:
+            history = self._restored(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise damaged_state(self.folder, error) from error
+        if self.feed.processes.is_first:
+            self._write_metrics(history)
+        return history
+
+    def _restored(self, state: dict) -> History:
         load_learnable(self.tuning.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step.steps_done = state["steps_done"]
+        self.step.steps_done = int(state["steps_done"])
         if self.step.scaler is not None:
             self.step.scaler.load_state_dict(state["scaler"])
         if self.tuning.load_method_state is not None:
             self.tuning.load_method_state(state["method"])
-        history = History([EpochReport(**epoch) for epoch in state["history"]])
-        if self.feed.processes.is_first:
-            self._write_metrics(history)
-        return history
+        return History([EpochReport(**epoch) for epoch in state["history"]])
 
 
 def _distributed(model: nn.Module, processes: Processes) -> nn.Module:

@@ -5,8 +5,13 @@ from dataclasses import dataclass
 
 from fptplus.errors import InvalidInput
 from fptplus.network.precision import Precision
+from fptplus.seed import check_seed
 
 from .step import OptimizerName
+
+MOST_COUNTED = 10**9
+LARGEST_RATE = 1e6
+"""Epochs, images and rates beyond these are slips of the keyboard; still larger ones are none of the optimizer's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +41,16 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            if (value := getattr(self, name)) < 1:
-                raise InvalidInput(f"{name.replace('_', '-')} must be at least 1, got {value}.")
-        if self.seed < 0:
-            raise InvalidInput(f"seed must be at least 0, got {self.seed}.")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InvalidInput(f"lr must be above 0, got {self.lr:g}.")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise InvalidInput(f"weight-decay must be at least 0, got {self.weight_decay:g}.")
+            if not 1 <= (value := getattr(self, name)) <= MOST_COUNTED:
+                bound = "at least 1" if value < 1 else f"at most {MOST_COUNTED}"
+                raise InvalidInput(f"{name.replace('_', '-')} must be {bound}, got {value}.")
+        check_seed(self.seed)
+        if not 0 < self.lr <= LARGEST_RATE:  # false for NaN
+            bound = f"at most {LARGEST_RATE:g}" if self.lr > 0 else "above 0"
+            raise InvalidInput(f"lr must be {bound}, got {self.lr:g}.")
+        if not 0 <= self.weight_decay <= LARGEST_RATE:
+            bound = f"at most {LARGEST_RATE:g}" if self.weight_decay > 0 else "at least 0"
+            raise InvalidInput(f"weight-decay must be {bound}, got {self.weight_decay:g}.")
 
     def lr_at(self, step: int, total_steps: int) -> float:
         """Return the learning rate of a step, counted from 0."""

@@ -31,6 +31,10 @@ from methods.classifier import build_as_trained, load_classifier
 from .device import DeviceName, resolve_device
 from .plain_console import plain_console
 
+MOST_RESAMPLES = 10**5
+MOST_HEADING = 10**6
+"""Characters of a table's heading that are looked at."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
@@ -54,8 +58,8 @@ class EvaluateConfig:
     """Image file to classify; path#3 is its third frame."""
 
     weights: str | None = None
-    """Weights of the frozen large pre-trained model (LPM) for images: a checkpoint file or timm pretrained name.
-    Default: those that the checkpoint names."""
+    """Weights of the frozen large pre-trained model (LPM) for images: a checkpoint file, a timm pretrained name
+    or a name at Hugging Face. Default: those that the checkpoint names."""
 
     batch_size: int = 16
     """Images per batch."""
@@ -85,12 +89,18 @@ def main(config: EvaluateConfig) -> int:
         raise InvalidInput(
             f"memory-mib must be two numbers above 0, got {config.memory_mib[0]:g} {config.memory_mib[1]:g}."
         )
-    if config.resamples < 0:
-        raise InvalidInput(f"resamples must be at least 0, got {config.resamples}.")
-    for name in ("out", "predictions"):
+    if not 0 <= config.resamples <= MOST_RESAMPLES:
+        bound = "at least 0" if config.resamples < 0 else f"at most {MOST_RESAMPLES}"
+        raise InvalidInput(f"resamples must be {bound}, got {config.resamples}.")
+    for name, is_ours in (("out", _holds_scores), ("predictions", _holds_predictions)):
         if (path := getattr(config, name)) is not None:
             if path.is_dir():
                 raise InvalidInput(f"{name} must be a file to write to, {str(path)!r} is a folder.")
+            if path.exists() and not is_ours(path):
+                raise InvalidInput(
+                    f"{name} must be a new file or one that evaluate has written, {str(path)!r} holds something else; "
+                    "name another."
+                )
             check_output_folder(path.parent)
     device, console = resolve_device(config.device), plain_console()
     if config.image:
@@ -98,6 +108,28 @@ def main(config: EvaluateConfig) -> int:
     else:
         evaluate_split(console, config, device)
     return 0
+
+
+def _holds_scores(path: Path) -> bool:
+    """Whether a file is what --out writes, and not a checkpoint, an image or a store's manifest named by mistake."""
+    try:
+        found = json.loads(path.read_text()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    first = found[0] if isinstance(found, list) and found else found
+    return isinstance(first, dict) and ("auc" in first or {"image", "probabilities"} <= first.keys())
+
+
+def _holds_predictions(path: Path) -> bool:
+    """Whether a file is what --predictions writes, and not the table of a data set."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open() as file:
+            columns = file.readline(MOST_HEADING).strip().split(",")
+    except (OSError, ValueError):
+        return False
+    return columns[:1] == ["image"] and "predicted_class" in columns
 
 
 def classify(console: Console, config: EvaluateConfig, device: str) -> None:

@@ -21,6 +21,7 @@ from fptplus.distributed import launched
 from fptplus.errors import InvalidInput
 from fptplus.network.precision import Precision
 from fptplus.output_folder import check_output_folder
+from fptplus.seed import check_seed
 from fptplus.store.feature_store import FeatureStore, StoreDtype
 from fptplus.store.grey_survey import find_greys
 from fptplus.store.manifest import MANIFEST
@@ -63,7 +64,8 @@ class PreloadConfig:
     """LPM: vit_s, vit_b, vit_l or a Vision Transformer (ViT) in timm."""
 
     weights: str | None = None
-    """Weights of the LPM: a checkpoint file or timm pretrained name. Default: random weights."""
+    """Weights of the LPM: a checkpoint file, a timm pretrained name or a name at Hugging Face. Default: random
+    weights."""
 
     res: int = 512
     """Height and width in pixels of the images for the LPM, or for other methods to train on."""
@@ -96,6 +98,7 @@ class PreloadConfig:
 
 def main(config: PreloadConfig) -> int:
     """Make a store, or resume one."""
+    check_seed(config.seed)
     if config.batch_size < 1:
         raise InvalidInput(f"batch_size must be at least 1, got {config.batch_size}.")
     if not (config.out / MANIFEST).exists():  # a finished store may lie where nothing can be written
@@ -116,7 +119,7 @@ def main(config: PreloadConfig) -> int:
                 dataset,
                 config.out,
                 **made_with,
-                image_res=stored_image_res(method.input_res(config.res)),
+                image_res=stored_image_res(method.input_res(config.res), config.out),
                 store_dtype=config.store_dtype,
                 batch_size=config.batch_size,
                 device=device,

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from fptplus.errors import InvalidInput
+from fptplus.output_folder import check_output_folder
 from fptplus.synthetic.pretext import PretextConfig, train_pretext
 from fptplus.whole_file import whole_file
 from methods import create_backbone
@@ -39,6 +40,7 @@ def main(config: PretrainConfig) -> int:
         raise InvalidInput(f"out must be a .safetensors file, got {config.out}.")
     if config.out.exists():
         raise InvalidInput(f"out must name a new file, {config.out} is there already; name another.")
+    check_output_folder(config.out.parent)
     torch.manual_seed(config.seed)
     vit = create_backbone(config.model, config.crop_res, 1, attention="sdpa")
     with progress_bar("pretrain") as on_progress:

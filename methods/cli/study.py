@@ -1,15 +1,22 @@
 """`python -m fptplus study`: what FPT+ gains on the synthetic task, and what a smaller store costs it."""
 
+import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fptplus.synthetic.fundus import CLASSES, generate
+from fptplus.errors import InvalidInput
+from fptplus.output_folder import check_output_folder
+from fptplus.synthetic.fundus import CLASSES, check_counts, generate
+from fptplus.training.training_config import MOST_COUNTED, TrainingConfig
 from fptplus.whole_file import whole_file
+from methods.backbone import create_backbone
 
 from . import preload, pretrain, train, visualize
 from .plain_console import plain_console
@@ -38,6 +45,12 @@ SETTINGS = {
     "side_only": StudySetting("side network alone", "side_only", "fp32", True),
 }
 REFERENCE = "fp32"
+OPTIONS = "study.json"
+MADE_WITH = ("images_per_class", "model", "pretext_steps")
+"""Options that images and weights depend on; what else differs, the trainings notice."""
+
+log = logging.getLogger(__name__)
+
 SIDE_RES = 128
 
 
@@ -76,7 +89,10 @@ class StudyConfig:
 
 def main(config: StudyConfig) -> int:
     """Make what is missing, train all settings, compare them."""
+    _check(config)
+    check_output_folder(config.out)
     images, weights = config.out / "fundus", config.out / "lpm.safetensors"
+    _note_options(config, is_begun=images.exists() or weights.exists())
     if not images.exists():
         generate(images, images_per_class=config.images_per_class)
     if not weights.exists():
@@ -99,6 +115,54 @@ def main(config: StudyConfig) -> int:
     _draw(config, images, runs.checkpoint.iloc[0])
     _report(plain_console(), runs)
     return 0
+
+
+def _check(config: StudyConfig) -> None:
+    """Refuse what would be refused after an hour.
+
+    Raises:
+        InvalidInput: naming the option.
+    """
+    check_counts(config.images_per_class)
+    if config.repeats < 1:
+        raise InvalidInput(f"repeats must be at least 1, got {config.repeats}.")
+    TrainingConfig(lr=config.lr, epochs=config.epochs)
+    if not 1 <= config.pretext_steps <= MOST_COUNTED:
+        bound = "at least 1" if config.pretext_steps < 1 else f"at most {MOST_COUNTED}"
+        raise InvalidInput(f"pretext_steps must be {bound}, got {config.pretext_steps}.")
+    with torch.device("meta"):
+        create_backbone(config.model, SIDE_RES, 1)
+
+
+def _note_options(config: StudyConfig, *, is_begun: bool) -> None:
+    """Keep the options that images and weights are made with, and refuse others.
+
+    Raises:
+        InvalidInput: naming the first option that differs from those that the study was begun with.
+    """
+    path, asked = config.out / OPTIONS, {name: getattr(config, name) for name in MADE_WITH}
+    if path.exists():
+        try:
+            begun = json.loads(path.read_text())
+            differing = [name for name in asked if begun[name] != asked[name]]
+        except (ValueError, TypeError, KeyError) as error:
+            raise InvalidInput(
+                f"{path} must hold the options of a study, it is damaged; name another folder."
+            ) from error
+        for name in differing:
+            raise InvalidInput(
+                f"{name} must be {begun[name]}, with which the study in {config.out} was begun, got {asked[name]}; "
+                "name another folder with --out."
+            )
+    elif is_begun:
+        log.warning(
+            f"{config.out} holds a study of an earlier version, which did not note {', '.join(MADE_WITH)}: that they "
+            "are still the same cannot be checked"
+        )
+    else:
+        config.out.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as beside:
+            beside.write_text(json.dumps(asked, indent=1) + "\n")
 
 
 def _draw(config: StudyConfig, images: Path, checkpoint: str) -> None:

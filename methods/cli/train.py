@@ -10,18 +10,21 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
-from filelock import FileLock
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import UseAppendAction
 
+from fptplus.data.augment import AugmentationName
 from fptplus.data.presets import preset_of_normalization
 from fptplus.distributed import Processes, process_group
 from fptplus.errors import InvalidInput
+from fptplus.held_lock import held
 from fptplus.output_folder import check_output_folder
+from fptplus.seed import check_seed
 from fptplus.store.feature_store import FeatureStore
 from fptplus.store.preloading import largest_train_res
 from fptplus.training.checkpoint import BEST, CheckpointInfo, lpm_sha256
@@ -31,7 +34,7 @@ from fptplus.training.fine_tuning import FineTuning
 from fptplus.training.metrics import Diverged, Scores
 from fptplus.training.trainer import EpochReport, History, OnEpoch, evaluate, train
 from fptplus.training.training_config import TrainingConfig
-from fptplus.whole_file import whole_file
+from fptplus.whole_file import clear_unfinished, whole_file
 from methods import Method, find_method
 from methods.backbone import AttentionMode, Checkpointing, create_backbone, patch_size_of
 from methods.method import build_for_training
@@ -39,6 +42,10 @@ from methods.method import build_for_training
 from .device import DeviceName, resolve_device
 from .plain_console import plain_console
 from .progress_bar import progress_bar
+
+RUNS, TESTED = "runs.csv", "test.json"
+TABLE_LIMIT_S = 60.0
+"""Writing runs.csv takes a moment; whoever needs longer hangs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +74,8 @@ class TrainConfig:
     else vit_b."""
 
     weights: str | None = None
-    """Weights of the backbone, for methods that train on images: a checkpoint file or timm pretrained name. Default:
-    random weights."""
+    """Weights of the backbone, for methods that train on images: a checkpoint file, a timm pretrained name or a name at
+    Hugging Face. Default: random weights."""
 
     res: int | None = None
     """Image height and width in pixels, for methods that train on images. Default: as many as the store has."""
@@ -98,6 +105,11 @@ class TrainConfig:
 
     checkpointing: Checkpointing = "none"
     """Activation checkpointing. block: recompute each block in the backward pass."""
+
+    augmentation: AugmentationName | None = None
+    """Random views of the training images. official: flip, colours, then a crop of the original image. square: a crop
+    of the square that the image was resized to, then its colours. Default: official, except on a store of an earlier
+    version, which does not tell the originals' sizes."""
 
     seed: int = 0
     """Random seed of the first training."""
@@ -157,7 +169,10 @@ def main(config: TrainConfig) -> int:
     """Search the grid, repeat the best, report."""
     if config.repeats < 1:
         raise InvalidInput(f"repeats must be at least 1, got {config.repeats}.")
+    check_seed(config.seed)
+    check_seed(config.seed + config.repeats - 1)
     check_output_folder(config.out)
+    read_rows(config.out / RUNS)
     console = plain_console()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     device = resolve_device(config.device)
@@ -167,6 +182,13 @@ def main(config: TrainConfig) -> int:
             job.hyperparameters(lr, weight_decay, config.seed)
             for lr, weight_decay in product(config.lr or (job.default_lr(console),), config.weight_decay or (0.1,))
         ]
+        if job.store.sizes is None and config.augmentation is None and processes.is_first:
+            console.print(
+                "note: a store of an earlier version does not tell the sizes of the original images; its own squares "
+                "are cropped (--augmentation square), not the originals as in the paper",
+                highlight=False,
+                soft_wrap=True,
+            )
         rows = {one: job.run(one) for one in dict.fromkeys(grid)}
         scored = [one for one in rows if not rows[one].diverged]
         best = max(scored, key=lambda one: rows[one].val_auc, default=None)
@@ -228,7 +250,7 @@ class Trainings:
         if self.method.reads_features:
             return self.store.manifest.res
         patch = patch_size_of(self.model)
-        return self.config.res or largest_train_res(self.store.manifest.image_res) // patch * patch
+        return self.config.res or largest_train_res(self.store.manifest) // patch * patch
 
     @cached_property
     def backbone_sha256(self) -> str | None:
@@ -266,6 +288,7 @@ class Trainings:
             device=self.device,
             processes=self.processes,
             seed=training.seed,
+            augmentation=self.config.augmentation,
         )
 
     def info(self, training: TrainingConfig) -> CheckpointInfo:
@@ -291,6 +314,7 @@ class Trainings:
             store_dtype=manifest.dtype if self.method.reads_features else None,
             store_precision=manifest.precision if self.method.reads_features else None,
             images_sha256=manifest.images_sha256,
+            augmentation=(self.config.augmentation or "official") if manifest.sizes else None,
             training=training,
         )
 
@@ -314,37 +338,44 @@ class Trainings:
             self._refuse_relabelling(name)
         tuning.model.to(self.device)
         visible = self.processes.is_first
-        if visible:
-            print(name)
-        with progress_bar(name, visible=visible) as on_step, epoch_log(folder, self.config, visible) as on_epoch:
-            history = train(
-                tuning,
-                self.info(training),
-                train_feed,
-                val_feed,
-                folder,
-                on_step=on_step,
-                on_epoch=on_epoch,
-            )
-        scores = None if history.diverged else self._tested(tuning, training)
-        if visible and scores is not None:
-            with whole_file(folder / "test.json") as beside:
-                beside.write_text(json.dumps(asdict(scores), indent=1) + "\n")
-        elif visible:
-            print(f"{name} diverged: a loss or an output is no longer a number")
-        return self._row(training, history, tuning, folder, scores)
+        with ExitStack() as stack:
+            if visible:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(folder / ".training.lock", limit_s=0))
+                clear_unfinished(folder, TESTED)
+                print(name)
+            tested = Tested.read(folder)
+            on_step = stack.enter_context(progress_bar(name, visible=visible))
+            on_epoch = stack.enter_context(epoch_log(folder, self.config, visible))
+            steps: list[int] = []
 
-    def _tested(self, tuning: FineTuning, training: TrainingConfig) -> Scores | None:
+            def stepped(done: int, total: int) -> None:
+                steps.append(done)
+                on_step(done, total)
+
+            info = self.info(training)
+            history = train(tuning, info, train_feed, val_feed, folder, on_step=stepped, on_epoch=on_epoch)
+            if history.diverged:
+                tested = None
+            elif tested is None or steps:  # one that had ended before keeps its scores, whatever this device gives
+                tested = self._tested(tuning, training)
+                if visible and tested is not None:
+                    tested.write(folder)
+        if visible and tested is None:
+            print(f"{name} diverged: a loss or an output is no longer a number")
+        return self._row(training, history, tuning, folder, tested)
+
+    def _tested(self, tuning: FineTuning, training: TrainingConfig) -> "Tested | None":
         """Scores on the test split; None where the outputs are not numbers."""
         try:
-            return evaluate(tuning.model, self.feed("test", training), training.precision)
+            return Tested(evaluate(tuning.model, self.feed("test", training), training.precision), self.device)
         except Diverged:
             return None
 
     def _refuse_relabelling(self, name: str) -> None:
         """See that a run of an earlier version, which does not know its store, keeps the dtype that runs.csv notes."""
-        path, dtype = self.config.out / "runs.csv", self.store.manifest.dtype
-        for row in pd.read_csv(path).itertuples() if path.exists() else ():
+        path, dtype = self.config.out / RUNS, self.store.manifest.dtype
+        for row in read_rows(path).itertuples():
             if (
                 Path(row.checkpoint).parent.name == name
                 and isinstance(row.store_dtype, str)
@@ -361,9 +392,10 @@ class Trainings:
         history: History,
         tuning: FineTuning,
         folder: Path,
-        scores: Scores | None,
+        tested: "Tested | None",
     ) -> RunRow:
-        best = None if scores is None else history.best
+        best = None if tested is None else history.best
+        scores = tested and tested.scores
         return RunRow(
             method=self.config.method,
             model=self.model,
@@ -383,9 +415,31 @@ class Trainings:
             total_params=tuning.total_params,
             train_s=sum(epoch.train_s for epoch in history.epochs),
             store_dtype=self.store.manifest.dtype if self.method.reads_features else None,
-            device=self.device,
+            device=tested.device if tested else self.device,
             checkpoint=str(folder / BEST),
         )
+
+
+@dataclass(frozen=True)
+class Tested:
+    """How the best weights of a run do on the test split."""
+
+    scores: Scores
+    device: str
+
+    def write(self, folder: Path) -> None:
+        """Write test.json into the folder of the run."""
+        with whole_file(folder / TESTED) as beside:
+            beside.write_text(json.dumps(asdict(self.scores) | {"device": self.device}, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """Read it again; None if there is none, or it is of an earlier version or damaged: then it is made again."""
+        try:
+            found = json.loads((folder / TESTED).read_text())
+            return cls(device=found.pop("device"), scores=Scores(**found))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
 
 
 @contextmanager
@@ -420,16 +474,39 @@ def _tensorboard(folder: Path):
 
 def write_rows(rows: list[RunRow], out: Path) -> None:
     """runs.csv: these trainings, and those of earlier calls into the same folder; two calls at once keep both's."""
-    path = out / "runs.csv"
+    path = out / RUNS
     out.mkdir(parents=True, exist_ok=True)
-    with FileLock(out / ".runs.csv.lock"):
-        earlier = [pd.read_csv(path)] if path.exists() else []
-        table = pd.concat([*earlier, pd.DataFrame([asdict(row) for row in rows])])
+    with held(out / ".runs.csv.lock", limit_s=TABLE_LIMIT_S):
+        clear_unfinished(out, path.name)
+        earlier = read_rows(path)
+        made = pd.DataFrame([asdict(row) for row in rows])
+        table = made if earlier.empty else pd.concat([earlier, made])
         table["status"] = table["status"].fillna("ok")  # rows of an earlier version
         run = table.checkpoint.map(lambda path: Path(path).parent.name)  # the same wherever the folder is called from
         table = table[~run.duplicated(keep="last")].sort_values("checkpoint")
         with whole_file(path) as beside:
             table.to_csv(beside, index=False)
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read runs.csv; no rows if there is none.
+
+    Raises:
+        InvalidInput: if it is no table of runs.
+    """
+    columns = ["checkpoint", "store_dtype", "status"]
+    if not path.exists():
+        return pd.DataFrame(columns=columns)
+    try:
+        table = pd.read_csv(path)
+        if not pd.api.types.is_string_dtype(table["checkpoint"]) or table["checkpoint"].isna().any():
+            raise ValueError("checkpoint must name a file in every row")
+    except (ValueError, KeyError) as error:  # those of pandas and of the encoding are ValueErrors
+        raise InvalidInput(
+            f"{str(path)!r} must be a table of runs that training has written, it is not ({error}); move it away and "
+            "repeat the command, which writes it from the runs themselves."
+        ) from error
+    return table.reindex(columns=[*table.columns, *(name for name in columns if name not in table)])
 
 
 def report(console: Console, rows: list[RunRow], repeats: list[RunRow], out: Path) -> None:

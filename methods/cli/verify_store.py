@@ -11,6 +11,7 @@ from rich.console import Console
 from fptplus.data import ImageDataset, open_dataset
 from fptplus.errors import InvalidInput
 from fptplus.network.frozen_backbone import FrozenBackbone
+from fptplus.seed import check_seed
 from fptplus.store.feature_store import FeatureStore
 from fptplus.store.preloading import FeatureMaker
 from fptplus.store.source_files import refuse_changed
@@ -57,6 +58,7 @@ def main(config: VerifyStoreConfig) -> int:
     if config.rows < 1:
         raise InvalidInput(f"rows must be at least 1, got {config.rows}.")
     console = plain_console()
+    check_seed(config.seed)
     try:
         store = FeatureStore.open(config.store)
         store.verify()
@@ -83,5 +85,5 @@ def _make_again(store: FeatureStore, config: VerifyStoreConfig, dataset: ImageDa
     for row in np.linspace(0, len(store) - 1, min(config.rows, len(store)), dtype=int):
         check = check_row(store, row, dataset, make_features)
         console.print(
-            f"{check.name}: {check.share_found:.1%} of its tokens made again", highlight=False, soft_wrap=True
+            f"{check.name}: {check.share_found:.1%} of its tokens recomputed alike", highlight=False, soft_wrap=True
         )

@@ -40,7 +40,8 @@ class VisualizeConfig:
     """Attention head of the LPM, counted from 0. Default: 0."""
 
     weights: str | None = None
-    """Weights of the LPM: a checkpoint file or timm pretrained name. Default: those that the checkpoint names."""
+    """Weights of the LPM: a checkpoint file, a timm pretrained name or a name at Hugging Face. Default: those
+    that the checkpoint names."""
 
     out: Path = Path("figures")
     """Folder for the figures, as PNG and SVG."""

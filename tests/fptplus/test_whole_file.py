@@ -2,10 +2,13 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
 from fptplus.data.new_folder import new_folder
+from fptplus.own_folder import own_folder
 from fptplus.whole_file import unfinished_files, whole_file
 
 
@@ -38,3 +41,26 @@ def test_only_what_a_killed_process_left_is_unfinished(tmp_path):
         (tmp_path / name).touch()
     with whole_file(tmp_path / "a.json") as beside:
         assert list(unfinished_files(tmp_path, "*.json")) == [beside]
+
+
+LEAVE = """
+import os, sys
+from pathlib import Path
+from fptplus.data.new_folder import new_folder
+with new_folder(Path(sys.argv[1])) as beside:
+    (beside / "half").write_text("")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_half_made_folder_of_a_killed_process_is_removed_by_the_next_and_nobody_else_s(tmp_path):
+    foreign = [tmp_path / name for name in (".out-0123abcd", ".out-notes", ".other-0123abcd.lock")]
+    for path in foreign:
+        path.mkdir()
+    assert subprocess.run([sys.executable, "-c", LEAVE, str(tmp_path / "out")]).returncode == -9
+    left = [path for path in tmp_path.iterdir() if path not in foreign]
+    assert [path for path in left if path.is_dir()]
+    with new_folder(tmp_path / "out") as beside, own_folder(tmp_path, ".out-") as at_the_same_time:
+        assert beside.is_dir() and at_the_same_time.is_dir()
+        assert not [path for path in left if path.exists()]
+    assert sorted(tmp_path.iterdir()) == sorted([*foreign, tmp_path / "out"])

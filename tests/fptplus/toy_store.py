@@ -22,7 +22,7 @@ class ToyStore:
         shape = (layers, count, heads, tokens, head_dim)
         self._keys, self._values = (torch.randn(shape, generator=generator) for _ in range(2))
         self._splits = np.resize(np.array(["train"] * 8 + ["val"] * 2 + ["test"] * 2), count)
-        self.has_features = True
+        self.has_features, self.sizes = True, None
         self.layout = RowLayout(layers=layers, heads=heads, tokens=tokens, head_dim=head_dim, dtype="fp32")
         self.manifest = SimpleNamespace(
             dataset="toy",

@@ -1,6 +1,9 @@
+import huggingface_hub
 import pytest
 import timm
 import torch
+import transformers
+from huggingface_hub.errors import EntryNotFoundError
 
 from fptplus import InvalidInput
 from methods import create_backbone
@@ -76,7 +79,7 @@ def test_a_pretrained_name_without_a_network_is_one_sentence(monkeypatch):
 
 
 def test_weights_that_are_neither_a_file_nor_a_pretrained_name_are_refused():
-    with pytest.raises(InvalidInput, match="a checkpoint file or a timm pretrained model, got 'none.pt'"):
+    with pytest.raises(InvalidInput, match="at Hugging Face .organisation/name., got 'none.pt'"):
         create_backbone("test_vit", 64, 5, weights="none.pt")
 
 
@@ -97,3 +100,34 @@ def test_the_paper_s_weights_are_found_by_its_name_with_its_layer_norm_eps(monke
         assert {m.eps for m in vit.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-12}
     vit = create_backbone("test_vit", 64, 3, weights="test_vit.r160_in1k")
     assert {m.eps for m in vit.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Hugging Face with one repository, which holds a tiny ViT in the old format."""
+
+    def download(repository, name):
+        if repository != "google/vit-large-patch16-384":
+            raise ConnectionError("no such repository\nand so on")
+        if name == "model.safetensors":
+            raise EntryNotFoundError("404")
+        return str(tmp_path / name)
+
+    sizes = {"hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 192}
+    tiny = transformers.ViTConfig(**sizes, image_size=64)
+    with torch.random.fork_rng():
+        model = transformers.ViTModel(tiny)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return model.eval()
+
+
+def test_the_paper_s_weights_of_vit_l_come_from_hugging_face(hub, monkeypatch):
+    vit = create_backbone("test_vit", 64, 3, weights="google/vit-large-patch16-384")
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(vit.eval().forward_features(images), hub(images).last_hidden_state)
+    with pytest.raises(InvalidInput, match=r"model at Hugging Face .* some/other cannot be \(no such repository\);"):
+        _read_weights("some/other")
+    with pytest.raises(InvalidInput, match="got 'weights/none.pth', which does not exist"):
+        _read_weights("weights/none.pth")

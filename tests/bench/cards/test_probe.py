@@ -1,18 +1,19 @@
 """Ask for the GPU without touching it, and run one cell at a time on it."""
 
+import os
 import subprocess
 from unittest import mock
 
 import on_emulated_gpu as on_gpu
 import pytest
 import torch
-from filelock import Timeout
 
 from bench.cards import probe
 from bench.cards.gpus import GPUS
 from bench.cards.probe import Properties, present_properties
 from bench.measure import device_lock
 from fptplus import InvalidInput
+from fptplus.held_lock import HeldByAnother
 
 A6000 = GPUS["a6000"]
 PROPERTIES = Properties(
@@ -48,5 +49,10 @@ def test_a_device_that_does_not_answer_is_told_in_one_sentence(another_process):
 def test_a_device_is_locked_by_its_uuid(monkeypatch, tmp_path):
     monkeypatch.setattr(device_lock.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(device_lock, "present_properties", lambda: PROPERTIES)
-    with device_lock.device_lock("cuda"), device_lock.device_lock("cpu"), pytest.raises(Timeout):
-        device_lock.device_lock("cuda").acquire(timeout=0)
+    with (
+        device_lock.device_lock("cuda"),
+        device_lock.device_lock("cpu"),
+        pytest.raises(HeldByAnother, match=f"one process at a time, process {os.getpid()} "),
+        device_lock.device_lock("cuda", limit_s=0),
+    ):
+        raise AssertionError

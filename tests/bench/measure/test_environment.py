@@ -37,4 +37,5 @@ def test_a_user_without_a_name_has_a_lock_too(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(getpass, "getuser", nobody)
-    assert device_lock("cpu").lock_file
+    with device_lock("cpu"):
+        assert getpass.getuser is nobody

@@ -103,7 +103,7 @@ def test_a_lock_that_is_held_for_ever_is_named(store, monkeypatch):
     monkeypatch.setattr(results_store, "LOCK_LIMIT_S", 0.1)
     with (
         FileLock(store.records_folder / ".lock"),
-        pytest.raises(InvalidInput, match="be held for a moment only"),
+        pytest.raises(InvalidInput, match="another process has held it for 0.1 s"),
     ):
         store.write(record())
 
@@ -160,3 +160,17 @@ def test_logs_of_one_cell_are_kept_next_to_each_other(store):
 def test_an_unknown_status_is_refused():
     with pytest.raises(InvalidInput, match="status must be one of ok, oom, unsupported, failed, got 'fine'"):
         Record(**(vars(record()) | {"status": "fine"}))
+
+
+def test_a_record_named_after_another_cell_is_named_and_not_obeyed(store):
+    store.write(made := record())
+    text = (store.records_folder / f"{made.cell_id}.json").read_text()
+    (store.records_folder / f"{made.cell_id} (copy).json").write_text(text)
+    with pytest.warns(UserWarning, match=f"another cell, {made.cell_id}; rename it"):
+        assert store.records() == [made]
+    (store.records_folder / "0123.json").write_text(text)
+    with pytest.raises(InvalidInput, match=f"must be of the cell in its name, it is of {made.cell_id}"):
+        store.find("0123")
+    with pytest.raises(InvalidInput, match="must be of the cell in its name"):
+        store.write(replace(made, cell_id="0123"))
+    assert (store.records_folder / "0123.json").read_text() == text

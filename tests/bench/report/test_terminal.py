@@ -110,3 +110,13 @@ def test_at_80_columns_no_number_of_a_run_is_cut():
     words = " ".join(lines).split()
     assert words.count("1,234,567") == 5 and {"12,345.67", "1,234.56", "1000", "100.00"} <= set(words)
     assert record.status_detail.strip() in " ".join(words)
+
+
+@pytest.mark.parametrize(("high_s", "is_said"), [(0.013, False), (0.031, True)])
+def test_a_timing_whose_spread_is_wide_is_printed_with_it(high_s, is_said):
+    cell = CellConfig(method="linear", model="vit_b", res=512, device="cpu")
+    times = {"step_time_s": 0.012, "step_time_p10_s": 0.011, "step_time_p90_s": high_s, "throughput_img_s": 1333.3}
+    console = Console(width=80, file=io.StringIO(), record=True)
+    print_records([replace(new_record(cell), device="a CPU", **times)], Printer(console=console), CARD)
+    words = "Linear probing: its steps' times vary by ±83%, 80 % of them within 11 to 31 ms (median 12)"
+    assert (words in " ".join(console.export_text().split())) is is_said

@@ -146,6 +146,8 @@ def fewer_rows(store):
         (lambda store: store["shards"][0].update(features=None), "a shard holds images instead of images and features"),
         (lambda store: store["shards"].pop(), "lists 5 images for 2 rows"),
         (lambda store: store["examples"].append(["f", 0, "train"]), "lists 6 images for 5 rows"),
+        (lambda store: store["sizes"].pop(), "lists 4 sizes of 5 images"),
+        (lambda store: store["sizes"][0].__setitem__(1, 0), r"an image has size \(.+, 0\)"),
         (lambda store: store["examples"][0].__setitem__(1, -1), "image 'a' has label -1 of 2 classes"),
         (lambda store: store["examples"][0].__setitem__(1, 2), "image 'a' has label 2 of 2 classes"),
         (lambda store: store["examples"][0].__setitem__(2, "practice"), "image 'a' is of split 'practice'"),

@@ -1,9 +1,11 @@
 """Preloading: the store holds what the frozen large pre-trained model (LPM) gives, whatever interrupts the writing."""
 
+import json
 import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from errno import ENOSPC
 from zlib import crc32
 
@@ -17,8 +19,8 @@ from fptplus import FrozenBackbone, InvalidInput
 from fptplus.data import Example, ImageDataset
 from fptplus.store.feature_store import FeatureStore
 from fptplus.store.manifest import StoreManifest
-from fptplus.store.preloading import preload, stored_image_res, to_square
-from fptplus.store.writer import ShardWriter, progress_path
+from fptplus.store.preloading import largest_train_res, preload, stored_image_res, to_square
+from fptplus.store.writer import ShardWriter, merge_shards, progress_path
 from methods import create_backbone
 
 RES, IMAGE_RES = 64, 32
@@ -147,7 +149,7 @@ def test_a_process_that_finishes_before_the_others_has_no_store_yet(tmp_path):
 
 def test_other_processes_than_those_that_began_are_refused(tmp_path):
     run(dataset_of(*"abcd"), tmp_path, rank=0, world_size=2)
-    with pytest.raises(InvalidInput, match="progress-0-of-2.jsonl was begun by 2 processes, 1 cannot go on"):
+    with pytest.raises(InvalidInput, match="progress-0-of-2.jsonl was begun by 2 processes, 1 cannot resume it"):
         run(dataset_of(*"abcd"), tmp_path)
 
 
@@ -210,10 +212,10 @@ def interrupted(folder, monkeypatch, after, dataset=None):
     with monkeypatch.context() as patch:
         plain = ShardWriter.write
 
-        def write(writer, content, sources):
+        def write(writer, content, sizes, sources):
             if writer.done >= after - 1:
                 patch.setattr("fptplus.store.writer.write_all", full_in_the_middle)
-            plain(writer, content, sources)
+            plain(writer, content, sizes, sources)
 
         patch.setattr(ShardWriter, "write", write)
         with pytest.raises(InvalidInput) as error:
@@ -232,7 +234,7 @@ def test_a_full_disk_is_said_in_one_sentence_and_leaves_whole_rows_to_go_on_from
     assert "took no more than 4 of 7 images (No space left on device); make room and repeat the command" in sentence
     row_bytes = reference.layout.row_bytes
     assert (tmp_path / "features-0-of-1.bin").stat().st_size == 4 * row_bytes
-    with pytest.raises(InvalidInput, match="its preloading is not finished: repeat it to go on"):
+    with pytest.raises(InvalidInput, match="its preloading is not finished: repeat the command to resume it"):
         FeatureStore.open(tmp_path)
     assert_same_content(run(dataset_of(*"abcdefg"), tmp_path, store_dtype="fp32"), reference)
 
@@ -241,11 +243,11 @@ def test_a_batch_that_fails_is_not_followed_by_the_next_one(reference, tmp_path,
     """The disk is full for one write only: what is computed after it must not take its place."""
     plain, calls = ShardWriter.write, []
 
-    def write(writer, content, sources):
+    def write(writer, content, sizes, sources):
         calls.append(content)
         if len(calls) == 2:
             raise InvalidInput("no room for a moment.")
-        plain(writer, content, sources)
+        plain(writer, content, sizes, sources)
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "write", write)
@@ -268,7 +270,7 @@ def test_a_full_disk_at_the_manifest_costs_nothing(reference, tmp_path, monkeypa
 
 def test_an_interrupted_store_does_not_go_on_with_other_settings(tmp_path, monkeypatch):
     interrupted(tmp_path, monkeypatch, after=3)
-    with pytest.raises(InvalidInput, match="was begun with dtype fp32, it cannot go on with int8"):
+    with pytest.raises(InvalidInput, match="was begun with dtype fp32, it cannot be resumed with int8"):
         run(dataset_of(*"abcdefg"), tmp_path, store_dtype="int8")
 
 
@@ -317,7 +319,7 @@ def test_two_processes_do_not_write_the_same_shard(tmp_path):
     dataset = dataset_of(*"ab")
     store = preload(dataset, tmp_path / "other", image_res=IMAGE_RES, mean=MEAN, std=STD)
     writer = ShardWriter(tmp_path / "one", store.manifest, dataset.examples, 0, 1)
-    with pytest.raises(InvalidInput, match="must be written by one process, another one is at it"):
+    with pytest.raises(InvalidInput, match="must be held by one process at a time"):
         ShardWriter(tmp_path / "one", store.manifest, dataset.examples, 0, 1)
     writer.close()
 
@@ -369,7 +371,24 @@ def test_a_store_that_another_process_finishes_meanwhile_is_opened_and_stays(ref
     assert not list(tmp_path.glob("progress-*"))
 
 
-@pytest.mark.parametrize(("train_res", "stored"), [(128, 144), (224, 256), (512, 576)])
-def test_the_smallest_crop_of_a_stored_image_has_the_training_resolution(train_res, stored):
-    assert stored_image_res(train_res) == stored
-    assert stored * 0.8**0.5 >= train_res > (stored - 16) * 0.8**0.5
+@pytest.mark.parametrize(("train_res", "stored", "earlier"), [(128, 256, 144), (224, 448, 256), (512, 1024, 576)])
+def test_images_are_stored_at_twice_the_training_resolution_but_in_what_an_earlier_version_began(
+    train_res, stored, earlier, tmp_path
+):
+    assert stored_image_res(train_res) == stored_image_res(train_res, tmp_path / "new") == stored
+    preload(dataset_of("a"), tmp_path / "old", image_res=earlier, mean=MEAN, std=STD)
+    assert stored_image_res(train_res, tmp_path / "old") == earlier
+    begun = progress_path(tmp_path / "begun", 0, 1)
+    begun.parent.mkdir()
+    begun.write_text(json.dumps({"settings": {"image_res": earlier}}) + "\n")
+    assert stored_image_res(train_res, begun.parent) == earlier
+
+
+def test_a_store_tells_the_sizes_of_the_originals_unless_an_earlier_version_began_it(tmp_path):
+    store = preload(dataset_of(*"ab"), tmp_path / "new", image_res=IMAGE_RES, mean=MEAN, std=STD)
+    assert store.sizes.tolist() == [[40, 50], [40, 50]] and largest_train_res(store.manifest) == 16
+    writer = ShardWriter(tmp_path / "old", replace(store.manifest, sizes=()), dataset_of(*"ab").examples, 0, 1)
+    writer.write({"images": np.zeros((2, 3 * IMAGE_RES**2), np.uint8)}, [None, (40, 50)], [None, None])
+    writer.close()
+    assert merge_shards(tmp_path / "old", store.manifest, dataset_of(*"ab"), 1)
+    assert FeatureStore.open(tmp_path / "old").sizes is None

@@ -133,7 +133,7 @@ def test_drawing_is_fast():
     ("options", "sentence"),
     [
         ({"images_per_class": 9}, "images_per_class must be at least 10"),
-        ({"images_per_class": 10, "res": 100}, "res must be a multiple of 16 and at least 64, got 100"),
+        ({"images_per_class": 10, "res": 100}, "res must be a multiple of 16, at least 64 and at most 8192, got 100"),
     ],
 )
 def test_impossible_options_are_refused(tmp_path, options, sentence):

@@ -8,8 +8,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fptplus import InvalidInput
-from fptplus.training.checkpoint import BEST, CheckpointInfo, write_training_state
+from fptplus.network.weights import set_layer_norm_eps
+from fptplus.training.checkpoint import BEST, CheckpointInfo, lpm_sha256, write_training_state
 from fptplus.training.training_config import TrainingConfig
+from methods import create_backbone
 
 INFO = CheckpointInfo(
     method="fptplus",
@@ -93,3 +95,13 @@ def test_a_file_without_metadata_and_no_file_are_refused(tmp_path):
         CheckpointInfo.read(written(tmp_path, None))
     with pytest.raises(InvalidInput, match="which does not exist"):
         CheckpointInfo.read(tmp_path / "other.safetensors")
+
+
+def test_the_epsilon_of_an_lpm_s_layer_norms_is_part_of_its_identity():
+    torch.manual_seed(0)
+    vit = create_backbone("test_vit", 64, 2)
+    before = lpm_sha256(vit)
+    set_layer_norm_eps(vit, 1e-12)
+    assert lpm_sha256(vit) != before
+    set_layer_norm_eps(vit, 1e-6)
+    assert lpm_sha256(vit) == before

@@ -76,3 +76,19 @@ def test_images_of_equal_stems_have_figures_of_their_own(tmp_path):
     images = [Path(name) for name in files] + [tmp_path / "scan.tif#2", tmp_path / "scan.tif#3"]
     names = figure_names(images)
     assert names == ["eye", "eye-2", "eye.v2", "eye-3", "eye-2-2", "scan_frame2", "scan_frame3"]
+
+
+def test_what_evaluate_has_not_written_is_never_overwritten(folder, tmp_path, capsys):
+    """--out best.safetensors wrote scores over the checkpoint."""
+    (tmp_path / "table.csv").write_text("path,label\n")
+    mistaken = {"--out": [folder / "run" / "best.safetensors", folder / "store" / "manifest.json", Path("/dev/null")]}
+    mistaken["--predictions"] = [tmp_path / "table.csv", folder / "runs.csv"]
+    for option, paths in mistaken.items():
+        for path in paths:
+            before = path.read_bytes()
+            assert evaluate(folder, "--store", folder / "store", option, path) == 2
+            assert "holds something else" in capsys.readouterr().err and path.read_bytes() == before
+    assert evaluate(folder, "--image", "/dev/zero") == 2
+    assert "must be an ordinary file, it is a device or a pipe" in capsys.readouterr().err
+    assert evaluate(folder, "--store", folder / "store", "--split", "x") == 2
+    assert "split must be one of train, val, test, got 'x'" in capsys.readouterr().err

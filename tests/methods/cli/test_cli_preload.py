@@ -33,13 +33,13 @@ def test_a_store_is_made_described_and_found_whole(folder, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "14 images (6 train, 4 val, 4 test), 2 classes" in printed
     assert "note: test_vit has random weights (seed 0)" in printed
-    assert "14 images, int8 features of test_vit at 64 px and side images of 144 px; 0.06 MiB an image" in printed
+    assert "14 images, int8 features of test_vit at 64 px and side images of 256 px; 0.19 MiB an image" in printed
     store = FeatureStore.open(tmp_path / "store")
     assert store.manifest.classes == ("healthy", "ill") and store.manifest.layers == (3, 4, 5)
 
     assert main(["verify", "--store", str(tmp_path / "store"), "--data", str(folder), "--rows", "2"]) == 0
     printed = capsys.readouterr().out
-    assert "14 rows as they were written" in printed and printed.count("100.0% of its tokens made again") == 2
+    assert "14 rows as they were written" in printed and printed.count("100.0% of its tokens recomputed alike") == 2
 
 
 def test_names_in_brackets_are_printed_as_they_are(folder, tmp_path, capsys):
@@ -80,7 +80,7 @@ def test_a_wrong_number_of_rows_is_refused_by_name(tmp_path, capsys, rows):
 def test_other_methods_get_images_at_the_resolution_they_train_on(folder, tmp_path):
     assert preload(folder, tmp_path / "store", "--method", "lora") == 0
     store = FeatureStore.open(tmp_path / "store")
-    assert not store.has_features and store.manifest.image_res == 80
+    assert not store.has_features and store.manifest.image_res == 128
 
 
 def test_verify_names_the_file_that_is_wrong_and_fails(folder, tmp_path, capsys):

@@ -1,6 +1,9 @@
 """`python -m fptplus train`: a folder of runs never takes one training for another."""
 
 import json
+import os
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,8 +13,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fptplus.__main__ import main
+from fptplus.held_lock import held
+from fptplus.store.manifest import StoreManifest
 from fptplus.training.checkpoint import CheckpointInfo
 from methods import create_backbone
+from methods.cli import train as train_command
 
 NAME = "lr0.001-wd0.1-seed0"
 
@@ -136,3 +142,50 @@ def test_a_checkpoint_knows_its_store(root, tmp_path):
     info = CheckpointInfo.read(tmp_path / NAME / "best.safetensors")
     assert (info.store_dtype, info.store_precision, info.backbone_sha256) == ("int8", "fp32", None)
     assert json.loads((tmp_path / NAME / "test.json").read_text())
+
+
+def test_a_finished_run_keeps_its_scores_and_what_a_killed_one_left_is_cleared(root, tmp_path, monkeypatch, capsys):
+    assert train(root / "bf16", tmp_path) == 0
+    before = contents(tmp_path)
+    left = ("best.safetensors", "last.pt", "metrics.csv", "test.json")
+    for path in (*(tmp_path / NAME / f".{name}.0123abcd.unfinished" for name in left), tmp_path / "notes.unfinished"):
+        path.write_text("half")
+    (tmp_path / ".runs.csv.89abcdef.unfinished").write_text("half")
+    monkeypatch.setattr(train_command, "evaluate", None)  # another device would give other scores
+    assert train(root / "bf16", tmp_path) == 0
+    after = contents(tmp_path)
+    assert after.pop(tmp_path / "notes.unfinished") == b"half"
+    assert list(after) == list(before) and after[tmp_path / "runs.csv"] == before[tmp_path / "runs.csv"]
+    with held(tmp_path / NAME / ".training.lock", limit_s=0):
+        assert train(root / "bf16", tmp_path) == 2
+    assert f"one process at a time, process {os.getpid()} (" in capsys.readouterr().err
+
+
+def test_the_augmentation_is_part_of_a_run_and_an_earlier_store_keeps_its_own(root, tmp_path, capsys):
+    assert train(root / "bf16", tmp_path / "new", "--augmentation", "square") == 0
+    assert CheckpointInfo.read(tmp_path / "new" / NAME / "best.safetensors").augmentation == "square"
+    assert train(root / "bf16", tmp_path / "new") == 2
+    assert "holds one with augmentation square, asked is official" in capsys.readouterr().err
+
+    shutil.copytree(root / "bf16", tmp_path / "store")
+    replace(StoreManifest.read(root / "bf16"), sizes=()).write(tmp_path / "store")  # as earlier versions wrote it
+    assert train(tmp_path / "store", tmp_path / "old") == 0
+    assert "its own squares are cropped" in capsys.readouterr().out
+    assert "augmentation" not in CheckpointInfo.read(tmp_path / "old" / NAME / "best.safetensors").metadata()
+    assert train(tmp_path / "store", tmp_path / "old", "--augmentation", "official") == 2
+    assert "augmentation must be square for a store of an earlier version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("harm", [[], {"identity": None}, {"history": [{}]}, {"optimizer": {}}, {"model": 5}])
+def test_a_damaged_state_or_table_of_runs_is_named_and_left_alone(root, tmp_path, capsys, harm):
+    if not (root / "finished").exists():
+        assert train(root / "bf16", root / "finished") == 0
+    shutil.copytree(root / "finished", tmp_path / "runs")
+    state = torch.load(tmp_path / "runs" / NAME / "last.pt", weights_only=True)
+    torch.save(state | harm if harm else harm, tmp_path / "runs" / NAME / "last.pt")
+    assert train(root / "bf16", tmp_path / "runs") == 2
+    assert "last.pt' is damaged (" in capsys.readouterr().err
+    (tmp_path / "runs" / "runs.csv").write_bytes(b"\xff\xfe")
+    assert train(root / "bf16", tmp_path / "runs") == 2
+    assert "must be a table of runs that training has written" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "runs.csv").read_bytes() == b"\xff\xfe"

@@ -27,6 +27,9 @@ def test_every_setting_is_trained_with_every_seed_and_compared(tmp_path, capsys)
     before = (tmp_path / "study.csv").read_bytes()
     assert main(["study", "--out", str(tmp_path), *LEAST]) == 0
     assert (tmp_path / "study.csv").read_bytes() == before, "called again, it trains nothing anew"
+    capsys.readouterr()
+    assert main(["study", "--out", str(tmp_path), *LEAST, "--images-per-class", "13"]) == 2
+    assert "images_per_class must be 12, with which the study" in capsys.readouterr().err
 
 
 def test_a_run_whose_folder_was_moved_has_one_row(tmp_path):
