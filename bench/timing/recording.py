@@ -7,6 +7,7 @@ reads and writes, each once.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -140,8 +141,8 @@ class OperationRecorder(TorchDispatchMode):
         launches = kernel_launches() - before
         self.num_operators += 1
         module = self._module()
-        name = func._schema.name.partition("::")[2]
-        host_bytes = _host_bytes(name, args, result)
+        name = _name_of(func)
+        host_bytes = _host_bytes(name, args, result) if name in _TO_HOST else 0
         if launches or host_bytes:
             self._note(func, name, args, kwargs, result, launches, host_bytes, module)
         return result
@@ -200,6 +201,15 @@ class OperationRecorder(TorchDispatchMode):
             self._last_touch[place] = self._clock_bytes + touch.num_bytes
         self._clock_bytes += touch.num_bytes
         return touch
+
+
+_TO_HOST = ("_local_scalar_dense", "copy_", "_to_copy")
+"""Operators that may copy between host and device."""
+
+
+@cache
+def _name_of(func: Any) -> str:
+    return func._schema.name.partition("::")[2]
 
 
 def _kind(name: str) -> Kind:
@@ -269,11 +279,8 @@ def _bytes_of(tensor: Tensor) -> int:
 def _host_bytes(name: str, args: tuple, result: Any) -> int:
     if name == "_local_scalar_dense":
         return args[0].element_size() if args[0].is_cuda else 0
-    if name in ("copy_", "_to_copy"):
-        source, target = (args[1], args[0]) if name == "copy_" else (args[0], result)
-        if source.is_cuda != target.is_cuda:
-            return source.numel() * source.element_size()
-    return 0
+    source, target = (args[1], args[0]) if name == "copy_" else (args[0], result)
+    return source.numel() * source.element_size() if source.is_cuda != target.is_cuda else 0
 
 
 def _sizes(argument: Any) -> Any:
