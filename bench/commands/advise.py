@@ -10,7 +10,8 @@ from bench.predict.advice import Advice, advise_all
 from bench.predict.prediction import Prediction
 from bench.predict.predictor import Engine, predict_all
 from bench.report.table_formats import FormatOption, Value, printing
-from bench.report.terminal import advice_view, remedies_in_words, training_view
+from bench.report.terminal import advice_view, remedies_in_words
+from bench.report.time_tables import training_view
 from bench.sweep.sweep import checked_cells
 from bench.timing.training import TrainingEstimate, training_of
 from bench.units import MIB

@@ -13,7 +13,8 @@ from bench.cells.grid import SweepConfig
 from bench.measure.measure import Budget
 from bench.records.results_store import ResultsStore
 from bench.report.table_formats import Column, FormatOption, Printer, TableView, Value, printing
-from bench.report.terminal import FITS_STYLES, fits_on, named, setting_of, three_digits
+from bench.report.terminal import FITS_STYLES, fits_on, named, setting_of
+from bench.report.time_tables import three_digits
 from bench.sweep.planning import Plan, PlannedCell, in_words, make_plan
 from bench.sweep.sweep import Redo, checked_cells
 from bench.timing.training import TrainingEstimate, training_of

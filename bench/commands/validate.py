@@ -1,4 +1,4 @@
-"""`python -m bench validate`: measured, emulated and traced memory compared."""
+"""`python -m bench validate`: measured, emulated and traced memory compared, and the predicted time of steps."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -120,9 +120,29 @@ def errors(records: list[Record], traced: Mapping[str, Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*IDENTITY, "counter", "measured_bytes", *predicted])
 
 
+def time_errors(records: list[Record]) -> pd.DataFrame:
+    """Return a row for each cell whose steps were timed and whose time was predicted.
+
+    Returns:
+        Columns IDENTITY, measured_step_time_s (the median step), predicted_step_time_s, and error_pct (relative to
+        measured, signed).
+    """
+    rows = [
+        {name: getattr(record, name) for name in IDENTITY}
+        | {
+            "measured_step_time_s": record.step_time_s,
+            "predicted_step_time_s": record.predicted_step_time_s,
+            "error_pct": 100 * (record.predicted_step_time_s / record.step_time_s - 1),
+        }
+        for record in records
+        if record.step_time_s is not None and record.predicted_step_time_s is not None
+    ]
+    return pd.DataFrame(rows, columns=[*IDENTITY, "measured_step_time_s", "predicted_step_time_s", "error_pct"])
+
+
 @dataclass(frozen=True)
 class ErrorSummary:
-    """Unsigned errors of one engine in one counter."""
+    """Unsigned errors of one engine in one counter, or of the time model in the time of a step."""
 
     counter: str
     engine: str
@@ -139,11 +159,20 @@ def summarize(table: pd.DataFrame) -> list[ErrorSummary]:
         column = f"{engine}_error_pct"
         rows = table[(table.counter == counter) & table[column].notna()]
         if len(rows):
-            off = rows[column].astype(float).abs()
-            worst = rows.loc[off.idxmax()]
-            where = f"{worst.method} {worst.model} {worst.res} px {worst.precision} {worst.attention}"
-            summaries.append(ErrorSummary(counter, engine, len(rows), off.median(), off.max(), where))
+            summaries.append(_summary(counter, engine, rows, column))
     return summaries
+
+
+def _summary(counter: str, engine: str, rows: pd.DataFrame, column: str) -> ErrorSummary:
+    off = rows[column].astype(float).abs()
+    worst = rows.loc[off.idxmax()]
+    where = f"{worst.method} {worst.model} {worst.res} px {worst.precision} {worst.attention}"
+    return ErrorSummary(counter, engine, len(rows), off.median(), off.max(), where)
+
+
+def summarize_time(table: pd.DataFrame) -> list[ErrorSummary]:
+    """Return the median and worst error of the time of a step; nothing if no step was timed."""
+    return [_summary("step time", "model", table, "error_pct")] if len(table) else []
 
 
 def write_validation(records: list[Record], traced: Mapping[str, Record], folder: Path) -> pd.DataFrame:
@@ -236,11 +265,12 @@ def main(config: ValidateConfig) -> int:
     traced = trace_cells(
         [cell for cell in cells if cell.cell_id in measured], folder / "traced", partial(tracked, what="tracing")
     )
-    table = write_validation(records, traced, folder)
+    table, times = write_validation(records, traced, folder), time_errors(records)
+    times.to_csv(folder / "validation_time.csv", index=False)
     with printing(config.format) as printer:
         printer.show(data_rows(table), *validation_views(table))
-        printer.summarize(errors_view(summarize(table), len(measured), len(cells)))
+        printer.summarize(errors_view(summarize(table) + summarize_time(times), len(measured), len(cells)))
         if emulated := len(records) - len(measured):
             printer.note(f"{emulated} cells ran on an emulated device, where nothing is measured")
-        printer.note(f"records, validation.csv and validation.png in {folder}")
+        printer.note(f"records, validation.csv, validation_time.csv and validation.png in {folder}")
     return int(any(record.status == "failed" for record in records))

@@ -1,6 +1,5 @@
 """Tables for people of predictions and measurements, for `run`, `advise` and `why`."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -14,8 +13,6 @@ from bench.predict.advice import LARGEST_BATCH, LARGEST_RES, REMEDIES, Advice
 from bench.predict.contributions import Contribution, largest_groups, largest_tensors, place, taken_by_operators
 from bench.predict.prediction import card_of
 from bench.records.record import Record
-from bench.timing.estimate import StepEstimate
-from bench.timing.training import TrainingEstimate
 from bench.units import GIB, MIB
 from methods import find_method
 
@@ -193,37 +190,6 @@ def advice_view(asked: CellConfig, gpu: Gpu, advice: Sequence[Advice]) -> TableV
         items=advice,
         notes=notes,
     )
-
-
-Timed = tuple[str, StepEstimate, TrainingEstimate]
-"""A method with the estimates of its step and its training."""
-
-
-def training_view(timed: Sequence[Timed], gpu: Gpu, epochs: int, num_images: int) -> TableView:
-    """Return how long the training of each method that fits takes on a GPU, and its energy; all of it predicted."""
-    return TableView(
-        title=f"{epochs} epochs of {num_images:,} images on {gpu.name}, evaluation not included; predicted",
-        columns=(
-            Column(heading="Method", show=lambda one: find_method(one[0]).title),
-            Column(heading="Step\nms", show=lambda one: three_digits(1000 * one[1].step_time_s), is_number=True),
-            Column(heading="Bound by", show=lambda one: one[1].bound_by, is_extra=True),
-            Column(heading="Preloading\nmin", show=lambda one: _minutes(one[2].preloading_time_s), is_number=True),
-            Column(heading="Training\nmin", show=lambda one: _minutes(one[2].train_time_s), is_number=True),
-            Column(heading="Total\nmin", show=lambda one: _minutes(one[2].total_time_s), is_number=True),
-            Column(heading="Energy\nkWh", show=lambda one: three_digits(one[2].energy_kwh), is_number=True),
-        ),
-        items=timed,
-    )
-
-
-def _minutes(seconds: float) -> str:
-    return three_digits(seconds / 60) if seconds else ""
-
-
-def three_digits(value: float) -> str:
-    """Return a positive number with three digits that count, as 0.0123, 1.23, 12.3 or 1,234."""
-    decimals = max(0, 2 - math.floor(math.log10(value)))
-    return f"{value:,.{decimals}f}"
 
 
 def _would_fit(advice: Advice) -> str:

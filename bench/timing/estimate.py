@@ -1,5 +1,7 @@
 """Time, power and energy of a cell's step on a card: predicted, never measured."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -7,9 +9,9 @@ from bench.cards.gpus import Gpu
 
 from .energy import power_of
 from .feeding import BatchFeed, copy_s, fed_step_s
-from .operations import Engine, StepWork
+from .operations import Engine, Kind, Operation, StepWork
 from .peaks import card_peaks
-from .step_time import time_of
+from .step_time import KernelTime, time_of
 
 BoundBy = Literal["arithmetic", "memory", "launches", "host", "feeding"]
 
@@ -19,6 +21,18 @@ card, on a shared virtual machine (AMD EPYC)."""
 
 HOST_S_PER_LAUNCH = 3e-6
 """Processor time of the driver for a launch, which the emulated card does not take; assumed."""
+
+
+@dataclass(frozen=True)
+class TimePart:
+    """Operations of one kind in one phase of a step."""
+
+    phase: str
+    kind: Kind
+    count: int
+    flops: int
+    bytes_moved: int
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +61,9 @@ class StepEstimate:
 
     seconds_by_bound: dict[str, float]
     """Time of the kernels by what bounds them."""
+
+    parts: tuple[TimePart, ...]
+    """Time of the kernels by phase and kind of operation, the longest first."""
 
     input_bytes: int
     """Size of a batch: images, or stored features with their side images."""
@@ -103,6 +120,7 @@ def estimate_step(
         device_busy_s=busy_s,
         host_s=host_s,
         seconds_by_bound=seconds,
+        parts=_parts(work.operations, kernels),
         input_bytes=work.input_bytes,
         kernel_launches=work.kernel_launches,
         bytes_moved=work.bytes_moved,
@@ -110,3 +128,21 @@ def estimate_step(
         arithmetic_intensity=work.arithmetic_intensity,
         host_time_s=work.host_time_s,
     )
+
+
+def _parts(operations: Sequence[Operation], kernels: Sequence[KernelTime]) -> tuple[TimePart, ...]:
+    groups = defaultdict(list)
+    for operation, kernel in zip(operations, kernels, strict=True):
+        groups[operation.phase, operation.kind].append((operation, kernel.seconds))
+    parts = [
+        TimePart(
+            phase=phase,
+            kind=kind,
+            count=len(group),
+            flops=sum(operation.flops for operation, _ in group),
+            bytes_moved=sum(operation.bytes_read + operation.bytes_written for operation, _ in group),
+            seconds=sum(seconds for _, seconds in group),
+        )
+        for (phase, kind), group in groups.items()
+    ]
+    return tuple(sorted(parts, key=lambda part: -part.seconds))

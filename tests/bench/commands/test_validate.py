@@ -150,6 +150,20 @@ def test_errors_are_signed_and_summed_up_without_sign(cells, measured, tmp_path)
     assert "reserved traced 3 50.00 50.00" in " ".join(text_of(errors_view(list(summaries.values()), 5, 6)).split())
 
 
+def test_the_predicted_time_of_steps_is_held_against_those_that_were_timed(cells, measured, tmp_path):
+    records = validate.measure_cells(cells[:4], ResultsStore(tmp_path), SILENT, limit_s=60)
+    steps = [(0.2, 0.1), (0.1, 0.13), (0.1, None), (None, 0.1)]
+    timed = [
+        replace(record, step_time_s=took, predicted_step_time_s=predicted)
+        for record, (took, predicted) in zip(records, steps, strict=True)
+    ]
+    table = validate.time_errors(timed)
+    assert table.error_pct.tolist() == pytest.approx([-50, 30])
+    (summary,) = validate.summarize_time(table)
+    assert (summary.num_cells, summary.median_pct, summary.worst_pct) == pytest.approx((2, 40, 50))
+    assert validate.summarize_time(validate.time_errors(records)) == []
+
+
 def test_at_80_columns_each_counter_stands_next_to_what_was_emulated(cells, measured, tmp_path):
     records = validate.measure_cells(cells[:5], ResultsStore(tmp_path), SILENT, limit_s=60)
     records = [replace(record, measured_process_bytes=10**12, predicted_process_bytes=10**12) for record in records]
