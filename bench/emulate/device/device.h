@@ -3,6 +3,7 @@
 //   card.cpp        what the device is, from the environment
 //   processes.cpp   who uses how much of it, in a file that all processes map
 //   memory.cpp      addresses without memory behind them; copies
+//   values.cpp      what kernels would have computed reads as zero
 //   streams.cpp     streams, events, graph capture
 //   kernels.cpp     kernels: registered and counted by name; fills.cpp runs the one kind that runs
 //   images.cpp      for which architectures a program was compiled

@@ -14,6 +14,7 @@
 
 #include "device.h"
 #include "errors.h"
+#include "values.h"
 
 namespace emulated {
 namespace {
@@ -46,6 +47,7 @@ class AddressSpace {
         mmap(reinterpret_cast<void*>(start), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
              -1, 0);
         ranges_.erase(range);
+        forget_written(start, bytes);
         return bytes;
     }
 
@@ -121,6 +123,7 @@ cudaError_t copy(void* to, const void* from, size_t bytes) {
         if (to_device) make_real(to, bytes);
         if (from_device) make_real(from, bytes);
         memmove(to, from, bytes);
+        if (to_device) note_written(to, bytes);
     } else if (!to_device) {
         memset(to, 0, bytes);
     }
@@ -132,6 +135,7 @@ cudaError_t fill(void* address, int value, size_t bytes) {
     if (to_device && bytes > SMALL_BYTES) return succeed();
     if (to_device) make_real(address, bytes);
     memset(address, value, bytes);
+    if (to_device) note_written(address, bytes);
     return succeed();
 }
 

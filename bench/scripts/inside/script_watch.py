@@ -272,6 +272,8 @@ class Watch:
         self._write_snapshot(snapshot)
         device = self.torch.cuda.current_device()
         entries = snapshot["device_traces"][device]
+        if entries and "time_us" not in entries[0]:  # before PyTorch 2.2: counters only
+            return
         num_blocks = sum(entry["action"] == "alloc" for entry in entries)
         blocks = Blocks(entries, self.phases, self.known, self.places.by_block(device, num_blocks))
         so_far = {"steps": self.num_steps, "allocated_bytes": self._counters()["allocated_bytes"]}
