@@ -89,6 +89,9 @@ class ProcessReport:
     unanswered: str
     """Functions that the emulated device had no answer to."""
 
+    unknown_scratch: str
+    """Kinds of operators whose scratch memory only NVIDIA's library knows; it is not included."""
+
     out_of_memory: list[Place]
     checkpoints: bool
     """Whether the backward pass of a recorded step has called modules again."""
@@ -147,8 +150,8 @@ def _report(told: dict[str, Any]) -> ProcessReport:
     recorded = told["recorded"] or {}
     peak = recorded.get("peak")
     names = ("pid", "rank", "device", "gpu", "torch", "ended", "num_steps", "peak_by_step", "kernel_launches")
-    names += ("checkpoints", "changes", "waits_at")
-    report = {name: told[name] for name in (*names, "unanswered")}
+    names += ("checkpoints", "changes", "waits_at", "unanswered", "unknown_scratch")
+    report = {name: told[name] for name in names}
     report |= {f"peak_{name}": told["peak"][name] for name in ("allocated_bytes", "reserved_bytes")}
     report["retries"] = told["peak"]["retries"]
     report["out_of_memory"] = [

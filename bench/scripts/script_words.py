@@ -64,6 +64,8 @@ def _process(report: ProcessReport, run: ScriptRun) -> Iterator[str]:
     if report.waits_at:
         sentence = "for a while no kernel was launched; what it may have waited for is at"
         yield from _folded(f"{sentence} {report.waits_at}", indent="  ")
+    if report.unknown_scratch:
+        yield from _folded(f"not included: scratch memory of {report.unknown_scratch}", indent="  ")
     if report.unanswered:
         yield from _folded(f"the emulated device had no answer to {report.unanswered}", indent="  ")
 

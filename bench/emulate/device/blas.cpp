@@ -153,7 +153,7 @@ EXPORT cublasStatus_t cublasDotEx(cublasHandle_t handle, int, const void*, cudaD
     return answered(handle, "cublasDotEx", static_cast<uint16_t*>(result));  // half precision of either kind
 }
 
-// Solvers of one type. `info` is on the host, where 0 says that the arguments were right.
+// Solvers of one type. `info` says how it went: 0 is well. It is on the host, or on the card for factorizations.
 #define SOLVERS(T, Number)                                                                                             \
     EXPORT cublasStatus_t cublas##T##trsm_v2(cublasHandle_t handle, cublasSideMode_t, cublasFillMode_t,                \
                                              cublasOperation_t, cublasDiagType_t, int, int, const Number*,             \
@@ -165,7 +165,9 @@ EXPORT cublasStatus_t cublasDotEx(cublasHandle_t handle, int, const void*, cudaD
                                                  const Number* const[], int, Number* const[], int, int) {              \
         return called(handle, "cublas" #T "trsmBatched");                                                              \
     }                                                                                                                  \
-    EXPORT cublasStatus_t cublas##T##getrfBatched(cublasHandle_t handle, int, Number* const[], int, int*, int*, int) { \
+    EXPORT cublasStatus_t cublas##T##getrfBatched(cublasHandle_t handle, int, Number* const[], int, int*, int* info,   \
+                                                  int batch) {                                                         \
+        cudaMemset(info, 0, batch * sizeof(int));                                                                      \
         return called(handle, "cublas" #T "getrfBatched");                                                             \
     }                                                                                                                  \
     EXPORT cublasStatus_t cublas##T##getrsBatched(cublasHandle_t handle, cublasOperation_t, int, int,                  \

@@ -3,14 +3,17 @@
 //   card.cpp        what the device is, from the environment
 //   processes.cpp   who uses how much of it, in a file that all processes map
 //   memory.cpp      addresses without memory behind them; copies
+//   values.cpp      what kernels would have computed reads as zero
 //   streams.cpp     streams, events, graph capture
 //   kernels.cpp     kernels: registered and counted by name; fills.cpp runs the one kind that runs
+//   images.cpp      for which architectures a program was compiled
 //   properties.cpp  what the runtime says about the device; errors
 //   driver.cpp      libcuda.so.1: the primary context, virtual memory management
 //   nvml.cpp        libnvidia-ml.so.1
 //   library.cpp     calls of libraries: counted, recorded, their unknowns named
 //   nccl.cpp        small messages between the processes of a machine
-//   blas.cpp, blas_lt.cpp, cudnn*.cpp   the libraries that PyTorch calls (cudnn_parts.h lists cuDNN's)
+//   blas.cpp, blas_lt.cpp, cudnn*.cpp, solver.cpp, fourier.cpp, sparse.cpp
+//                   the libraries that PyTorch calls (cudnn_parts.h lists cuDNN's)
 //
 // Whatever else PyTorch imports has a generated answer that fails by its name (build.py).
 #pragma once

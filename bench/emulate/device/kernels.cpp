@@ -9,6 +9,7 @@
 #include "device.h"
 #include "errors.h"
 #include "fills.h"
+#include "images.h"
 #include "launches.h"
 
 namespace emulated {
@@ -16,7 +17,11 @@ namespace {
 
 std::mutex mutex;
 Launches launched;
-std::unordered_map<const void*, const char*> names;
+struct Kernel {
+    const char* name;
+    void** images;  // handle of its fat binary
+};
+std::unordered_map<const void*, Kernel> kernels;
 
 struct Configuration {
     dim3 grid, block;
@@ -26,8 +31,8 @@ struct Configuration {
 thread_local Configuration pushed;
 
 const char* name_of(const void* function) {
-    auto found = names.find(function);
-    return found == names.end() ? "unregistered kernel" : found->second;
+    auto found = kernels.find(function);
+    return found == kernels.end() ? "unregistered kernel" : found->second.name;
 }
 
 cudaError_t launch(const void* function, cudaStream_t stream, void** arguments) {
@@ -40,6 +45,12 @@ cudaError_t launch(const void* function, cudaStream_t stream, void** arguments) 
     }
     if (!captured) fill_if_small(name, arguments);
     return succeed();
+}
+
+int architecture_of(const void* function) {
+    std::lock_guard<std::mutex> guard(mutex);
+    auto found = kernels.find(function);
+    return architecture_run(found == kernels.end() ? nullptr : found->second.images, 10 * card().major + card().minor);
 }
 
 int blocks_that_fit(int threads, size_t shared_bytes) {
@@ -104,16 +115,13 @@ EXPORT cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* s
     *static_cast<cudaStream_t*>(stream) = pushed.stream;
     return succeed();
 }
-EXPORT void** __cudaRegisterFatBinary(void*) {
-    static void* handle[4];
-    return handle;
-}
+EXPORT void** __cudaRegisterFatBinary(void* wrapper) { return register_images(wrapper); }
 EXPORT void __cudaRegisterFatBinaryEnd(void**) {}
 EXPORT void __cudaUnregisterFatBinary(void**) {}
-EXPORT void __cudaRegisterFunction(void**, const char* function, char*, const char* name, int, uint3*, uint3*, dim3*,
-                                   dim3*, int*) {
+EXPORT void __cudaRegisterFunction(void** images, const char* function, char*, const char* name, int, uint3*, uint3*,
+                                   dim3*, dim3*, int*) {
     std::lock_guard<std::mutex> guard(mutex);
-    names[function] = name;
+    kernels[function] = {name, images};
 }
 EXPORT void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
 EXPORT void __cudaRegisterManagedVar(void**, void**, char*, const char*, int, size_t, int, int) {}
@@ -131,11 +139,11 @@ EXPORT cudaError_t cudaKernelSetAttributeForDevice(cudaKernel_t, cudaFuncAttribu
 
 EXPORT cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return succeed(); }
 EXPORT cudaError_t cudaFuncSetCacheConfig(const void*, cudaFuncCache) { return succeed(); }
-EXPORT cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+EXPORT cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* function) {
     memset(attributes, 0, sizeof *attributes);
     attributes->maxThreadsPerBlock = 1024;
     attributes->numRegs = 64;  // not those of any particular kernel
-    attributes->ptxVersion = attributes->binaryVersion = 10 * card().major + card().minor;
+    attributes->ptxVersion = attributes->binaryVersion = architecture_of(function);
     attributes->maxDynamicSharedSizeBytes = int(card().shared_per_block_bytes);
     return succeed();
 }

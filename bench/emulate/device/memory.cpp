@@ -14,6 +14,7 @@
 
 #include "device.h"
 #include "errors.h"
+#include "values.h"
 
 namespace emulated {
 namespace {
@@ -46,6 +47,7 @@ class AddressSpace {
         mmap(reinterpret_cast<void*>(start), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
              -1, 0);
         ranges_.erase(range);
+        forget_written(start, bytes);
         return bytes;
     }
 
@@ -83,7 +85,7 @@ class AddressSpace {
 
 std::mutex mutex;
 AddressSpace spaces[MAX_DEVICES];
-std::map<uintptr_t, size_t> pinned;  // host memory: start and size
+std::map<uintptr_t, size_t> pinned, managed;  // host memory: start and size
 
 uintptr_t number(const void* address) { return reinterpret_cast<uintptr_t>(address); }
 
@@ -121,6 +123,7 @@ cudaError_t copy(void* to, const void* from, size_t bytes) {
         if (to_device) make_real(to, bytes);
         if (from_device) make_real(from, bytes);
         memmove(to, from, bytes);
+        if (to_device) note_written(to, bytes);
     } else if (!to_device) {
         memset(to, 0, bytes);
     }
@@ -132,6 +135,7 @@ cudaError_t fill(void* address, int value, size_t bytes) {
     if (to_device && bytes > SMALL_BYTES) return succeed();
     if (to_device) make_real(address, bytes);
     memset(address, value, bytes);
+    if (to_device) note_written(address, bytes);
     return succeed();
 }
 
@@ -165,9 +169,27 @@ cudaError_t allocate_on_host(void** address, size_t bytes) {
     return succeed();
 }
 
-bool is_pinned(const void* address) {
-    auto after = pinned.upper_bound(number(address));
-    return after != pinned.begin() && number(address) < std::prev(after)->first + std::prev(after)->second;
+cudaError_t allocate_managed(void** address, size_t bytes) {
+    *address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (*address == MAP_FAILED) return fail(cudaErrorMemoryAllocation);
+    std::lock_guard<std::mutex> guard(mutex);
+    managed[number(*address)] = bytes;
+    return succeed();
+}
+
+// Returns whether the address was that of managed memory.
+bool release_managed(void* address) {
+    std::lock_guard<std::mutex> guard(mutex);
+    auto range = managed.find(number(address));
+    if (range == managed.end()) return false;
+    munmap(address, range->second);
+    managed.erase(range);
+    return true;
+}
+
+bool is_in(const std::map<uintptr_t, size_t>& ranges, const void* address) {
+    auto after = ranges.upper_bound(number(address));
+    return after != ranges.begin() && number(address) < std::prev(after)->first + std::prev(after)->second;
 }
 
 // The default pool of each device, for the allocator that PyTorch calls cudaMallocAsync.
@@ -202,7 +224,7 @@ using namespace emulated;
 EXPORT cudaError_t cudaMalloc(void** address, size_t bytes) { return allocate(address, bytes); }
 EXPORT cudaError_t cudaFree(void* address) {
     begin_context(current_device());  // cudaFree(nullptr) is how programs create a context
-    return release(address);
+    return release_managed(address) ? succeed() : release(address);
 }
 EXPORT cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
     begin_context(current_device());
@@ -213,6 +235,17 @@ EXPORT cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 }
 EXPORT cudaError_t cudaMallocHost(void** address, size_t bytes) { return allocate_on_host(address, bytes); }
 EXPORT cudaError_t cudaHostAlloc(void** address, size_t bytes, unsigned) { return allocate_on_host(address, bytes); }
+// Managed memory moves to the card when a kernel touches it, which none does: it stays with the host.
+EXPORT cudaError_t cudaMallocManaged(void** address, size_t bytes, unsigned) { return allocate_managed(address, bytes); }
+#if CUDART_VERSION >= 13000
+EXPORT cudaError_t cudaMemPrefetchAsync(const void*, size_t, cudaMemLocation, unsigned, cudaStream_t) {
+    return succeed();
+}
+EXPORT cudaError_t cudaMemAdvise(const void*, size_t, cudaMemoryAdvise, cudaMemLocation) { return succeed(); }
+#else
+EXPORT cudaError_t cudaMemPrefetchAsync(const void*, size_t, int, cudaStream_t) { return succeed(); }
+EXPORT cudaError_t cudaMemAdvise(const void*, size_t, cudaMemoryAdvise, int) { return succeed(); }
+#endif
 EXPORT cudaError_t cudaFreeHost(void* address) {
     std::lock_guard<std::mutex> guard(mutex);
     pinned.erase(number(address));
@@ -242,8 +275,8 @@ EXPORT cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, c
         attributes->type = cudaMemoryTypeDevice;
         attributes->device = device;
         attributes->devicePointer = const_cast<void*>(address);
-    } else if (is_pinned(address)) {
-        attributes->type = cudaMemoryTypeHost;
+    } else if (is_in(pinned, address) || is_in(managed, address)) {
+        attributes->type = is_in(managed, address) ? cudaMemoryTypeManaged : cudaMemoryTypeHost;
         attributes->hostPointer = attributes->devicePointer = const_cast<void*>(address);
     }
     return succeed();

@@ -272,6 +272,8 @@ class Watch:
         self._write_snapshot(snapshot)
         device = self.torch.cuda.current_device()
         entries = snapshot["device_traces"][device]
+        if entries and "time_us" not in entries[0]:  # before PyTorch 2.2: counters only
+            return
         num_blocks = sum(entry["action"] == "alloc" for entry in entries)
         blocks = Blocks(entries, self.phases, self.known, self.places.by_block(device, num_blocks))
         so_far = {"steps": self.num_steps, "allocated_bytes": self._counters()["allocated_bytes"]}
@@ -315,7 +317,8 @@ class Watch:
             "checkpoints": self.places.recomputes,
             "changes": {name: [change.done, change.reason] for name, change in self.changes.items()},
             "waits_at": self.waits_at,
-            "unanswered": unanswered(),
+            "unanswered": device_text("emulated_unanswered"),
+            "unknown_scratch": device_text("emulated_unknown_workspaces"),
             "kernel_launches": launches(),
         }
         self.written_s = time.monotonic()
@@ -331,7 +334,7 @@ class Watch:
             time.sleep(QUIET_S / 6)
             if self.ended != "running":
                 return
-            if (now := launches()) != last:
+            if (now := launches()) != last or is_compiling():
                 last, since = now, time.monotonic()
             elif time.monotonic() - since > QUIET_S:
                 frame = sys._current_frames().get(main)
@@ -604,10 +607,28 @@ def launches():
     return count()
 
 
-def unanswered():
-    """Return the functions that the device had no answer to."""
+def device_text(function):
+    """Return what a function of the emulated device says."""
     import ctypes
 
-    ask = ctypes.CDLL(None).emulated_unanswered
+    ask = getattr(ctypes.CDLL(None), function)
     ask.restype = ctypes.c_char_p
     return ask().decode()
+
+
+def is_compiling():
+    """Whether a thread is compiling (torch.compile), which may launch no kernel for minutes."""
+    return any(
+        _COMPILER in frame.f_code.co_filename or frame.f_code.co_filename.endswith(_TRACER)
+        for first in sys._current_frames().values()
+        for frame in _stack(first)
+    )
+
+
+_COMPILER, _TRACER = os.path.join("torch", "_inductor", ""), os.path.join("torch", "_dynamo", "convert_frame.py")
+
+
+def _stack(frame):
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

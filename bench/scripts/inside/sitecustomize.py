@@ -16,17 +16,26 @@ _PACKAGE = "_emulated_script"
 
 
 class _AfterTorch:
-    """Finds PyTorch as Python would, and starts the watch once it has been imported."""
+    """Finds PyTorch as Python would, and starts the watch once it has been imported.
+
+    Libraries look for PyTorch without importing it (`importlib.util.find_spec`), so it may be looked for repeatedly.
+    """
+
+    is_looking = False
 
     def find_spec(self, name, path=None, target=None):
-        if name != "torch":
+        if name != "torch" or self.is_looking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec("torch")
+        self.is_looking = True
+        try:
+            spec = importlib.util.find_spec("torch")
+        finally:
+            self.is_looking = False
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_watch(module):
+                sys.meta_path.remove(self)
                 execute(module)
                 _watch().start(module)
 

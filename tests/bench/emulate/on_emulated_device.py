@@ -88,7 +88,8 @@ def unanswered_function():
     from bench.emulate.device_state import unanswered
 
     try:
-        torch.linalg.eigh(torch.eye(64, device="cuda"))
+        sparse = torch.eye(64).to_sparse().cuda()
+        torch.sparse.mm(sparse, sparse)
     except RuntimeError as error:
         return str(error), unanswered()
     return None, unanswered()

@@ -159,20 +159,14 @@ def products(name):
 
 
 def solver(name):
-    """The message of a solver that the device does not answer, and the functions that it named; None if it runs."""
+    """Shape of what a solver of cuBLAS returns, and the functions that had no answer."""
     matrices, matrix = torch.ones(4, 8, 8, device="cuda"), torch.ones(8, 8, device="cuda")
     solvers = {
         "inverses of a batch": lambda: torch.linalg.inv(matrices),
         "triangular": lambda: torch.linalg.solve_triangular(matrix, matrix, upper=True),
-        "least squares of a batch": lambda: torch.linalg.lstsq(matrices, matrices),
-        "solve": lambda: torch.linalg.solve(matrix, matrix),
-        "svd": lambda: torch.linalg.svd(matrix),
+        "least squares of a batch": lambda: torch.linalg.lstsq(matrices, matrices)[0],
     }
-    try:
-        solvers[name]()
-    except RuntimeError as error:
-        return str(error), unanswered()
-    return None
+    return tuple(solvers[name]().shape), unanswered()
 
 
 def library_calls_of_replays(num_replays):
@@ -195,3 +189,37 @@ def library_calls_of_replays(num_replays):
 def _library_calls():
     launches = launches_by_name()
     return launches["convolution"] + launches["cublasSgemm"]
+
+
+def linear_algebra():
+    """Shapes of results of cuSOLVER, cuFFT and cuSPARSE, and what was not known or answered."""
+    linalg, square, batch = torch.linalg, torch.ones(64, 64, device="cuda"), torch.ones(2, 1024, 1024, device="cuda")
+    sparse = torch.eye(4).to_sparse().cuda()
+    results = {
+        "cholesky": linalg.cholesky(square),
+        "qr": linalg.qr(square)[0],
+        "svd": linalg.svd(square)[1],
+        "eigh": linalg.eigh(square)[1],
+        "inv": linalg.inv(batch),
+        "solve": linalg.solve(square, square),
+        "lstsq": linalg.lstsq(square, square)[0],
+        "ldl": linalg.ldl_factor(square)[0],
+        "rfft2": torch.fft.rfft2(square),
+        "sparse product": torch.sparse.mm(sparse, torch.ones(4, 8, device="cuda")),
+        "sparse rows": sparse.to_sparse_csr() @ torch.ones(4, 8, device="cuda"),
+    }
+    return {name: tuple(result.shape) for name, result in results.items()}, unknown_workspaces(), unanswered()
+
+
+def sorted_and_counted():
+    """Results whose size depends on values, of operators that CUB computes; and whether all were zero."""
+    numbers = torch.ones(5000, device="cuda")
+    sizes = [len(torch.nonzero(numbers)), len(torch.sort(numbers).values), len(torch.cumsum(numbers, 0))]
+    return sizes, len(torch.randperm(5000, device="cuda")), unanswered()
+
+
+def computed_after_other_numbers(size):
+    """What a kernel has computed in memory that held other numbers just before, and that a fill there is kept."""
+    torch.full((size,), 7.0, device="cuda")  # given back at once, and next in line
+    computed = torch.exp(torch.empty(size, device="cuda")).cpu()
+    return computed.abs().sum().item(), torch.full((size,), 7.0, device="cuda").cpu().mean().item()

@@ -129,7 +129,8 @@ def test_what_it_leaves_is_in_its_folder_and_can_be_looked_at(ran):
 
 
 def test_it_ends_after_the_steps_that_are_asked_for_and_the_environment_s_own_sitecustomize_runs(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text("print('own sitecustomize')\n")
+    looks = "import importlib.util\nassert importlib.util.find_spec('torch')\n"  # as libraries do before they import it
+    (tmp_path / "sitecustomize.py").write_text(f"{looks}print('own sitecustomize')\n")
     options = ["--stop-after-steps", "2", "--record-steps", "1"]
     process = emulate(tmp_path, "--steps", 10**9, options=options, PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}")
     assert process.returncode == 0 and "allocated" not in process.stdout
