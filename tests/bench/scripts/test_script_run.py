@@ -50,7 +50,7 @@ def emulate_here(tmp_path, monkeypatch, capfd):
     """The command in this process, which draws nothing: its exit status, its words and the report."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr("bench.scripts.script_timeline.write_timeline", lambda run, folder: None)
+    monkeypatch.setattr("bench.scripts.script_timeline.write_timeline", lambda *run: None)
 
     def call(*command, gpu=("rtx4060",), **options):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
