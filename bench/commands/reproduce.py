@@ -10,7 +10,7 @@ from bench.paper.check import check, check_table
 from bench.paper.evidence import PAPER_FOLDER, Evidence
 from bench.paper.preloading_cost import predict_preloading, preloading_cells, read_preloading, write_preloading
 from bench.paper.settings import all_cells
-from bench.predict.fit_grid import GridRow, completed, grid_families, grid_rows, read_grid, write_grid
+from bench.predict.fit_grid import GridRow, grid_families, grid_rows, read_grid, write_grid
 from bench.predict.predictor import on_emulated_cards, predict_all, why_traced
 from bench.records.record import Record
 from bench.records.results_store import ResultsStore
@@ -87,7 +87,7 @@ def _grid_families(families: list[CellConfig]) -> Iterator[list[GridRow]]:
     for rows in on_emulated_cards(grid_rows, families):
         if isinstance(rows, Exception):
             raise rows
-        yield [completed(row) for row in rows]
+        yield rows
 
 
 _Kind = tuple[Callable[[list[CellConfig]], Iterable], Callable[[Path, list], None]]

@@ -20,7 +20,7 @@ from bench.cells.config import CellConfig, no_kernel
 from bench.cells.work import Work, pinned_attention, work_without_values
 from bench.emulate.build import CannotEmulate
 from bench.emulate.device_state import kernel_launches, unanswered, unknown_workspaces
-from bench.emulate.fork import on_card
+from bench.emulate.fork import JobFailed, on_card
 from bench.emulate.step_anatomy import StepWatch
 from bench.emulate.step_profile import profiled
 from bench.timing.estimate import StepEstimate, estimate_step
@@ -140,28 +140,27 @@ def estimate_of(cell: CellConfig, gpu: Gpu, tuning: FineTuning | None = None) ->
     return estimate_step(work_of(cell, tuning), gpu, cell.batch_size)
 
 
-def peaks_of(
-    cell: CellConfig, batch_sizes: list[int], tuning: FineTuning | None = None, num_steps: int = WARMUP_STEPS + 1
-) -> list[Peak]:
+def peaks_of(cell: CellConfig, batch_sizes: list[int], tuning: FineTuning | None = None) -> list[Peak]:
     """Return the counters of a cell at several batch sizes on this process's card; its model is built once.
 
-    Each batch begins with an empty cache and without the optimizer's state.
+    Each batch begins with an empty cache and without the optimizer's and the method's state.
 
     Args:
         cell: a cell of any batch size.
         batch_sizes: batch sizes to run.
         tuning: the cell's model on the meta device, if it has been built.
-        num_steps: steps to run at each batch size.
     """
     tuning = tuning or build_on("meta", cell)[0]
-    peaks = []
+    peaks, fresh = [], tuning.method_state() if tuning.method_state else None
     with _prepared(cell):
         for batch_size in batch_sizes:
             work = _work(replace(cell, batch_size=batch_size), tuning)
-            for _ in range(num_steps):
+            for _ in range(WARMUP_STEPS + 1):
                 work()
             peaks.append(read_peak())
             del work
+            if fresh is not None:
+                tuning.load_method_state(fresh)
             _clean(tuning)
     return peaks
 
@@ -218,6 +217,8 @@ def _work(cell: CellConfig, tuning: FineTuning) -> Work:
 @contextmanager
 def _prepared(cell: CellConfig) -> Iterator[None]:
     """Apply the allocator's settings and the attention kernel of a cell; put errors of the device into words."""
+    if torch._C._cuda_isInBadFork():
+        raise JobFailed("a process on an emulated card must be forked from one that has not started CUDA.")
     if cell.alloc_conf is not None:
         _set_up_allocator(cell.alloc_conf)
     try:

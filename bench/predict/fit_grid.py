@@ -6,7 +6,6 @@ change it by up to 5 %. The capacity of the card is what decides.
 
 import csv
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,9 +33,6 @@ KERNELS = {
     "bf16, fused attention": {"precision": "bf16", "attention": "sdpa"},
 }
 """Choices of precision and attention, by their usual names."""
-
-_NUM_STEPS = 2
-"""Steps of each cell; a third, as in other predictions, changed no number of the grid (October 2026, PyTorch 2.14)."""
 
 NOTHING_TO_CHECKPOINT = ("linear", "fpt", "fptplus")
 """Methods whose gradient does not run through the transformer blocks."""
@@ -72,35 +68,26 @@ def grid_families() -> list[CellConfig]:
 
 
 def grid_rows(family: CellConfig, gpu: Gpu) -> list[GridRow]:
-    """Return a family's memory at every resolution and batch size, in a process that can fork others onto cards."""
-    cells = [replace(family, res=res) for res in RES]
-    peaks = on_card(endless(gpu), _peaks_until_failure, cells)
-    peaks += [_peaks_apart(cell, gpu) for cell in cells[len(peaks) :]]
-    return [_row(cell, of_cell) for cell, of_cell in zip(cells, peaks, strict=True)]
+    """Return a family's memory at every resolution and batch size, in a process that can fork others onto cards.
+
+    It is traced, and marked so, where PyTorch fails in the step.
+    """
+    rows = [_row(replace(family, res=res), gpu) for res in RES]
+    return [completed(row) for row in rows]  # last: after a trace, no process forked from here could start CUDA
 
 
-def _peaks_until_failure(cells: list[CellConfig]) -> list[list[Peak | None]]:
-    """Return the peaks of each cell at each of BATCHES, up to the first cell in which PyTorch fails."""
-    peaks = []
-    with suppress(StepFails):
-        for cell in cells:
-            peaks.append(peaks_of(cell, list(BATCHES), num_steps=_NUM_STEPS))
-    return peaks
-
-
-def _peaks_apart(cell: CellConfig, gpu: Gpu) -> list[Peak | None]:
-    """Return a cell's peak at each of BATCHES, each in a process of its own; None where PyTorch fails."""
-    return [_peak(replace(cell, batch_size=size), gpu) for size in BATCHES]
-
-
-def _row(cell: CellConfig, peaks: list[Peak | None]) -> GridRow:
+def _row(cell: CellConfig, gpu: Gpu) -> GridRow:
+    try:
+        peaks = on_card(endless(gpu), peaks_of, cell, list(BATCHES))
+    except StepFails:
+        peaks = [_peak(replace(cell, batch_size=size), gpu) for size in BATCHES]
     axes = {name: getattr(cell, name) for name in ("method", "model", "res", "precision", "attention", "checkpointing")}
     return GridRow(**axes, reserved_mib=tuple(peak and round(peak.reserved_bytes / MIB) for peak in peaks))
 
 
 def _peak(cell: CellConfig, gpu: Gpu) -> Peak | None:
     try:
-        return on_card(endless(gpu), peaks_of, cell, [cell.batch_size], None, _NUM_STEPS)[0]
+        return on_card(endless(gpu), peaks_of, cell, [cell.batch_size])[0]
     except StepFails:
         return None
 

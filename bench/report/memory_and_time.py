@@ -5,6 +5,8 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
+from matplotlib.ticker import LogLocator, NullLocator
+
 from bench.paper.evidence import Evidence, Number
 from bench.paper.preloading_cost import PreloadingCost
 from bench.paper.settings import SETTINGS, paper_cell
@@ -91,6 +93,10 @@ def _draw(methods: Sequence[str], rows: Sequence[Row], setting: str, path: Path)
         ring = {"color": "none", "markeredgecolor": "black", "markersize": 14}
         axes.plot(*zip(*front, strict=True), "o", label="unbeaten", **ring)
         axes.set(xscale="log", yscale="log", xlabel="process memory (GiB)", ylabel="time per image (ms)")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.2)
         memory, time = (sources_in_words(row[column].number for row in rows) for column in (3, 4))
         title = f"Memory ({memory}) against time ({time})\n{setting}\n"

@@ -175,10 +175,12 @@ def test_features_on_disk_are_as_many_bytes_as_their_shapes_say(tmp_path):
 
 
 @needs_emulation
-def test_the_grid_is_what_each_cell_alone_is_predicted_to_need(tmp_path):
-    family = next(f for f in grid_families() if (f.method, f.attention, f.precision) == ("linear", "sdpa", "bf16"))
+@pytest.mark.parametrize("method", ["linear", "adalora"])
+def test_the_grid_is_what_each_cell_alone_is_predicted_to_need(method, tmp_path):
+    """AdaLoRA's model remembers how important its weights are; no batch may find what an earlier one left there."""
+    family = next(f for f in grid_families() if (f.method, f.attention, f.precision) == (method, "sdpa", "bf16"))
     (rows,) = on_emulated_cards(grid_rows, [family])
-    asked = [(384, 8), (768, 64)]
+    asked = [(224, 4), (224, 8), (768, 64)]
     cells = [replace(family, res=res, batch_size=batch) for res, batch in asked]
     for (res, batch), alone in zip(asked, predict_all(cells, "emulated"), strict=True):
         (row,) = [row for row in rows if row.res == res]
