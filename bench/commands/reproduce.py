@@ -8,13 +8,19 @@ from bench.cells.config import CellConfig
 from bench.measure.measure import Budget
 from bench.paper.check import check, check_table
 from bench.paper.evidence import PAPER_FOLDER, Evidence
-from bench.paper.preloading_cost import predict_preloading, preloading_cells, read_preloading, write_preloading
+from bench.paper.preloading_cost import (
+    PreloadingCost,
+    predict_preloading,
+    preloading_cells,
+    read_preloading,
+    write_preloading,
+)
 from bench.paper.settings import all_cells
 from bench.predict.fit_grid import GridRow, grid_families, grid_rows, read_grid, write_grid
 from bench.predict.predictor import on_emulated_cards, predict_all, why_traced
 from bench.records.record import Record
 from bench.records.results_store import ResultsStore
-from bench.report.exhibit import write_exhibit
+from bench.report.exhibit import Exhibit, write_exhibit
 from bench.report.fair_tables import fair_tables
 from bench.report.findings import findings_page
 from bench.report.memory_and_time import memory_and_time
@@ -102,9 +108,7 @@ def write_everything(results: Path) -> None:
     """
     folder, evidence = results / PAPER_FOLDER, Evidence(results)
     passes, grid = read_preloading(folder / "preloading.csv"), list(read_grid(folder / "grid.csv"))
-    fair, figures = list(fair_tables(evidence, passes)), list(paper_figures(evidence))
-    if (against_time := memory_and_time(evidence, passes)) is not None:
-        figures.append(against_time)
+    fair, figures = list(fair_tables(evidence, passes)), figures_of(evidence, passes)
     comparisons, findings = check(evidence), findings_page(evidence, passes, fair)
     with own_folder(results, ".reproduce.") as made:
         for exhibit in (*paper_tables(evidence), *figures, *fair):
@@ -116,6 +120,12 @@ def write_everything(results: Path) -> None:
         (made / "report.html").write_text(document, encoding="utf-8")
         for path in made.iterdir():
             path.replace((results if path.name == "report.html" else folder) / path.name)
+
+
+def figures_of(evidence: Evidence, passes: list[PreloadingCost]) -> list[Exhibit]:
+    """Return the paper's figures, and memory against time if the records hold any time."""
+    against_time = memory_and_time(evidence, passes)
+    return list(paper_figures(evidence)) + [against_time] * (against_time is not None)
 
 
 def trained_figures(results: Path) -> list[tuple[Path, str, str]]:

@@ -54,7 +54,7 @@ class Advice:
     remedies: tuple[dict[str, str], ...]
     """Smallest sets of changes that make it fit; empty if it fits, or if nothing helps."""
 
-    step: StepEstimate | None
+    step: StepEstimate | None = None
     """Time and energy of a step; None if it does not fit, or nothing is known of the card's time."""
 
 

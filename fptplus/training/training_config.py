@@ -10,8 +10,10 @@ from fptplus.seed import check_seed
 from .step import OptimizerName
 
 MOST_COUNTED = 10**9
-LARGEST_RATE = 1e6
-"""Epochs, images and rates beyond these are slips of the keyboard; still larger ones are none of the optimizer's."""
+"""Epochs and images beyond this are slips of the keyboard."""
+
+LARGEST_RATE = 1e37
+"""The optimizer's numbers in single precision end at 3.4e38; a step of AdamW begins with ten times the rate."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -229,7 +229,10 @@ def test_a_cell_that_breaks_is_recorded_and_the_others_run(bench, out, monkeypat
         (["--method", "full", "--lora-rank", "8"], "lora-rank and lora-targets must be given with method lora"),
         (["--lora-targets", "q,v"], "lora-targets must be some of query, key, value, qkv, proj, fc1, fc2"),
         (["--alloc-conf", "expandable_segments"], "alloc-conf must be settings such as expandable_segments:True"),
-        (["--weights", "nowhere.pt"], "a checkpoint file or a timm pretrained model, got 'nowhere.pt'"),
+        (
+            ["--weights", "nowhere.pt"],
+            "a model at Hugging Face (organisation/name), got 'nowhere.pt'",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(bench, out, arguments, sentence):

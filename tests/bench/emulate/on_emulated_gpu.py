@@ -147,7 +147,8 @@ def out_of_memory_beside_another(another_bytes: int, num_bytes: int) -> Reading:
 
 def operator_without_answer() -> Reading:
     """The outcome of a step with an operator that the emulated device does not have."""
-    return _outcome(lambda: torch.linalg.eigh(torch.eye(64, device="cuda")))
+    sparse = torch.eye(64).to_sparse().cuda()
+    return _outcome(lambda: torch.sparse.mm(sparse, sparse))
 
 
 def _outcome(function: Callable[[], object]) -> Reading:

@@ -67,7 +67,7 @@ def test_a_machine_without_a_compiler_is_refused_with_the_cure(monkeypatch, tmp_
 def test_a_pytorch_without_its_wheels_headers_is_refused(tmp_path, nothing_found_yet):
     torch = fake_torch(tmp_path / "torch", cuda="13.0")
     (torch / "lib" / "libtorch_cuda.so").touch()
-    with pytest.raises(CannotEmulate, match="CUDA wheels are not beside it"):
+    with pytest.raises(CannotEmulate, match="CUDA wheels are not installed next to it"):
         device_libraries(torch)
 
 

@@ -68,7 +68,7 @@ def test_all_that_the_meters_read_is_among_the_columns_that_an_emulated_device_c
     assert {field.name for field in fields(MemoryReading)} == set(MEASURED_MEMORY)
     assert {field.name for kind in (ThroughputReading, PowerReading) for field in fields(kind)} < set(MEASURED_TIME)
     named = {name for name in COLUMNS if name.endswith(("_time_s", "_img_s", "_w", "_mhz", "_j_per_img"))}
-    assert named - set(MEASURED_TIME) == {"host_time_s", "predicted_step_time_s", "predicted_energy_j_per_img"}
+    assert {name for name in named - set(MEASURED_TIME) if not name.startswith("predicted_")} == {"host_time_s"}
 
 
 @pytest.mark.parametrize("name", [*MEASURED_MEMORY, *MEASURED_TIME])
@@ -119,7 +119,7 @@ def test_a_kernel_the_card_does_not_have_is_an_outcome(on_card):
 def test_an_operator_the_emulated_device_has_no_answer_to_is_named(on_card):
     outcome = on_card(on_gpu.operator_without_answer)
     assert outcome["status"] == "unsupported"
-    assert "the emulated device has no answer to cusolver" in outcome["status_detail"]
+    assert "the emulated device has no answer to cusparseSpGEMM" in outcome["status_detail"]
 
 
 @pytest.mark.parametrize(

@@ -207,21 +207,21 @@ def test_kernel_launches_do_not_grow_with_the_batch():
 
 @pytest.fixture
 def without_answer(monkeypatch):
-    monkeypatch.setattr(predictor.emulated, "predict_cell", on_emulated_cell.predict_with_eigenvalues)
+    monkeypatch.setattr(predictor.emulated, "predict_cell", on_emulated_cell.predict_with_sparse_product)
     return replace(SMALL, method="linear")
 
 
 def test_a_cell_with_an_operator_that_has_no_answer_is_traced_and_says_so(without_answer):
     with pytest.warns(
-        UserWarning, match="linear is traced, not emulated: the emulated device has no answer to cusolver"
+        UserWarning, match="linear is traced, not emulated: the emulated device has no answer to cusparseSpGEMM"
     ):
         (prediction,) = predict_all([without_answer], "auto")
     assert prediction.by == "traced" and prediction.kernel_launches is None
-    assert "no answer to cusolver" in prediction.remark
+    assert "no answer to cusparseSpGEMM" in prediction.remark
 
 
 def test_an_operator_that_has_no_answer_is_refused_by_name_where_nothing_may_be_traced(without_answer):
-    with pytest.raises(CannotEmulate, match=r"no answer to cusolver\w+, which linear calls; use --engine traced\.$"):
+    with pytest.raises(CannotEmulate, match=r"no answer to cusparseSpGEMM\w+, which linear calls; use --engine"):
         predict(without_answer, "emulated")
 
 

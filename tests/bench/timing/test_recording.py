@@ -20,7 +20,7 @@ def asked(emulated_pool):
     cells = [CELL, replace(CELL, method="linear"), replace(CELL, precision="bf16", attention="sdpa")]
     card = endless(GPUS["a6000"])
     works = list(emulated_pool.map(work_of, [Job(gpu=card, arguments=(cell,)) for cell in cells]))
-    told = list(emulated_pool.map(emulate_cell, [Job(gpu=card, arguments=(cell, 0)) for cell in cells]))
+    told = list(emulated_pool.map(emulate_cell, [Job(gpu=card, arguments=(cell, card)) for cell in cells]))
     for answer in (*works, *told):
         if isinstance(answer, Exception):
             raise answer
