@@ -186,12 +186,36 @@ class Watch:
         if self.phase == "setup":
             self._phase("forward")
 
-    def step_begins(self, optimizer, _arguments, _options):
-        """Note that an optimizer is about to step: weights, gradients and what is left of older state are in use."""
+    def step_begins(self, optimizer, arguments, options):
+        """Note that an optimizer is about to step: weights, gradients and what is left of older state are in use.
+
+        Return its arguments with a closure, such as Lightning's, that notes when the passes inside it are over.
+        """
         if os.getpid() != self.pid:
-            return
+            return None
         self._note_known(optimizer)
-        self._phase("optimizer", caller(sys._getframe(1)))
+        line = caller(sys._getframe(1))
+        closure = arguments[1] if len(arguments) > 1 else options.get("closure")
+        if not callable(closure):
+            self._phase("optimizer", line)
+            return None
+        if len(arguments) > 1:
+            arguments = (arguments[0], self._passes(closure, optimizer, line), *arguments[2:])
+        else:
+            options = {**options, "closure": self._passes(closure, optimizer, line)}
+        return arguments, options
+
+    def _passes(self, closure, optimizer, line):
+        @functools.wraps(closure)
+        def watched(*arguments, **options):
+            self._phase("forward")
+            try:
+                return closure(*arguments, **options)
+            finally:
+                self._note_known(optimizer)
+                self._phase("optimizer", line)
+
+        return watched
 
     def step_ends(self, optimizer, _arguments, _options):
         """Note that an optimizer has stepped."""

@@ -282,6 +282,32 @@ def one_wide_step():
     optimizer.step()
 
 
+def steps_with_closures(ways):
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(64, 4096), torch.nn.GELU(), torch.nn.Linear(4096, 64)).cuda()
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def passes():
+        optimizer.zero_grad()
+        loss = model(torch.zeros(2**17, 64, device="cuda")).mean()
+        loss.backward()
+        return loss
+
+    for way in ways:
+        optimizer.step(passes) if way == "place" else optimizer.step(closure=passes)
+
+
+def test_passes_inside_an_optimizer_s_step_are_no_part_of_it():
+    """PyTorch's closures, which Lightning trains with."""
+    with emulated("a6000") as gpu:
+        report = gpu.run(steps_with_closures, ["place", "name", "name"]).report
+    assert report.num_steps == 3 and report.peak_place.phase == "backward"
+    assert report.by_kind["activations"] >= 4 * 4096 * 2**17
+    (_, *steps) = [phase for *_, phase in report.phases if phase != "setup"]
+    assert steps.count("optimizer") == steps.count("backward") == 3
+
+
 def waits_for_a_kernel():
     import torch
 
