@@ -7,11 +7,12 @@ from statistics import median
 import pandas as pd
 
 from bench.cards.gpus import endless
-from bench.emulate.pool import EmulatedPool, Job
+from bench.emulate.pool import Job
 from bench.paper.printed import paper_table
 from bench.paper.table2_time import TimedRow, cells_of_table2, predicted_table2
 from bench.predict.emulated import work_of
 from bench.predict.prediction import card_of
+from bench.predict.processes import shared_pool
 from bench.report.table_formats import Column, FormatOption, TableView, number, printing
 from fptplus.output_folder import writable_folder
 
@@ -96,9 +97,8 @@ def hold_table2() -> list[HeldRow]:
         CannotEmulate: if the emulated device does not run here.
     """
     cells = cells_of_table2()
-    with EmulatedPool(prepare="bench.predict.emulated:prepare") as pool:
-        jobs = [Job(gpu=endless(card_of(cell)), arguments=(cell,)) for cell in cells.values()]
-        works = dict(zip(cells, pool.map(work_of, jobs), strict=True))
+    jobs = [Job(gpu=endless(card_of(cell)), arguments=(cell,)) for cell in cells.values()]
+    works = dict(zip(cells, shared_pool().map(work_of, jobs), strict=True))
     for answer in works.values():
         if isinstance(answer, Exception):
             raise answer

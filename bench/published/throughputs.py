@@ -13,7 +13,8 @@ from timm.models import create_model
 from torch import nn
 
 from bench.cards.gpus import GPUS, endless
-from bench.emulate.pool import EmulatedPool, Job
+from bench.emulate.pool import Job
+from bench.predict.processes import shared_pool
 from bench.timing.operations import StepWork
 from bench.timing.recording import record_step, timed
 
@@ -71,12 +72,11 @@ def recorded(rows: list[Throughput]) -> Iterator[StepWork]:
     Raises:
         CannotEmulate: if the emulated device does not run here.
     """
-    with EmulatedPool() as pool:
-        jobs = [Job(gpu=endless(GPUS[row.gpu]), arguments=(row,)) for row in rows]
-        for answer in pool.map(record_row, jobs):
-            if isinstance(answer, Exception):
-                raise answer
-            yield answer
+    jobs = [Job(gpu=endless(GPUS[row.gpu]), arguments=(row,)) for row in rows]
+    for answer in shared_pool().map(record_row, jobs):
+        if isinstance(answer, Exception):
+            raise answer
+        yield answer
 
 
 def record_row(row: Throughput) -> StepWork:

@@ -3,7 +3,7 @@
 from bench.cards.gpus import GPUS
 from bench.cells.step_options import lora_in_words, shared_in_words
 from bench.paper.check import Comparison
-from bench.paper.evidence import PAPER_CARD, Evidence, Number, measured_card, predicted_card, predicted_source
+from bench.paper.evidence import Evidence, measured_card, predicted_card, predicted_source
 from bench.paper.printed import paper_table
 from bench.paper.settings import paper_cell
 from bench.predict.fit_grid import BATCHES, KERNELS, MODELS, RES, GridRow
@@ -14,7 +14,7 @@ from methods import METHODS, find_method
 from .exhibit import sources_in_words
 from .figures import BOTTOM_UP, COLORS
 from .paper_figures import GUIDES, STYLES
-from .paper_tables import average_auc, printed
+from .paper_tables import average_auc, table2_number
 
 _FORMS = {"o": "circle", "s": "square", "^": "up", "v": "down", "D": "diamond", "d": "diamond"}
 _FORMS |= {"P": "plus", "X": "cross", "h": "hexagon", "*": "star"}
@@ -168,15 +168,19 @@ _PARETO = (
 """Axes of the chart: name, title, and whether high is good."""
 
 _PARETO_TABLE2 = {
-    "seconds": ("training time (s)", "train_time_s", "train_time_s", False),
-    "img_s": ("images/s", "throughput_img_s", "throughput_img_s", True),
-    "mean_w": ("average power (W)", "mean_power_w", "avg_power_w", False),
+    "seconds": ("training time (s)", "train_time_s", False),
+    "img_s": ("images/s", "throughput_img_s", True),
+    "mean_w": ("average power (W)", "mean_power_w", False),
 }
-"""Further axes, from Table II: title, column of ours and of print, and whether high is good."""
+"""Further axes, from Table II: title, column of ours, and whether high is good."""
 
 
 def _pareto(evidence: Evidence) -> dict:
-    times = {name: _of_table2(evidence, *columns) for name, (_, *columns, _) in _PARETO_TABLE2.items()}
+    table2 = {row["method"]: row for row in paper_table(2).to_dict("records")}
+    times = {
+        name: {method: table2_number(evidence, table2[method], column) for method in METHODS}
+        for name, (_, column, _) in _PARETO_TABLE2.items()
+    }
     rows = []
     for row in paper_table(1).query("weights == 'supervised'").to_dict("records"):
         method, record = row["method"], evidence.record(paper_cell(row["method"]))
@@ -191,19 +195,10 @@ def _pareto(evidence: Evidence) -> dict:
             }
         )
     columns = [{"name": name, "title": title, "high_is_good": high} for name, title, high in _PARETO]
-    for name, (title, _, _, high) in _PARETO_TABLE2.items():
+    for name, (title, _, high) in _PARETO_TABLE2.items():
         sources = sources_in_words(times[name].values())
         columns.append({"name": name, "title": f"{title}, {sources}", "high_is_good": high})
     return {"columns": columns, "rows": rows}
-
-
-def _of_table2(evidence: Evidence, ours: str, in_print: str) -> dict[str, Number]:
-    """Return a column of Table II by method: ours, or as printed if there is none of ours."""
-    rows = paper_table(2).set_index("method")
-    return {
-        method: evidence.table2(method, ours) or printed(float(rows.loc[method, in_print]), 2, PAPER_CARD)
-        for method in METHODS
-    }
 
 
 def _check(comparisons: list[Comparison]) -> dict:
