@@ -14,6 +14,7 @@ from bench.units import parse_bytes
 from fptplus import InvalidInput
 from fptplus.seed import check_seed
 from fptplus.training.step import OptimizerName, ZeroGrad
+from fptplus.training.training_config import check_count
 from methods import METHODS, PASSES, find_method
 from methods.backbone import AttentionMode, Checkpointing
 
@@ -132,9 +133,7 @@ class CellConfig:
     def __post_init__(self) -> None:
         find_method(self.method)
         for name, most in _LARGEST.items():
-            if not 1 <= (value := getattr(self, name)) <= most:
-                bound = "at least 1" if value < 1 else f"at most {most}"
-                raise InvalidInput(f"{name.replace('_', '-')} must be {bound}, got {value}.")
+            check_count(name.replace("_", "-"), getattr(self, name), most)
         check_seed(self.seed)
         for name, known in _CHOICES.items():
             if (value := getattr(self, name)) not in known:

@@ -93,8 +93,7 @@ def emulate_cell(cell: CellConfig, gpu: Gpu) -> tuple[Prediction, Anatomy]:
     """
     tuning, _ = build_on("meta", cell)
     with _prepared(cell):
-        work = _work(cell, tuning)
-        host_time_s = [timed(work) for _ in range(WARMUP_STEPS)][-1]
+        work, host_time_s = _warmed_up(cell, tuning)
         launched = kernel_launches()
         with StepWatch(work) as watch, profiled(work.step.model) as read:
             work(watch.enter)
@@ -124,8 +123,7 @@ def work_of(cell: CellConfig, tuning: FineTuning | None = None) -> StepWork:
     """
     tuning = tuning or build_on("meta", cell)[0]
     with _prepared(cell):
-        work = _work(cell, tuning)
-        host_time_s = [timed(work) for _ in range(WARMUP_STEPS)][-1]
+        work, host_time_s = _warmed_up(cell, tuning)
         return record_step(work.step.model, work, tensors_of(work.inputs), host_time_s=host_time_s)
 
 
@@ -208,6 +206,12 @@ def read_peak() -> Peak:
         reserved_bytes=counters["reserved_bytes.all.peak"],
         by_kind={},
     )
+
+
+def _warmed_up(cell: CellConfig, tuning: FineTuning) -> tuple[Work, float]:
+    """Return a cell's work after its warm-up, and the processor time of the last step in seconds."""
+    work = _work(cell, tuning)
+    return work, [timed(work) for _ in range(WARMUP_STEPS)][-1]
 
 
 def _work(cell: CellConfig, tuning: FineTuning) -> Work:

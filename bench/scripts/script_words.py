@@ -16,7 +16,7 @@ BANNER = "emulated: no kernel runs here, so losses, metrics and times mean nothi
 
 def banner(run_title: str) -> str:
     """Return the lines printed before the script runs."""
-    return "\n".join(_folded(f"{BANNER} ({run_title})"))
+    return "\n".join(folded(f"{BANNER} ({run_title})"))
 
 
 def summary(run: ScriptRun) -> str:
@@ -27,9 +27,9 @@ def summary(run: ScriptRun) -> str:
 def _summary(run: ScriptRun) -> Iterator[str]:
     yield f"{run.gpu.title}, {in_words(run.gpu.memory_bytes)}; PyTorch {run.torch.version}"
     if run.signal:
-        yield from _folded(f"the command was ended by {run.signal}; what follows is known up to then")
+        yield from folded(f"the command was ended by {run.signal}; what follows is known up to then")
     if run.largest is None:
-        yield from _folded("no process of the command has used the card, or it was killed before its first step")
+        yield from folded("no process of the command has used the card, or it was killed before its first step")
         return
     if len(run.reports) > 1:
         yield from _ranks(run)
@@ -53,21 +53,21 @@ def _process(report: ProcessReport, run: ScriptRun) -> Iterator[str]:
     yield _row("reserved", report.peak_reserved_bytes, f"{100 * report.fragmentation:.0f} % of it cached or fragmented")
     size = f"with a CUDA context of {context.typical_bytes / MIB:,.0f} MiB"
     yield _row("process", report.process_bytes(context), size)
-    yield from _folded(_conclusion(report, run), indent="  ")
+    yield from folded(_conclusion(report, run), indent="  ")
     steps = "1 optimizer step" if report.num_steps == 1 else f"{report.num_steps:,} optimizer steps"
     yield f"  {steps}, {report.kernel_launches:,} kernels launched"
     if report.retries:
         yield f"  times that the allocator emptied its cache to find room: {report.retries}"
     if report.peak_place is not None:
-        yield from _folded(f"{_of_recorded(report)} {report.peak_place}", indent="  ")
+        yield from folded(f"{_of_recorded(report)} {report.peak_place}", indent="  ")
         yield from _parts(report)
     if report.waits_at:
         sentence = "for a while no kernel was launched; what it may have waited for is at"
-        yield from _folded(f"{sentence} {report.waits_at}", indent="  ")
+        yield from folded(f"{sentence} {report.waits_at}", indent="  ")
     if report.unknown_scratch:
-        yield from _folded(f"not included: scratch memory of {report.unknown_scratch}", indent="  ")
+        yield from folded(f"not included: scratch memory of {report.unknown_scratch}", indent="  ")
     if report.unanswered:
-        yield from _folded(f"the emulated device had no answer to {report.unanswered}", indent="  ")
+        yield from folded(f"the emulated device had no answer to {report.unanswered}", indent="  ")
 
 
 def _conclusion(report: ProcessReport, run: ScriptRun) -> str:
@@ -88,7 +88,7 @@ def _of_recorded(report: ProcessReport) -> str:
 
 def _parts(report: ProcessReport) -> Iterator[str]:
     kinds = sorted(((size, kind) for kind, size in report.by_kind.items() if size), reverse=True)
-    yield from _folded(", ".join(f"{kind} {size / MIB:,.0f} MiB" for size, kind in kinds), indent="  in use there: ")
+    yield from folded(", ".join(f"{kind} {size / MIB:,.0f} MiB" for size, kind in kinds), indent="  in use there: ")
     yield "  largest tensors there"
     places = [(tensor.num_bytes, tensor.kind, tensor.name or tensor.inner or tensor.line) for tensor in report.largest]
     for (num_bytes, kind, place), count in Counter(places).items():
@@ -100,5 +100,6 @@ def _row(name: str, num_bytes: int, remark: str) -> str:
     return f"  {name:10}{num_bytes / MIB:>10,.0f} MiB  {remark}"
 
 
-def _folded(text: str, indent: str = "") -> list[str]:
+def folded(text: str, indent: str = "") -> list[str]:
+    """Return the lines of a text, the first with an indent, the others indented further."""
     return wrap(text, WIDTH, initial_indent=indent, subsequent_indent=" " * (len(indent) + 2), drop_whitespace=True)

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from textwrap import wrap
 
 from bench.cards.gpus import Gpu
 from bench.cells.alloc_conf import OLDER_VARIABLE, VARIABLE, in_force
@@ -17,6 +16,7 @@ from bench.units import MIB
 
 from .batch_size import find_batch_size, with_option
 from .script_run import ScriptOptions, ScriptRun, run_script
+from .script_words import folded
 
 TRIAL_STEPS = 3
 """Number of optimizer steps in a trial unless asked otherwise: the first creates the optimizer's state."""
@@ -229,14 +229,7 @@ def table(rows: list[dict], steps: int) -> Iterator[str]:
         yield f"  {row['change']:24}{first:>10}{saved:>9}{second:>10}{saved_too:>9}  {row['fits']}"
     for row in rows:
         if row["how"]:
-            yield from _folded(f"{row['change']}: {row['how']}")
+            yield from folded(f"{row['change']}: {row['how']}", indent="  ")
     for row in rows:
         if row["reason"]:
-            yield from _folded(f"{row['change']} cannot be tried: {row['reason']}")
-
-
-def _folded(text: str) -> list[str]:
-    return wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
-
-
-WIDTH = 80
+            yield from folded(f"{row['change']} cannot be tried: {row['reason']}", indent="  ")

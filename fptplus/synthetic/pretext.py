@@ -25,7 +25,7 @@ from torchmetrics.functional.classification import binary_auroc
 from fptplus.errors import InvalidInput
 from fptplus.seed import check_seed
 from fptplus.training.step import MAX_GRAD_NORM
-from fptplus.training.training_config import LARGEST_RATE, MOST_COUNTED
+from fptplus.training.training_config import check_count, check_lr
 
 from .fundus import REFERENCE_RES, STRUCTURES, draw_fundus
 
@@ -74,13 +74,9 @@ class PretextConfig:
 
     def __post_init__(self) -> None:
         for name in ("images", "steps", "batch_size"):
-            if not 1 <= (value := getattr(self, name)) <= MOST_COUNTED:
-                bound = "at least 1" if value < 1 else f"at most {MOST_COUNTED}"
-                raise InvalidInput(f"{name} must be {bound}, got {value}.")
+            check_count(name, getattr(self, name))
         check_seed(self.seed)
-        if not 0 < self.lr <= LARGEST_RATE:
-            bound = f"at most {LARGEST_RATE:g}" if self.lr > 0 else "above 0"
-            raise InvalidInput(f"lr must be {bound}, got {self.lr:g}.")
+        check_lr(self.lr)
         if self.crop_res > REFERENCE_RES:
             raise InvalidInput(
                 f"crop_res must be at most {REFERENCE_RES}, the size of the images, got {self.crop_res}."

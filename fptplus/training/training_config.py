@@ -16,6 +16,28 @@ LARGEST_RATE = 1e37
 """The optimizer's numbers in single precision end at 3.4e38; a step of AdamW begins with ten times the rate."""
 
 
+def check_count(name: str, value: int, most: int = MOST_COUNTED) -> None:
+    """Refuse a number of things that is below 1 or too large.
+
+    Raises:
+        InvalidInput: naming it.
+    """
+    if not 1 <= value <= most:
+        bound = "at least 1" if value < 1 else f"at most {most}"
+        raise InvalidInput(f"{name} must be {bound}, got {value}.")
+
+
+def check_lr(lr: float) -> None:
+    """Refuse a learning rate that no optimizer can step with.
+
+    Raises:
+        InvalidInput: if it is not above 0, too large, or NaN.
+    """
+    if not 0 < lr <= LARGEST_RATE:  # false for NaN
+        bound = f"at most {LARGEST_RATE:g}" if lr > 0 else "above 0"
+        raise InvalidInput(f"lr must be {bound}, got {lr:g}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How to train; the defaults are the paper's and the official code's (Sec. IV-B1)."""
@@ -42,14 +64,10 @@ class TrainingConfig:
     """Random seed for initial weights, order, augmentation and dropout."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if not 1 <= (value := getattr(self, name)) <= MOST_COUNTED:
-                bound = "at least 1" if value < 1 else f"at most {MOST_COUNTED}"
-                raise InvalidInput(f"{name.replace('_', '-')} must be {bound}, got {value}.")
+        check_count("epochs", self.epochs)
+        check_count("batch-size", self.batch_size)
         check_seed(self.seed)
-        if not 0 < self.lr <= LARGEST_RATE:  # false for NaN
-            bound = f"at most {LARGEST_RATE:g}" if self.lr > 0 else "above 0"
-            raise InvalidInput(f"lr must be {bound}, got {self.lr:g}.")
+        check_lr(self.lr)
         if not 0 <= self.weight_decay <= LARGEST_RATE:
             bound = f"at most {LARGEST_RATE:g}" if self.weight_decay > 0 else "at least 0"
             raise InvalidInput(f"weight-decay must be {bound}, got {self.weight_decay:g}.")
