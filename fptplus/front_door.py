@@ -5,6 +5,7 @@ imported only when it is called, so that the list of commands appears at once.
 """
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -31,6 +32,17 @@ BROKEN_PIPE = 141
 
 TERMINATED = 143
 """Exit status of a program that SIGTERM has ended, as shells report it."""
+
+
+@contextmanager
+def _imports_uncollected() -> Iterator[None]:
+    """Keep the garbage collector away from what is imported inside: it would search it all, again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class _Terminated(KeyboardInterrupt):
@@ -101,7 +113,8 @@ class FrontDoor:
             print(self.usage())
             return 0
         self.check_packages()
-        main, config = self.read(arguments)
+        with _imports_uncollected():
+            main, config = self.read(arguments)
         return main(config)
 
     def check_packages(self) -> None:

@@ -1,12 +1,13 @@
 """Build a cell's model, batch and training step on any device, for measurement, emulation and tracing alike."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from unittest import mock
 
 import torch
 from timm.layers import DropPath
-from torch import Tensor
+from torch import Tensor, nn
 
 from fptplus import InvalidInput
 from fptplus.training.step import MAX_GRAD_NORM, TrainingStep, make_optimizer, moving_average
@@ -25,7 +26,7 @@ def build_on(device: torch.device | str, cell: CellConfig) -> tuple[FineTuning, 
         InvalidInput: if the model is not known, the method cannot drive it at this resolution, or nothing in the model
             would be skipped by drop path.
     """
-    with torch.device(device):
+    with torch.device(device), _nothing_drawn() if torch.device(device).type == "meta" else nullcontext():
         vit = create_backbone(
             cell.model,
             cell.res,
@@ -44,6 +45,16 @@ def build_on(device: torch.device | str, cell: CellConfig) -> tuple[FineTuning, 
         if cell.precision == "bf16_weights":
             tuning = tuning.with_bf16_weights()
         return tuning, torch.randint(cell.num_classes, (cell.batch_size,))
+
+
+@contextmanager
+def _nothing_drawn() -> Iterator[None]:
+    """Make modules without drawing their first values, which a third of the time goes to even where none are kept."""
+    initialisers = [name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_")]
+    with ExitStack() as stack:
+        for name in initialisers:
+            stack.enter_context(mock.patch.object(nn.init, name, lambda tensor, *args, **kwargs: tensor))
+        yield
 
 
 def _method(cell: CellConfig) -> Method:

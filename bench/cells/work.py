@@ -81,10 +81,15 @@ def work_without_values(cell: CellConfig, tuning: FineTuning) -> Work:
     """
     is_built = not next(tuning.model.parameters()).is_meta
     model = tuning.model if is_built else tuning.model.to_empty(device=cell.device)
+    return make_work(cell, tuning, model, *batch_without_values(cell, tuning))
+
+
+def batch_without_values(cell: CellConfig, tuning: FineTuning) -> tuple[Inputs, Tensor]:
+    """Return a batch's inputs and targets on the cell's device, without drawing or moving any values."""
     with torch.device("meta"):
         example = tuning.example_inputs(cell.batch_size)
     inputs = map_tensors(partial(torch.empty_like, device=cell.device), example)
-    return make_work(cell, tuning, model, inputs, torch.empty(cell.batch_size, dtype=torch.long, device=cell.device))
+    return inputs, torch.empty(cell.batch_size, dtype=torch.long, device=cell.device)
 
 
 def make_work(cell: CellConfig, tuning: FineTuning, model: nn.Module, inputs: Inputs, targets: Tensor) -> Work:

@@ -28,6 +28,8 @@ APART = {"libcuda.so.1": "driver.cpp", "libnvidia-ml.so.1": "nvml.cpp"}
 
 PRELOADED = "libemulated.so"
 
+_REQUESTS = "librequests.so"
+
 FLAGS = ("-O1", "-std=c++17", "-fPIC", "-w")
 TORCH_LIBRARIES = ("libtorch_cuda.so", "libtorch_cuda_linalg.so", "libc10_cuda.so", "libtorch_python.so")
 ANSWERED = ("cublas", "cudnn", "cusparse", "cusolver", "cufft", "curand", "nccl", "cupti", "cuFile", "cuda", "__cuda")
@@ -104,6 +106,30 @@ def _device_libraries(torch: TorchInstall) -> Path:
         return built(f"emulated-{torch.version}", made_from, lambda folder: _compile(compiler, torch, folder))
     except BuildFailed as error:
         raise CannotEmulate(f"the emulated device cannot be compiled: {error}.") from error
+
+
+@cache
+def requests_library() -> Path:
+    """Return the library that listens to the allocator of this Python's PyTorch; compile it if that was not done yet.
+
+    Raises:
+        CannotEmulate: if it cannot be compiled here.
+    """
+    torch, source = find_torch(), HERE / "requests.cpp"
+    include = [f"-I{path}" for path in (DEVICE / "shim", torch.folder / "include", *torch.include_folders)]
+    link = [f"-L{torch.folder / 'lib'}", "-lc10", "-lc10_cuda"]
+
+    def compile_it(folder: Path) -> None:
+        flags = (*FLAGS, "-std=c++20")  # the last standard wins: PyTorch's headers need it
+        run_tool(compiler, *flags, *include, "-shared", source, "-o", folder / _REQUESTS, *link)
+
+    try:
+        compiler = find_compiler()
+        made_from = [Path(__file__).read_bytes(), source.read_bytes(), torch.version, torch.cuda, str(torch.folder)]
+        made_from += [platform.machine(), compiler, run_tool(compiler, "--version")]
+        return built(f"requests-{torch.version}", made_from, compile_it) / _REQUESTS
+    except BuildFailed as error:
+        raise CannotEmulate(f"the listener of PyTorch's allocator cannot be compiled: {error}.") from error
 
 
 def why_not() -> str | None:

@@ -10,17 +10,18 @@ step and the device, so the step takes the same memory as without a profile.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch._C._profiler import _EventType
 from torch.autograd.profiler import profile, record_function
 
-from bench.cells.macs import convolution_backward_macs, convolution_macs, macs_of
+from bench.cells.macs import OPERATORS_WITH_MACS, convolution_backward_macs, convolution_macs, macs_of
 from bench.cells.module_calls import following_modules
 
 _PHASE, _MODULE = "phase: ", "module: "
-_NODE = "autograd::engine::evaluate_function: "
+_NODE, _OPERATOR = "autograd::engine::evaluate_function: ", "aten::"
 _MOST_ENTRIES = 10_000_000
 """Largest number of entries in the allocator's history; a step has some thousand."""
 
@@ -98,8 +99,7 @@ def _modules_marked(model: nn.Module) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """Place of an event in the tree."""
 
     module: str = ""
@@ -129,7 +129,6 @@ class _Reader:
         self.given: list[Change] = []
         self.marks: list[Mark] = []
         self.macs = 0
-        self._modules_by_sequence: dict[int, str] = {}
 
     def walk(self, events: list, place: _Place) -> None:
         """Read events and everything below them."""
@@ -163,26 +162,24 @@ class _Reader:
 
     def _operator(self, event, place: _Place) -> _Place:
         """Return the place below an operator or a mark."""
-        name, sequence = event.name, event.extra_fields.sequence_number
-        if name.startswith(_PHASE):
-            self.marks.append(Mark(event.start_time_ns, name.removeprefix(_PHASE)))
-            return place
+        name = event.name
+        if name.startswith(_OPERATOR):
+            return self._below(event, name.removeprefix(_OPERATOR), place)
         if name.startswith(_MODULE):
             return _Place(module=name.removeprefix(_MODULE), in_node=place.in_node)
         if name.startswith(_NODE):
             return _Place(in_node=True)
-        if not name.startswith("aten::"):
-            return place
-        if sequence >= 0 and place.module:
-            self._modules_by_sequence.setdefault(sequence, place.module)
-        return self._below(event, name.removeprefix("aten::"), place)
+        if name.startswith(_PHASE):
+            self.marks.append(Mark(event.start_time_ns, name.removeprefix(_PHASE)))
+        return place
 
     def _below(self, event, name: str, place: _Place) -> _Place:
         """Return the place below an aten operator."""
         is_counted = place.is_counted
-        if not is_counted and (macs := macs_of(name, [getattr(i, "sizes", i) for i in event.extra_fields.inputs])):
+        if not is_counted and name in OPERATORS_WITH_MACS:
             is_left_out = place.is_recomputed and not _takes_memory(event)
-            self.macs += 0 if is_left_out else macs
+            arguments = [getattr(one, "sizes", one) for one in event.extra_fields.inputs]
+            self.macs += 0 if is_left_out else macs_of(name, arguments)
             is_counted = True
         outer, ends_ns = (place.outer, place.ends_ns) if place.outer else (name, event.end_time_ns)
         inner = place.inner if name.startswith(_MAKES_MEMORY) else name

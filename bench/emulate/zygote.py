@@ -22,7 +22,10 @@ _LENGTH_BYTES = 8
 
 def main(folder: Path, function: str = "") -> None:
     """Serve requests until the input closes."""
+    gc.disable()  # it would search all that is imported, again and again
     _prepare(function)
+    gc.freeze()
+    gc.enable()
     requests, answers = os.dup(sys.stdin.fileno()), os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that nothing a job prints is taken for an answer
     running: dict[int, tuple[int, int]] = {}  # process and job, by process file descriptor
@@ -54,8 +57,6 @@ def _prepare(function: str) -> None:
     if function:
         module, _, name = function.partition(":")
         getattr(import_module(module), name)()
-    gc.collect()
-    gc.freeze()
 
 
 def _read(requests: int) -> bytes | None:

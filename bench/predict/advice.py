@@ -18,7 +18,7 @@ from bench.trace.replay import fits, replay
 from fptplus import InvalidInput
 from methods import FineTuning
 
-from .emulated import estimate_of, how_it_fits, peaks_of, run_out
+from .emulated import estimate_of, how_it_fits, peak_of, run_out
 from .prediction import card_of
 from .predictor import Engine, falls_back, on_emulated_cards, on_processors, why_traced
 from .traced import fits_within_contexts, trace_cell
@@ -100,7 +100,7 @@ class EmulatedProber:
         return on_card(endless(self._gpu), estimate_of, cell, self._gpu, self._tuning(cell))
 
     def _peak(self, cell: CellConfig) -> Peak:
-        return on_card(endless(self._gpu), peaks_of, cell, [cell.batch_size], self._tuning(cell))[0]
+        return on_card(endless(self._gpu), peak_of, cell, self._tuning(cell))
 
 
 class TracedProber:

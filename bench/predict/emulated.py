@@ -4,9 +4,8 @@ predict_cell() and everything else that forks runs in the processes of an Emulat
 started CUDA. The other functions run in the processes forked there, each on a card.
 """
 
-import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -30,7 +29,7 @@ from fptplus import InvalidInput
 from fptplus.network.features import tensors_of
 from methods import FineTuning
 
-from .counts import count, count_anew
+from .counts import count
 from .prediction import Prediction
 
 
@@ -42,13 +41,11 @@ WARMUP_STEPS = 2
 """Steps before memory is read: optimizer state appears in the first step, and blocks find their places in the
 second."""
 
-_SMALL_MODEL, _SMALL_RES = "vit_s", 64
-
 
 def prepare() -> None:
-    """Import what libraries load at first use, so that no process forked from this one has to."""
-    for method in ("adalora", "fptplus"):
-        count_anew(CellConfig(method=method, model=_SMALL_MODEL, res=_SMALL_RES))
+    """Import what counting imports at its first use, so that no process forked from this one has to."""
+    with suppress(ImportError):  # without fvcore nothing is counted by it
+        import fvcore.nn  # noqa: F401
 
 
 def predict_cell(cell: CellConfig, gpu: Gpu) -> tuple[Prediction, Anatomy]:
@@ -92,7 +89,7 @@ def emulate_cell(cell: CellConfig, gpu: Gpu) -> tuple[Prediction, Anatomy]:
         gpu: the card whose time is predicted and whose context is counted; memory is this process's card's.
     """
     tuning, _ = build_on("meta", cell)
-    with _prepared(cell):
+    with prepared(cell):
         work, host_time_s = _warmed_up(cell, tuning)
         launched = kernel_launches()
         with StepWatch(work) as watch, profiled(work.step.model) as read:
@@ -122,7 +119,7 @@ def work_of(cell: CellConfig, tuning: FineTuning | None = None) -> StepWork:
         tuning: the cell's model on the meta device, if it has been built.
     """
     tuning = tuning or build_on("meta", cell)[0]
-    with _prepared(cell):
+    with prepared(cell):
         work, host_time_s = _warmed_up(cell, tuning)
         return record_step(work.step.model, work, tensors_of(work.inputs), host_time_s=host_time_s)
 
@@ -138,29 +135,19 @@ def estimate_of(cell: CellConfig, gpu: Gpu, tuning: FineTuning | None = None) ->
     return estimate_step(work_of(cell, tuning), gpu, cell.batch_size)
 
 
-def peaks_of(cell: CellConfig, batch_sizes: list[int], tuning: FineTuning | None = None) -> list[Peak]:
-    """Return the counters of a cell at several batch sizes on this process's card; its model is built once.
-
-    Each batch begins with an empty cache and without the optimizer's and the method's state.
+def peak_of(cell: CellConfig, tuning: FineTuning | None = None) -> Peak:
+    """Return the counters of a cell on this process's card.
 
     Args:
-        cell: a cell of any batch size.
-        batch_sizes: batch sizes to run.
+        cell: the step's cell.
         tuning: the cell's model on the meta device, if it has been built.
     """
     tuning = tuning or build_on("meta", cell)[0]
-    peaks, fresh = [], tuning.method_state() if tuning.method_state else None
-    with _prepared(cell):
-        for batch_size in batch_sizes:
-            work = _work(replace(cell, batch_size=batch_size), tuning)
-            for _ in range(WARMUP_STEPS + 1):
-                work()
-            peaks.append(read_peak())
-            del work
-            if fresh is not None:
-                tuning.load_method_state(fresh)
-            _clean(tuning)
-    return peaks
+    with prepared(cell):
+        work = _work(cell, tuning)
+        for _ in range(WARMUP_STEPS + 1):
+            work()
+        return read_peak()
 
 
 def run_out(cell: CellConfig, tuning: FineTuning | None = None) -> str | None:
@@ -177,7 +164,7 @@ def run_out(cell: CellConfig, tuning: FineTuning | None = None) -> str | None:
         nonlocal place
         place = f"step {step}, {phase}"
 
-    with _prepared(cell):
+    with prepared(cell):
         try:
             work = _work(cell, tuning)
             for step in range(1, WARMUP_STEPS + 2):
@@ -185,16 +172,6 @@ def run_out(cell: CellConfig, tuning: FineTuning | None = None) -> str | None:
         except torch.OutOfMemoryError as error:
             return f"{place}: {str(error).partition(' Including non-PyTorch memory')[0]}"
     return None
-
-
-def _clean(tuning: FineTuning) -> None:
-    """Leave nothing on the device but the model."""
-    for parameter in tuning.model.parameters():
-        parameter.grad = None
-    gc.collect()
-    torch._C._cuda_clearCublasWorkspaces()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
 
 
 def read_peak() -> Peak:
@@ -219,7 +196,7 @@ def _work(cell: CellConfig, tuning: FineTuning) -> Work:
 
 
 @contextmanager
-def _prepared(cell: CellConfig) -> Iterator[None]:
+def prepared(cell: CellConfig) -> Iterator[None]:
     """Apply the allocator's settings and the attention kernel of a cell; put errors of the device into words."""
     if torch._C._cuda_isInBadFork():
         raise JobFailed("a process on an emulated card must be forked from one that has not started CUDA.")

@@ -12,13 +12,16 @@ from pathlib import Path
 from bench.cards.gpus import Gpu, endless
 from bench.cells.anatomy import Peak
 from bench.cells.config import CellConfig
+from bench.emulate.build import CannotEmulate
 from bench.emulate.fork import on_card
+from bench.emulate.requests import UnlikeSteps
 from bench.trace.replay import replay
 from bench.units import MIB
 from fptplus import InvalidInput
 from methods import METHODS
 
-from .emulated import StepFails, peaks_of
+from .batch_sizes import peaks_of
+from .emulated import StepFails, peak_of
 from .prediction import PredictedBy
 from .traced import trace_cell
 
@@ -72,31 +75,39 @@ def grid_rows(family: CellConfig, gpu: Gpu) -> list[GridRow]:
 
     It is traced, and marked so, where PyTorch fails in the step.
     """
-    rows = [_row(replace(family, res=res), gpu) for res in RES]
-    return [completed(row) for row in rows]  # last: after a trace, no process forked from here could start CUDA
-
-
-def _row(cell: CellConfig, gpu: Gpu) -> GridRow:
+    cells = [replace(family, res=res) for res in RES]
     try:
-        peaks = on_card(endless(gpu), peaks_of, cell, list(BATCHES))
-    except StepFails:
-        peaks = [_peak(replace(cell, batch_size=size), gpu) for size in BATCHES]
-    axes = {name: getattr(cell, name) for name in ("method", "model", "res", "precision", "attention", "checkpointing")}
-    return GridRow(**axes, reserved_mib=tuple(peak and round(peak.reserved_bytes / MIB) for peak in peaks))
+        peaks = on_card(endless(gpu), _peaks, cells)
+    except (UnlikeSteps, StepFails, CannotEmulate):  # with all their steps, which takes longer
+        peaks = [[_peak(replace(cell, batch_size=size), gpu) for size in BATCHES] for cell in cells]
+    rows = [_row(cell, of_cell) for cell, of_cell in zip(cells, peaks, strict=True)]
+    return [completed(row, gpu) for row in rows]  # last: after a trace, no process forked from here could start CUDA
+
+
+def _peaks(cells: list[CellConfig]) -> list[list[Peak | None]]:
+    """Return the peaks of each cell by batch size; they are checked at the first, since the others take like steps."""
+    return [peaks_of(cell, BATCHES, is_checked=cell is cells[0]) for cell in cells]
 
 
 def _peak(cell: CellConfig, gpu: Gpu) -> Peak | None:
     try:
-        return on_card(endless(gpu), peaks_of, cell, [cell.batch_size])[0]
+        return on_card(endless(gpu), peak_of, cell)
     except StepFails:
         return None
 
 
-def completed(row: GridRow) -> GridRow:
-    """Return a row with traced memory where PyTorch fails in the step, and marked so."""
+def _row(cell: CellConfig, peaks: list[Peak | None]) -> GridRow:
+    axes = {name: getattr(cell, name) for name in _LABELS}
+    return GridRow(**axes, reserved_mib=tuple(peak and round(peak.reserved_bytes / MIB) for peak in peaks))
+
+
+def completed(row: GridRow, gpu: Gpu) -> GridRow:
+    """Return a row with traced memory on a card where PyTorch fails in the step, and marked so."""
     axes = {name: getattr(row, name) for name in _LABELS}
     reserved = (
-        round(replay(trace_cell(CellConfig(**axes, batch_size=batch))).reserved_bytes / MIB) if known is None else known
+        round(replay(trace_cell(CellConfig(**axes, batch_size=batch), gpu=gpu)).reserved_bytes / MIB)
+        if known is None
+        else known
         for batch, known in zip(BATCHES, row.reserved_mib, strict=True)
     )
     engines: list[PredictedBy] = ["traced" if known is None else "emulated" for known in row.reserved_mib]

@@ -36,6 +36,7 @@ HELD_TO_TORCH = (2, 14)
 def trace_cell(
     cell: CellConfig,
     *,
+    gpu: Gpu | None = None,
     rules: Iterable[Rule] = tuple(RULES.values()),
     torch_version: tuple[int, int] = INSTALLED_TORCH,
 ) -> Trace:
@@ -43,6 +44,7 @@ def trace_cell(
 
     Args:
         cell: the cell to trace.
+        gpu: its card, if it has been looked up; asking whether this machine has one takes a second.
         rules: rules for the memory that operators take besides their results; omit some to see what they contribute.
         torch_version: PyTorch version whose rules to apply; by default the installed one.
 
@@ -51,13 +53,14 @@ def trace_cell(
             GPU, or the cell has allocator settings.
     """
     tuning, targets = build_on("meta", cell)
-    return _trace(cell, tuning, targets, rules, torch_version)
+    return _trace(cell, tuning, targets, gpu or find_gpu(cell.gpu), rules, torch_version)
 
 
 def _trace(
     cell: CellConfig,
     tuning: FineTuning,
     targets: Tensor,
+    gpu: Gpu,
     rules: Iterable[Rule] = tuple(RULES.values()),
     torch_version: tuple[int, int] = INSTALLED_TORCH,
 ) -> Trace:
@@ -69,9 +72,8 @@ def _trace(
 
     with torch.device("meta"):
         inputs = map_tensors(torch.empty_like, tuning.example_inputs(cell.batch_size))  # each with its own memory
-    gpu = find_gpu(cell.gpu)
     if tuning.is_frozen:
-        return _trace_pass(cell, tuning.model, inputs)
+        return _trace_pass(cell, tuning.model, inputs, gpu)
     try:
         with CudaKernels(cell.attention, gpu.compute_capability, dtype), cuda_optimizers_on_meta():
             step = make_step(cell, tuning, autocast=autocast)
@@ -101,12 +103,12 @@ def trace_preloading(cell: CellConfig) -> Trace | None:
     tuning, _ = build_on("meta", cell)
     if tuning.preloader is None:
         return None
-    return _trace_pass(cell, tuning.preloader, (_one_image(cell),))
+    return _trace_pass(cell, tuning.preloader, (_one_image(cell),), find_gpu(cell.gpu))
 
 
-def _trace_pass(cell: CellConfig, model: nn.Module, inputs: Inputs) -> Trace:
-    """Trace every allocation of a frozen pass, its attention fused, as the cell's GPU would make them."""
-    gpu, dtype = find_gpu(cell.gpu), AUTOCAST_DTYPE.get(cell.precision)
+def _trace_pass(cell: CellConfig, model: nn.Module, inputs: Inputs, gpu: Gpu) -> Trace:
+    """Trace every allocation of a frozen pass, its attention fused, as a GPU would make them."""
+    dtype = AUTOCAST_DTYPE.get(cell.precision)
     with CudaKernels("sdpa", gpu.compute_capability), MetaAutocast(dtype) if dtype else nullcontext():
         return trace_inference(model, inputs, Target(gpu, INSTALLED_TORCH), RULES.values())
 
@@ -125,7 +127,7 @@ def predict_traced(cell: CellConfig) -> tuple[Prediction, Anatomy]:
     """
     tuning, targets = build_on("meta", cell)
     counts = count(cell)
-    trace = _trace(cell, tuning, targets)
+    trace = _trace(cell, tuning, targets, find_gpu(cell.gpu))
     anatomy = replay_anatomy(trace)
     prediction = Prediction(
         by="traced",

@@ -62,7 +62,11 @@ class StorageTracer(TorchDispatchMode):
         super().__init__()
         self.trace = Trace()
         self.step, self.phase = -1, "before"
-        self.target, self.rules = target, tuple(rules)
+        self.target = target
+        self._rules: dict[object, list[Rule]] = {}
+        for rule in rules:
+            for op in rule.ops:
+                self._rules.setdefault(op, []).append(rule)
         self._kept_scratch: set[tuple[str, bool]] = set()
         self._modules: list[str] = []
         self._sole_holders = holders_of_a_sole_gradient()
@@ -80,14 +84,16 @@ class StorageTracer(TorchDispatchMode):
         if (count := flop_registry.get(func._overloadpacket)) is not None:
             counted = (argument for argument in args if not isinstance(argument, torch.dtype))  # the products' operands
             self.trace.train_step_macs += count(*counted, **kwargs, out_val=out) // 2
-        scratch = [(rule.__name__, one) for rule in self.rules for one in rule(func, args, out, self.target)]
-        first = self._take(scratch, stage=0)
+        rules = self._rules.get(func, ())
+        scratch = [(rule.name, one) for rule in rules for one in rule(func, args, out, self.target)]
+        first = self._take(scratch, stage=0) if scratch else ()
         for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(leaf, Tensor) and leaf.is_meta:
                 self.note(leaf, op=func._overloadpacket.__name__)
-        self._give_back(first)
-        for stage in (1, 2):
-            self._give_back(self._take(scratch, stage=stage))
+        if scratch:
+            self._give_back(first)
+            for stage in (1, 2):
+                self._give_back(self._take(scratch, stage=stage))
         return out
 
     def _take(self, scratch: list[tuple[str, Scratch]], *, stage: int) -> list[Allocation]:

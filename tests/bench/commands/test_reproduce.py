@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.cards.gpus import GPUS
 from bench.commands.reproduce import figures_of, predict_missing, trained_figures, write_everything
 from bench.paper.check import check
 from bench.paper.evidence import PAPER_STACK, Evidence, Number
@@ -193,9 +194,9 @@ def test_the_grid_is_what_each_cell_alone_is_predicted_to_need(method, tmp_path)
 def test_where_pytorch_fails_in_the_step_the_grid_says_that_its_memory_is_traced(tmp_path):
     axes = {"precision": "fp32", "attention": "eager", "checkpointing": "none"}
     emulated = GridRow(method="linear", model="test_vit", res=64, **axes, reserved_mib=(20,) * len(BATCHES))
-    row = completed(replace(emulated, reserved_mib=(None, *emulated.reserved_mib[1:])))
+    row = completed(replace(emulated, reserved_mib=(None, *emulated.reserved_mib[1:])), GPUS["a6000"])
     assert row.reserved_mib[0] > 0 and row.predicted_by == ("traced", *["emulated"] * (len(BATCHES) - 1))
-    assert completed(emulated) == emulated
+    assert completed(emulated, GPUS["a6000"]) == emulated
     write_grid(tmp_path / "grid.csv", [row, emulated])
     assert list(read_grid(tmp_path / "grid.csv")) == [row, emulated]
 
