@@ -39,9 +39,6 @@ _FORMULAS = {
 }
 """PyTorch's formulas for an operator's flops from the shapes of its arguments; convolutions need more."""
 
-OPERATORS_WITH_MACS = frozenset(_FORMULAS)
-"""Names of the operators that macs_of() counts."""
-
 
 def macs_of(op: str, arguments: Sequence[Any]) -> int:
     """Return the MACs of an operator from its arguments by PyTorch's formulas; 0 if it has none.

@@ -17,7 +17,6 @@ from torch import nn
 from torch._C._profiler import _EventType
 from torch.autograd.profiler import profile, record_function
 
-from bench.cells.macs import OPERATORS_WITH_MACS, convolution_backward_macs, convolution_macs, macs_of
 from bench.cells.module_calls import following_modules
 
 _PHASE, _MODULE = "phase: ", "module: "
@@ -61,8 +60,6 @@ class Profile:
 
     changes: list[Change]
     marks: list[Mark]
-    macs: int
-    """Multiply-accumulates (MACs) of matrix products, convolutions and attention."""
 
 
 @contextmanager
@@ -74,7 +71,7 @@ def profiled(model: nn.Module) -> Iterator[Callable[[], Profile]]:
     """
     torch.cuda.memory._record_memory_history("all", context=None, max_entries=_MOST_ENTRIES)
     try:
-        with profile(profile_memory=True, record_shapes=True) as profiler, _modules_marked(model):
+        with profile(profile_memory=True) as profiler, _modules_marked(model):
             yield lambda: _read(profiler.kineto_results, history)
         history = torch.cuda.memory._snapshot()["device_traces"][torch.cuda.current_device()]
     finally:
@@ -113,9 +110,6 @@ class _Place(NamedTuple):
     ends_ns: int = 0
     """Time at which the outer operator ends, in nanoseconds."""
 
-    is_counted: bool = False
-    """Whether the MACs of an operator around it have been counted."""
-
     @property
     def is_recomputed(self) -> bool:
         """Whether it is in a module's forward pass that the backward pass runs again."""
@@ -128,7 +122,6 @@ class _Reader:
     def __init__(self) -> None:
         self.given: list[Change] = []
         self.marks: list[Mark] = []
-        self.macs = 0
 
     def walk(self, events: list, place: _Place) -> None:
         """Read events and everything below them."""
@@ -164,7 +157,10 @@ class _Reader:
         """Return the place below an operator or a mark."""
         name = event.name
         if name.startswith(_OPERATOR):
-            return self._below(event, name.removeprefix(_OPERATOR), place)
+            name = name.removeprefix(_OPERATOR)
+            outer, ends_ns = (place.outer, place.ends_ns) if place.outer else (name, event.end_time_ns)
+            inner = place.inner if name.startswith(_MAKES_MEMORY) else name
+            return _Place(place.module, place.in_node, outer, inner, ends_ns)
         if name.startswith(_MODULE):
             return _Place(module=name.removeprefix(_MODULE), in_node=place.in_node)
         if name.startswith(_NODE):
@@ -173,23 +169,6 @@ class _Reader:
             self.marks.append(Mark(event.start_time_ns, name.removeprefix(_PHASE)))
         return place
 
-    def _below(self, event, name: str, place: _Place) -> _Place:
-        """Return the place below an aten operator."""
-        is_counted = place.is_counted
-        if not is_counted and name in OPERATORS_WITH_MACS:
-            is_left_out = place.is_recomputed and not _takes_memory(event)
-            arguments = [getattr(one, "sizes", one) for one in event.extra_fields.inputs]
-            self.macs += 0 if is_left_out else macs_of(name, arguments)
-            is_counted = True
-        outer, ends_ns = (place.outer, place.ends_ns) if place.outer else (name, event.end_time_ns)
-        inner = place.inner if name.startswith(_MAKES_MEMORY) else name
-        return _Place(place.module, place.in_node, outer, inner, ends_ns, is_counted)
-
-
-def _takes_memory(event) -> bool:
-    """Whether an operator has run; recomputation ends inside the call of the one whose result nobody needs."""
-    return any(child.tag == _EventType.Allocation or _takes_memory(child) for child in event.children)
-
 
 def _read(results, history: list[dict]) -> Profile:
     reader = _Reader()
@@ -197,7 +176,6 @@ def _read(results, history: list[dict]) -> Profile:
     return Profile(
         changes=list(_changes(history, sorted(reader.given, key=lambda change: change.time_ns))),
         marks=sorted(reader.marks, key=lambda mark: mark.time_ns),
-        macs=reader.macs + sum(map(_convolution_macs, results.events())),
     )
 
 
@@ -216,13 +194,3 @@ def _changes(history: list[dict], given: list[Change]) -> Iterator[Change]:
             yield place
         elif entry["action"] == "free_requested":
             yield Change(time_ns=1000 * entry["time_us"], address=entry["addr"], num_bytes=0)
-
-
-def _convolution_macs(event) -> int:
-    """Return the MACs of a convolution event; the tree of events lacks its strides."""
-    match event.name():
-        case "aten::convolution":
-            return convolution_macs(event.shapes(), event.concrete_inputs())
-        case "aten::convolution_backward":
-            return convolution_backward_macs(event.shapes(), event.concrete_inputs())
-    return 0

@@ -8,6 +8,7 @@ import gc
 import os
 import pickle
 import select
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -45,6 +46,7 @@ def main(folder: Path, function: str = "") -> None:
                 running[handle] = pid, number
                 poll.register(handle, select.POLLIN)
             else:
+                shutil.rmtree(folder, ignore_errors=True)  # whoever made it may have been killed
                 os.killpg(os.getpgrp(), signal.SIGKILL)  # all forked processes, and this one
 
 

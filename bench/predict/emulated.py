@@ -101,7 +101,7 @@ def emulate_cell(cell: CellConfig, gpu: Gpu) -> tuple[Prediction, Anatomy]:
     prediction = Prediction(
         by="emulated",
         **asdict(count(cell, "cuda")),  # last, since it leaves blocks behind
-        train_step_macs=seen.macs,
+        train_step_macs=done.macs,
         peak=anatomy.peak,
         context_bytes=gpu.context_bytes,
         kernel_launches=launches,

@@ -106,6 +106,11 @@ class StepWork:
         return sum(operation.launches for operation in self.operations)
 
     @property
+    def macs(self) -> int:
+        """Multiply-accumulates (MACs) of products, convolutions and attention."""
+        return sum(operation.flops for operation in self.operations) // 2
+
+    @property
     def bytes_moved(self) -> int:
         """Bytes that the operators read and write, each tensor once."""
         return sum(operation.bytes_read + operation.bytes_written for operation in self.operations)

@@ -1,4 +1,5 @@
-// Shared by cuBLAS and cuDNN: their calls are counted like kernels, and what only they know is reported as unknown.
+// Shared by the libraries above the runtime: their calls are counted like kernels, and what only they know is reported
+// as unknown.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -21,4 +22,24 @@ struct Product {
 
 void record(const Product& product);
 
+// What a library knows of a user.
+struct Handle {
+    cudaStream_t stream = nullptr;
+};
+
 }  // namespace emulated
+
+// The functions of a library that make a handle, end it and say in which stream its calls run.
+#define HANDLES(library)                                                                                               \
+    EXPORT int library##Create(emulated::Handle** handle) {                                                            \
+        *handle = new emulated::Handle;                                                                                \
+        return 0;                                                                                                      \
+    }                                                                                                                  \
+    EXPORT int library##Destroy(emulated::Handle* handle) {                                                            \
+        delete handle;                                                                                                 \
+        return 0;                                                                                                      \
+    }                                                                                                                  \
+    EXPORT int library##SetStream(emulated::Handle* handle, cudaStream_t stream) {                                     \
+        handle->stream = stream;                                                                                       \
+        return 0;                                                                                                      \
+    }

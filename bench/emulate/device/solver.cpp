@@ -11,13 +11,9 @@ using namespace emulated;
 
 namespace {
 
-struct Solver {
-    cudaStream_t stream = nullptr;
-};
-
 int called(uintptr_t handle, const char* name, uintptr_t outcomes, uintptr_t how_many) {
     cudaMemset(pointed<void>(outcomes), 0, sizeof(int) * uint32_t(how_many));
-    library_call(name, pointed<Solver>(handle)->stream);
+    library_call(name, pointed<Handle>(handle)->stream);
     return 0;
 }
 
@@ -74,18 +70,8 @@ GENERIC(XsyevBatched, a11, a12, a15, a16)
 GENERIC(Xgeev, a17, a18, a21, 1)
 ONE(Xpotrs, a11, 1)
 
-EXPORT int cusolverDnCreate(Solver** handle) {
-    *handle = new Solver;
-    return 0;
-}
-EXPORT int cusolverDnDestroy(Solver* handle) {
-    delete handle;
-    return 0;
-}
-EXPORT int cusolverDnSetStream(Solver* handle, cudaStream_t stream) {
-    handle->stream = stream;
-    return 0;
-}
+HANDLES(cusolverDn)
+
 // Settings that change how numbers are computed.
 #define SETTINGS(kind)                                                                                                 \
     EXPORT int cusolverDnCreate##kind(void** settings) {                                                               \

@@ -12,10 +12,6 @@ using namespace emulated;
 
 namespace {
 
-struct Sparse {
-    cudaStream_t stream = nullptr;
-};
-
 int create(uintptr_t descriptor) {
     *pointed<void*>(descriptor) = new char;
     return 0;
@@ -23,19 +19,8 @@ int create(uintptr_t descriptor) {
 
 }  // namespace
 
-EXPORT int cusparseCreate(Sparse** handle) {
-    *handle = new Sparse;
-    return 0;
-}
-EXPORT int cusparseDestroy(Sparse* handle) {
-    delete handle;
-    return 0;
-}
-EXPORT int cusparseSetStream(Sparse* handle, cudaStream_t stream) {
-    handle->stream = stream;
-    return 0;
-}
-EXPORT int cusparseSetPointerMode(Sparse*, int) { return 0; }
+HANDLES(cusparse)
+EXPORT int cusparseSetPointerMode(Handle*, int) { return 0; }
 EXPORT const char* cusparseGetErrorString(int status) {
     return status ? "the emulated device has no answer" : "CUSPARSE_STATUS_SUCCESS";
 }
@@ -66,7 +51,7 @@ SETTING(SetMatType)
 
 #define COMPUTED(name)                                                                                                 \
     EXPORT int cusparse##name(ARGUMENTS) {                                                                             \
-        library_call("cusparse" #name, pointed<Sparse>(a0)->stream);                                                   \
+        library_call("cusparse" #name, pointed<Handle>(a0)->stream);                                                   \
         return 0;                                                                                                      \
     }
 #define SIZE(name, size)                                                                                               \

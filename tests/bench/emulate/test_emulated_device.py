@@ -1,6 +1,10 @@
 """The emulated device itself: PyTorch's allocator and runtime calls on it, whatever the model."""
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import on_emulated_device as on_device
 import pytest
@@ -13,6 +17,7 @@ from bench.units import GIB, MIB
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 A6000 = GPUS["a6000"]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +106,19 @@ def test_a_job_that_dies_leaves_the_others(pool):
     with pytest.raises(JobFailed, match="SIGKILL"):
         run(pool, on_device.dies)
     assert run(pool, on_device.launches_of_three_kernels) == 3
+
+
+def test_a_killed_process_leaves_no_folder_and_no_process():
+    starts = "from bench.emulate.pool import EmulatedPool; pool = EmulatedPool(); "
+    waits = "print(pool._zygote.pid, pool._scratch.name, flush=True); input()"
+    command = [sys.executable, "-c", starts + waits]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        zygote, folder = process.stdout.readline().split()
+        process.kill()
+    deadline = time.monotonic() + 60
+    while (Path(folder).exists() or Path("/proc", zygote).exists()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(folder).exists() and not Path("/proc", zygote).exists()
 
 
 def test_an_exception_of_a_job_is_given_and_not_raised(pool):
