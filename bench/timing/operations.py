@@ -54,6 +54,9 @@ class Operation:
     flops: int = 0
     """Floating-point operations of products, convolutions and attention; 0 for what only moves numbers."""
 
+    macs: int = 0
+    """Multiply-accumulates (MACs) of the same by PyTorch's formulas, whether or not cuBLAS was called."""
+
     row: int = 0
     """Numbers in a row that is reduced: of softmax and normalisation."""
 
@@ -108,7 +111,7 @@ class StepWork:
     @property
     def macs(self) -> int:
         """Multiply-accumulates (MACs) of products, convolutions and attention."""
-        return sum(operation.flops for operation in self.operations) // 2
+        return sum(operation.macs for operation in self.operations)
 
     @property
     def bytes_moved(self) -> int:

@@ -163,11 +163,10 @@ class OperationRecorder(TorchDispatchMode):
         inputs, written = _tensors(func, name, args, kwargs, result)
         kind = _kind(name)
         engine = _ENGINES.get(_number_type(_flat([*inputs, *written])), "fp32")
-        flops = sum(product.flops for product in products)
-        if kind == "convolution":
-            flops, engine = 2 * _convolution_macs(name, args, result), engine if engine != "fp32" else "tf32"
-        elif kind == "attention":
-            flops = 2 * macs_of(name, [_sizes(one) for one in args])
+        macs = _macs(name, kind, args)
+        flops = sum(product.flops for product in products) if kind == "product" else 2 * macs
+        if kind == "convolution" and engine == "fp32":
+            engine = "tf32"
         self.operations.append(
             Operation(
                 op=name,
@@ -179,6 +178,7 @@ class OperationRecorder(TorchDispatchMode):
                 engine=products[0].engine if products else engine,
                 products=products,
                 flops=flops,
+                macs=macs,
                 row=_row(name, args),
                 is_aligned=all(map(_is_aligned, _flat([*inputs, *written]))) if kind == "product" else True,
                 host_bytes=host_bytes,
@@ -308,7 +308,10 @@ def _is_aligned(tensor: Tensor) -> bool:
     return leading * tensor.element_size() % ALIGNED_BYTES == 0
 
 
-def _convolution_macs(name: str, args: tuple, result: Any) -> int:
-    if name == "convolution_backward":
-        return convolution_backward_macs([one.shape for one in args[:3]], args)
-    return convolution_macs([one.shape for one in args[:2]], args)
+def _macs(name: str, kind: Kind, args: tuple) -> int:
+    if kind == "convolution":
+        count = convolution_backward_macs if name == "convolution_backward" else convolution_macs
+        return count([_sizes(one) for one in args], args)
+    if kind in ("product", "attention"):
+        return macs_of(name, [_sizes(one) for one in args if not isinstance(one, torch.dtype)])
+    return 0
