@@ -41,7 +41,8 @@ def _imports_uncollected() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
+        if gc.get_freeze_count() == 0:  # a caller may enter again and again
+            gc.freeze()
         gc.enable()
 
 

@@ -49,7 +49,7 @@ def build_on(device: torch.device | str, cell: CellConfig) -> tuple[FineTuning, 
 
 @contextmanager
 def _nothing_drawn() -> Iterator[None]:
-    """Make modules without drawing their first values, which a third of the time goes to even where none are kept."""
+    """Make modules without drawing their initial values: a third of the time, for values that nothing holds."""
     initialisers = [name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_")]
     with ExitStack() as stack:
         for name in initialisers:

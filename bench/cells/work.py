@@ -77,10 +77,9 @@ def work_without_values(cell: CellConfig, tuning: FineTuning) -> Work:
 
     Args:
         cell: a cell with a device.
-        tuning: the cell's model on the meta device; it is moved to the cell's device if it has not been.
+        tuning: the cell's model on the meta device; it is moved to the cell's device.
     """
-    is_built = not next(tuning.model.parameters()).is_meta
-    model = tuning.model if is_built else tuning.model.to_empty(device=cell.device)
+    model = tuning.model.to_empty(device=cell.device)
     return make_work(cell, tuning, model, *batch_without_values(cell, tuning))
 
 

@@ -100,9 +100,7 @@ def _device_libraries(torch: TorchInstall) -> Path:
         compiler = find_compiler()
         if not torch.include_folders:
             raise BuildFailed("PyTorch's CUDA wheels are not installed next to it; install PyTorch by pip")
-        sources = [path.read_bytes() for path in sorted(DEVICE.rglob("*")) if path.is_file()]
-        made_from = [Path(__file__).read_bytes(), *sources, torch.version, torch.cuda, str(torch.folder)]
-        made_from += [platform.machine(), compiler, run_tool(compiler, "--version")]
+        made_from = _made_from(compiler, torch, (path for path in sorted(DEVICE.rglob("*")) if path.is_file()))
         return built(f"emulated-{torch.version}", made_from, lambda folder: _compile(compiler, torch, folder))
     except BuildFailed as error:
         raise CannotEmulate(f"the emulated device cannot be compiled: {error}.") from error
@@ -125,11 +123,23 @@ def requests_library() -> Path:
 
     try:
         compiler = find_compiler()
-        made_from = [Path(__file__).read_bytes(), source.read_bytes(), torch.version, torch.cuda, str(torch.folder)]
-        made_from += [platform.machine(), compiler, run_tool(compiler, "--version")]
-        return built(f"requests-{torch.version}", made_from, compile_it) / _REQUESTS
+        return built(f"requests-{torch.version}", _made_from(compiler, torch, [source]), compile_it) / _REQUESTS
     except BuildFailed as error:
         raise CannotEmulate(f"the listener of PyTorch's allocator cannot be compiled: {error}.") from error
+
+
+def _made_from(compiler: str, torch: TorchInstall, sources: Iterable[Path]) -> list[str | bytes]:
+    """Return everything that a compiled library depends on."""
+    files = [path.read_bytes() for path in (Path(__file__), *sources)]
+    return [
+        *files,
+        torch.version,
+        torch.cuda,
+        str(torch.folder),
+        platform.machine(),
+        compiler,
+        run_tool(compiler, "--version"),
+    ]
 
 
 def why_not() -> str | None:

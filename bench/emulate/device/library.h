@@ -22,7 +22,7 @@ struct Product {
 
 void record(const Product& product);
 
-// What a library knows of a user.
+// A library in use, by one thread of PyTorch.
 struct Handle {
     cudaStream_t stream = nullptr;
 };

@@ -26,6 +26,14 @@ def step_of(**changes):
     return step, tuning.model
 
 
+def test_values_are_drawn_only_where_there_is_memory_for_them():
+    drawn = torch.nn.init.kaiming_uniform_, torch.nn.init.zeros_
+    assert all(parameter.is_meta for parameter in build_on("meta", CELL)[0].model.parameters())
+    assert (torch.nn.init.kaiming_uniform_, torch.nn.init.zeros_) == drawn
+    layers = [module for module in build_on("cpu", CELL)[0].model.modules() if isinstance(module, torch.nn.Linear)]
+    assert len(layers) > 4 and all(layer.weight.std() > 0 for layer in layers)
+
+
 def test_gradients_are_clipped_to_norm_1_unless_asked_otherwise():
     def norm(model):
         return torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in model.parameters()])).item()
