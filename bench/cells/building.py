@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from unittest import mock
 
 import torch
@@ -50,11 +51,16 @@ def build_on(device: torch.device | str, cell: CellConfig) -> tuple[FineTuning, 
 @contextmanager
 def _nothing_drawn() -> Iterator[None]:
     """Make modules without drawing their initial values: a third of the time, for values that nothing holds."""
-    initialisers = [name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_")]
+    initialisers = {name: one for name, one in vars(nn.init).items() if name.endswith("_") and not name.startswith("_")}
     with ExitStack() as stack:
-        for name in initialisers:
-            stack.enter_context(mock.patch.object(nn.init, name, lambda tensor, *args, **kwargs: tensor))
+        for name, initialise in initialisers.items():
+            stack.enter_context(mock.patch.object(nn.init, name, partial(_unless_meta, initialise)))
         yield
+
+
+def _unless_meta(initialise: Callable[..., Tensor], tensor: Tensor, *args, **kwargs) -> Tensor:
+    """Draw a tensor's values; a library imported meanwhile may keep this function and call it later on."""
+    return tensor if tensor.is_meta else initialise(tensor, *args, **kwargs)
 
 
 def _method(cell: CellConfig) -> Method:
