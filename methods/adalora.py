@@ -1,14 +1,12 @@
 """AdaLoRA: SVD-shaped updates of query and value whose rank budget shrinks (Zhang et al., AdaLoRA, 2023), by peft."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from peft import AdaLoraConfig, AdaLoraModel
-from peft.tuners.adalora import AdaLoraLayer
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from fptplus.paper_training import EPOCHS, MESSIDOR2_STATED_IMAGES
 from fptplus.training.fine_tuning import FineTuning
@@ -68,12 +66,11 @@ class AdaLoRA(ImageMethod):
         )
         tuner = AdaLoraModel(vit, config, _ADAPTER)
         train_only(tuner.model, lambda name: ".lora_" in name)
-        layers = [module for module in tuner.model.modules() if isinstance(module, AdaLoraLayer)]
         return image_fine_tuning(
             tuner.model,
             res,
             after_step=tuner.update_and_allocate,
-            regularizer=lambda: self.orthogonality_weight * orthogonality(layers),
+            regularizer=lambda: self.orthogonality_weight * orthogonality(tuner.model),
             method_state=lambda: _allocator_state(tuner),
             load_method_state=lambda state: _load_allocator_state(tuner, state),
         )
@@ -97,17 +94,14 @@ def _load_allocator_state(tuner: AdaLoraModel, state: dict) -> None:
         setattr(tuner.rankallocator, name, dict(state[name]))
 
 
-def orthogonality(layers: Iterable[AdaLoraLayer]) -> Tensor:
+def orthogonality(model: nn.Module) -> Tensor:
     """Return the mean distance of the singular vectors' Gram matrices from the identity (AdaLoRA, Eq. 4).
 
     peft adds the same term, but only to models whose output carries a loss.
     """
-    distances = [torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)) for gram in _grams(layers)]
+    distances = []
+    for name, matrix in model.named_parameters():
+        if ".lora_A." in name or ".lora_B." in name:
+            gram = matrix @ matrix.T if ".lora_A." in name else matrix.T @ matrix
+            distances.append(torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)))
     return torch.stack(distances).mean()
-
-
-def _grams(layers: Iterable[AdaLoraLayer]) -> Iterator[Tensor]:
-    for layer in layers:
-        right, left = layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]
-        yield right @ right.T
-        yield left.T @ left
