@@ -35,7 +35,7 @@ TERMINATED = 143
 
 
 @contextmanager
-def _imports_uncollected() -> Iterator[None]:
+def imports_uncollected() -> Iterator[None]:
     """Keep the garbage collector away from what is imported inside: it would search it all, again and again."""
     gc.disable()
     try:
@@ -114,7 +114,7 @@ class FrontDoor:
             print(self.usage())
             return 0
         self.check_packages()
-        with _imports_uncollected():
+        with imports_uncollected():
             main, config = self.read(arguments)
         return main(config)
 

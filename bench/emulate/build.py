@@ -106,7 +106,6 @@ def _device_libraries(torch: TorchInstall) -> Path:
         raise CannotEmulate(f"the emulated device cannot be compiled: {error}.") from error
 
 
-@cache
 def requests_library() -> Path:
     """Return the library that listens to the allocator of this Python's PyTorch; compile it if that was not done yet.
 

@@ -4,7 +4,6 @@ Requests arrive on its input, pickled and preceded by their length. When a job e
 the output. It never starts CUDA itself, so each job starts CUDA with a card of its own.
 """
 
-import gc
 import os
 import pickle
 import select
@@ -15,6 +14,8 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+from fptplus.front_door import imports_uncollected
+
 from .device_state import load_planner
 from .fork import pickled_answer
 
@@ -23,10 +24,8 @@ _LENGTH_BYTES = 8
 
 def main(folder: Path, function: str = "") -> None:
     """Serve requests until the input closes."""
-    gc.disable()  # it would search all that is imported, again and again
-    _prepare(function)
-    gc.freeze()
-    gc.enable()
+    with imports_uncollected():
+        _prepare(function)
     requests, answers = os.dup(sys.stdin.fileno()), os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that nothing a job prints is taken for an answer
     running: dict[int, tuple[int, int]] = {}  # process and job, by process file descriptor

@@ -19,9 +19,7 @@ from bench.cells.work import batch_without_values, make_work
 from bench.emulate.requests import Heard, Listener, Training, UnlikeSteps, ask, give_back, take
 from fptplus.network.features import Inputs, tensors_of
 
-from .emulated import WARMUP_STEPS, StepFails, prepared, read_peak
-
-_NUM_STEPS = WARMUP_STEPS + 1
+from .emulated import NUM_STEPS, WARMUP_STEPS, StepFails, prepared, read_peak
 
 
 def peaks_of(cell: CellConfig, batch_sizes: Sequence[int], *, is_checked: bool) -> list[Peak | None]:
@@ -42,7 +40,7 @@ def peaks_of(cell: CellConfig, batch_sizes: Sequence[int], *, is_checked: bool) 
     gc.disable()  # what it would free in the middle of a step is no request of the step
     try:
         rehearsal = _Rehearsal(replace(cell, device="cuda"), batch_sizes[0])
-        real = rehearsal.open(_NUM_STEPS if is_checked else 1)
+        real = rehearsal.open(NUM_STEPS if is_checked else 1)
         for batch_size in batch_sizes[1:]:
             rehearsal.hear(batch_size)
         rehearsal.close()
@@ -127,7 +125,7 @@ class _Rehearsal:
                 yield None
                 continue
             blocks = take(self._batch_bytes[batch_size]) + ask(self._optimizer)
-            blocks += training.ask(step, _NUM_STEPS)
+            blocks += training.ask(step, NUM_STEPS)
             yield read_peak()
             give_back(blocks)
             torch.cuda.empty_cache()

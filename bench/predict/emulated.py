@@ -41,6 +41,9 @@ WARMUP_STEPS = 2
 """Steps before memory is read: optimizer state appears in the first step, and blocks find their places in the
 second."""
 
+NUM_STEPS = WARMUP_STEPS + 1
+"""Steps that a prediction of memory takes."""
+
 
 def prepare() -> None:
     """Import what counting imports at its first use, so that no process forked from this one has to."""
@@ -145,7 +148,7 @@ def peak_of(cell: CellConfig, tuning: FineTuning | None = None) -> Peak:
     tuning = tuning or build_on("meta", cell)[0]
     with prepared(cell):
         work = _work(cell, tuning)
-        for _ in range(WARMUP_STEPS + 1):
+        for _ in range(NUM_STEPS):
             work()
         return read_peak()
 
@@ -167,7 +170,7 @@ def run_out(cell: CellConfig, tuning: FineTuning | None = None) -> str | None:
     with prepared(cell):
         try:
             work = _work(cell, tuning)
-            for step in range(1, WARMUP_STEPS + 2):
+            for step in range(1, NUM_STEPS + 1):
                 work(partial(enter, step))
         except torch.OutOfMemoryError as error:
             return f"{place}: {str(error).partition(' Including non-PyTorch memory')[0]}"

@@ -104,12 +104,12 @@ def _row(cell: CellConfig, peaks: list[Peak | None]) -> GridRow:
 def completed(row: GridRow, gpu: Gpu) -> GridRow:
     """Return a row with traced memory on a card where PyTorch fails in the step, and marked so."""
     axes = {name: getattr(row, name) for name in _LABELS}
-    reserved = (
-        round(replay(trace_cell(CellConfig(**axes, batch_size=batch), gpu=gpu)).reserved_bytes / MIB)
-        if known is None
-        else known
-        for batch, known in zip(BATCHES, row.reserved_mib, strict=True)
-    )
+
+    def traced_mib(batch: int) -> int:
+        return round(replay(trace_cell(CellConfig(**axes, batch_size=batch), gpu=gpu)).reserved_bytes / MIB)
+
+    known_by_batch = zip(BATCHES, row.reserved_mib, strict=True)
+    reserved = (traced_mib(batch) if known is None else known for batch, known in known_by_batch)
     engines: list[PredictedBy] = ["traced" if known is None else "emulated" for known in row.reserved_mib]
     return replace(row, reserved_mib=tuple(reserved), predicted_by=tuple(engines))
 

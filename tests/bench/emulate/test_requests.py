@@ -42,7 +42,6 @@ def test_gradients_given_back_in_the_middle_of_the_body_are_refused():
 
 def test_without_a_compiler_nobody_listens(monkeypatch, tmp_path):
     monkeypatch.setattr(build_cache.shutil, "which", lambda name: None)
-    requests_library.cache_clear()
     with pytest.raises(
         CannotEmulate, match=r"listener .* cannot be compiled: there is no C\+\+ compiler; install g\+\+"
     ):
